@@ -1,0 +1,63 @@
+"""The interface of a simulated world, and the one place that knows their names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from efn_ros.worlds.deployment import Deployment
+
+
+@dataclass(frozen=True)
+class WorldSpec:
+    """What a world offers.
+
+    tasks: task name to instruction. cameras: names of the images of `observe`. low, high: (A,) bounds of an action.
+    proprio_names: what each entry of proprioception is, with its unit. horizon: task name to the control steps after
+    which an episode has failed. rate_hz: control rate.
+    """
+
+    name: str
+    tasks: dict[str, str]
+    cameras: tuple[str, ...]
+    low: np.ndarray
+    high: np.ndarray
+    proprio_names: tuple[str, ...]
+    horizon: dict[str, int]
+    rate_hz: float
+
+
+class World(Protocol):
+    """One simulated robot and its task; not thread-safe, one process each."""
+
+    spec: WorldSpec
+
+    def reset(self, task: str, seed: int) -> None:
+        """Start `task` from the scene that `seed` draws. Raises ValueError for an unknown task."""
+
+    def observe(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Camera name to uint8 (size, size, 3) RGB, and proprioception float32 (P,)."""
+
+    def step(self, action: np.ndarray) -> bool:
+        """Apply one action (A,) for one control step; True once the task has succeeded."""
+
+    def close(self) -> None: ...
+
+
+def make_world(name: str, *, deployment: Deployment | None = None, image_size: int = 96, **settings) -> World:
+    """Build the world called `name` ("metaworld" or "libero") in a deployment (none: as the policy was trained).
+
+    Simulators are imported here, when asked for. Raises ValueError for another name.
+    """
+    deployment = deployment or Deployment()
+    if name == "metaworld":
+        from efn_ros.worlds.metaworld import MetaWorld
+
+        return MetaWorld(deployment=deployment, image_size=image_size, **settings)
+    if name == "libero":
+        from efn_ros.worlds.libero import LiberoWorld
+
+        return LiberoWorld(deployment=deployment, image_size=image_size, **settings)
+    raise ValueError(f"world {name!r} is unknown; there are 'metaworld' and 'libero'")
