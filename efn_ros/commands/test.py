@@ -13,9 +13,7 @@ PASSES_ON = True
 
 def add_arguments(parser):
     """Declare --fast."""
-    parser.add_argument(
-        "--fast", action="store_true", help="unit tests only: no ROS 2 processes, no rendering"
-    )
+    parser.add_argument("--fast", action="store_true", help="unit tests only: no ROS 2 processes, no rendering")
 
 
 def run(args) -> int:
