@@ -1,0 +1,238 @@
+"""LIBERO: the benchmark of language-conditioned manipulation, with a Franka arm.
+
+The package index carries its code only; task files, initial states, meshes and textures come from a directory of
+the user's: bddl_files/<suite>/*.bddl, init_files/<suite>/*.pruned_init and assets/.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib
+import logging
+import os
+import re
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import mujoco
+import numpy as np
+import torch
+import yaml
+
+from efn_ros.worlds.deployment import Deployment
+from efn_ros.worlds.world import WorldSpec
+
+HORIZON = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520}  # control steps
+RATE_HZ = 20.0
+SETTLING_STEPS = 10  # the initial states let objects fall a little
+CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}  # our name to the simulator's
+IDLE = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])  # stay, gripper open
+PROPRIO = (
+    *(f"hand_{axis}_m" for axis in "xyz"),
+    *(f"hand_axis_angle_{axis}_rad" for axis in "xyz"),
+    "finger_left_m",
+    "finger_right_m",
+)
+
+
+class LiberoWorld:
+    """Tasks of LIBERO in a deployment, called "<suite>/<task file>".
+
+    Actions (7,): translation and axis-angle deltas of the hand, as fractions of full speed, then the gripper (-1 opens,
+    1 closes), each in [-1, 1]. Images are those that OpenVLA was trained and evaluated on, which LIBERO's own are once
+    rotated by 180 degrees: upright, and left and right exchanged. A seed is the index, modulo their number, of one of
+    the initial states that LIBERO evaluates with.
+    """
+
+    def __init__(
+        self,
+        *,
+        deployment: Deployment | None = None,
+        image_size: int = 96,
+        suites: Sequence[str] = ("libero_goal", "libero_spatial"),
+        assets: str | os.PathLike | None = None,
+    ) -> None:
+        """assets: directory with bddl_files, init_files and assets; else EFN_LIBERO_DIR, else EFN_TEST_DATA/libero.
+
+        Raises ValueError for an unknown suite and FileNotFoundError where the directory lacks something.
+        """
+        self._deployment = deployment or Deployment()
+        self._image_size = image_size
+        self._files = find_files(assets, suites)
+        self._task: str | None = None
+        tasks = {
+            f"{suite}/{file.stem}": read_instruction(file)
+            for suite in suites
+            for file in sorted((self._files / "bddl_files" / suite).glob("*.bddl"))
+        }
+        self.spec = WorldSpec(
+            name="libero",
+            tasks=tasks,
+            cameras=tuple(CAMERAS),
+            low=np.full(7, -1.0, np.float32),
+            high=np.full(7, 1.0, np.float32),
+            proprio_names=PROPRIO,
+            horizon={task: HORIZON[task.split("/")[0]] for task in tasks},
+            rate_hz=RATE_HZ,
+        )
+
+    def reset(self, task: str, seed: int) -> None:
+        if task not in self.spec.tasks:
+            raise ValueError(f"LIBERO task {task!r} is unknown here; there are {', '.join(self.spec.tasks)}")
+        if task != self._task:
+            self.close()
+            self._build(task)
+        # Fixtures are no part of the initial states: LIBERO places them from NumPy's global generator.
+        with _seeded():
+            self._env.reset()
+        self._env.sim.set_state_from_flattened(self._starts[seed % len(self._starts)])
+        self._env.sim.forward()
+        for _ in range(SETTLING_STEPS):
+            self._state = self._env.step(IDLE)[0]
+        self._pending = deque([IDLE] * self._deployment.latency_steps)
+
+    def observe(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        from robosuite.utils.transform_utils import quat2axisangle
+
+        images = {}
+        for name, camera in CAMERAS.items():
+            self._renderer.update_scene(self._env.sim.data._data, camera, self._shown)
+            for flag in ("SHADOW", "REFLECTION", "SKYBOX"):
+                self._renderer.scene.flags[getattr(mujoco.mjtRndFlag, f"mjRND_{flag}")] = 0
+            images[name] = np.ascontiguousarray(self._renderer.render()[:, ::-1])
+        state = self._state
+        axis_angle = quat2axisangle(state["robot0_eef_quat"].copy())  # it may write into what it is given
+        proprio = np.concatenate([state["robot0_eef_pos"], axis_angle, state["robot0_gripper_qpos"]])
+        return images, proprio.astype(np.float32)
+
+    def step(self, action: np.ndarray) -> bool:
+        self._pending.append(np.asarray(action, np.float64))
+        command = self._pending.popleft()
+        applied = np.concatenate([self._deployment.move(command[:3]), command[3:]])
+        self._state, _, success, _ = self._env.step(np.clip(applied, -1.0, 1.0))
+        return bool(success)
+
+    def close(self) -> None:
+        if self._task is not None:
+            atexit.unregister(self.close)
+            self._renderer.close()
+            self._env.close()
+            self._task = None
+
+    def _build(self, task: str) -> None:
+        bddl = self._files / "bddl_files" / f"{task}.bddl"
+        self._starts = read_initial_states(self._files / "init_files" / f"{task}.pruned_init")
+        _prepare_libero(self._files)
+        from libero.libero.envs.env_wrapper import ControlEnv
+
+        with _seeded():
+            # Without its cameras, because ours need a third of the time; without hard resets, which build anew.
+            self._env = ControlEnv(
+                bddl_file_name=str(bddl),
+                use_camera_obs=False,
+                has_offscreen_renderer=False,
+                hard_reset=False,
+                ignore_done=True,  # the horizon is the caller's
+                control_freq=RATE_HZ,
+            ).env
+        model, light = self._env.sim.model._model, self._deployment.light * np.array(self._deployment.tint)
+        model.vis.quality.offsamples = 0
+        model.vis.global_.offwidth = model.vis.global_.offheight = self._image_size
+        for lights in (model.light_diffuse, model.light_ambient):
+            lights *= light
+        for channel in (model.vis.headlight.diffuse, model.vis.headlight.ambient):
+            channel *= light
+        shift_camera(model.camera(CAMERAS["agentview"]), self._env.workspace_offset[2], self._deployment)
+        self._shown = mujoco.MjvOption()
+        self._shown.geomgroup[0] = 0  # collision shapes
+        self._renderer = mujoco.Renderer(model, self._image_size, self._image_size)
+        atexit.register(self.close)  # EGL registers its own end with the first renderer; ours must come before
+        self._task = task
+
+
+def find_files(assets: str | os.PathLike | None, suites: Sequence[str]) -> Path:
+    """LIBERO's directory: `assets`, else EFN_LIBERO_DIR, else EFN_TEST_DATA/libero, with everything `suites` need.
+
+    Raises ValueError for an unknown suite and FileNotFoundError that names what is missing.
+    """
+    for suite in suites:
+        if suite not in HORIZON:
+            raise ValueError(f"LIBERO suite {suite!r} is unknown; there are {', '.join(HORIZON)}")
+    remedy = "set `assets` of the world, or EFN_LIBERO_DIR, to a directory with bddl_files, init_files and assets"
+    test_data = os.environ.get("EFN_TEST_DATA")
+    given = assets or os.environ.get("EFN_LIBERO_DIR") or (test_data and Path(test_data, "libero"))
+    if not given:
+        raise FileNotFoundError(f"LIBERO's files are not named anywhere: {remedy}")
+    directory = Path(given).expanduser().resolve()
+    parts = ["assets", *(f"{kind}/{suite}" for kind in ("bddl_files", "init_files") for suite in suites)]
+    missing = [part for part in parts if not (directory / part).is_dir()]
+    if missing:
+        raise FileNotFoundError(f"LIBERO's directory {directory} lacks {', '.join(missing)}: {remedy}")
+    return directory
+
+
+def read_instruction(bddl: Path) -> str:
+    """What a task file says in its (:language ...). Raises ValueError where it says nothing."""
+    found = re.search(r"\(:language\s+([^)]*?)\s*\)", bddl.read_text(encoding="utf-8"))
+    if not found:
+        raise ValueError(f"LIBERO's task file {bddl} has no (:language ...)")
+    return found[1]
+
+
+def read_initial_states(file: Path) -> np.ndarray:
+    """float64 (n, 1 + positions + velocities): the initial states of a .pruned_init file.
+
+    They are a NumPy array as torch.save writes it; only what makes up such an array is let through, so the file cannot
+    run code. Raises pickle.UnpicklingError for one that holds anything else.
+    """
+    rebuild = np.empty(0).__reduce__()[0]
+    allowed = [(rebuild, "numpy.core.multiarray._reconstruct"), np.ndarray, np.dtype, np.dtypes.Float64DType]
+    with torch.serialization.safe_globals(allowed):
+        return torch.load(file, weights_only=True)
+
+
+def shift_camera(camera, table_m: float, shift: Deployment) -> None:
+    """Move a fixed camera of a model around the point of the table (at height `table_m`) that it looks at."""
+    position, orientation = camera.pos.copy(), camera.quat.copy()
+    frame = np.empty(9)
+    mujoco.mju_quat2Mat(frame, orientation)
+    right, _, backward = frame.reshape(3, 3).T
+    arm = backward * ((position[2] - table_m) / backward[2])  # from the point looked at to the camera
+    azimuth, elevation, turn, turned = np.empty(4), np.empty(4), np.empty(4), np.empty(3)
+    mujoco.mju_axisAngle2Quat(azimuth, np.array([0.0, 0.0, 1.0]), shift.camera_turn_rad[0])
+    mujoco.mju_axisAngle2Quat(elevation, right.copy(), shift.camera_turn_rad[1])
+    mujoco.mju_mulQuat(turn, azimuth, elevation)
+    mujoco.mju_rotVecQuat(turned, arm, turn)
+    camera.pos[:] = position + (shift.zoom * turned - arm) + shift.camera_shift_m
+    mujoco.mju_mulQuat(camera.quat, turn, orientation)
+
+
+@contextlib.contextmanager
+def _seeded() -> Iterator[None]:
+    """Within it NumPy's global generator starts from 0; afterwards it goes on as if nothing had been."""
+    before = np.random.get_state()
+    np.random.seed(0)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
+
+
+def _prepare_libero(files: Path) -> None:
+    """Make LIBERO importable, with the meshes and textures of `files`."""
+    if "libero.libero" not in sys.modules:
+        # Without this file the import asks a question on standard input.
+        config = tempfile.TemporaryDirectory(prefix="efn_libero_")
+        atexit.register(config.cleanup)
+        paths = {"benchmark_root": ".", "datasets": ".", "assets": "assets"}
+        paths.update(bddl_files="bddl_files", init_states="init_files")
+        text = yaml.safe_dump({key: str(files / path) for key, path in paths.items()})
+        Path(config.name, "config.yaml").write_text(text, encoding="utf-8")
+        os.environ["LIBERO_CONFIG_PATH"] = config.name
+        logging.getLogger("robosuite_logs").setLevel(logging.ERROR)  # it misses a file that nobody needs
+    # The one place that says where the assets are: otherwise they are fetched from a hub.
+    importlib.import_module("libero.libero")._assets_path_cache = str(files / "assets")
