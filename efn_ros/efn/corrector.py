@@ -1,0 +1,86 @@
+"""From the base action and what was recalled to the action that goes out: equation (7), within every limit."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from efn_ros.robots.limits import HISTORY, ActionLimits, RefusedActionError
+from efn_ros.types import Correction, Mode, PolicyStep, Recall
+
+
+class Residual(Protocol):
+    """What proposes a residual: the non-parametric form, later a learned network."""
+
+    def __call__(self, step: PolicyStep, recall: Recall) -> tuple[np.ndarray, str]:
+        """The residual (H, A), and in words why it is zero (empty where it is not)."""
+
+
+class Corrector:
+    """Owns the command history of the episode, the latched stop, and the order of what can go wrong.
+
+    A stop wins over everything; a base action that is refused holds; no useful memory means base; else corrected.
+    """
+
+    def __init__(self, limits: ActionLimits, residual: Residual, *, control_steps: int) -> None:
+        """control_steps: from one decision to the next, the rows of a chunk that are executed in between."""
+        self._limits, self._residual, self._control_steps = limits, residual, control_steps
+        self._stopped = ""
+        self._episode_id = ""
+        self._last: tuple[int, np.ndarray] | None = None  # step and chunk of the last correction
+        self._history = np.empty((0, len(limits.low)), np.float32)
+
+    @property
+    def stopped(self) -> str:
+        """Why nothing moves, empty where it may."""
+        return self._stopped
+
+    def stop(self, reason: str) -> None:
+        """Latch: every action is a hold of mode STOPPED until `reset`."""
+        self._stopped = self._stopped or reason
+
+    def reset(self) -> None:
+        self._stopped = ""
+
+    def correct(self, step: PolicyStep, recall: Recall) -> Correction:
+        """The correction of one decision. `recall` without a drawn experience gives the base action, and its reason."""
+        context = step.context
+        history = self._commanded_before(context.episode_id, context.step)
+        mode, reason, residual = Mode.CORRECTED, "", np.zeros_like(step.base)
+        try:
+            base = corrected = self._limits.accept(step.base, history)
+        except RefusedActionError as error:
+            mode, reason, base = Mode.HOLD, str(error), np.nan_to_num(step.base)
+        if self._stopped:
+            mode, reason = Mode.STOPPED, self._stopped
+        if mode == Mode.CORRECTED:
+            residual, reason = self._residual(step, recall) if context.correct else (residual, "correction is off")
+            if not np.isfinite(residual).all():
+                residual, reason = np.zeros_like(base), "the residual is not finite"
+            mode = Mode.BASE if reason else mode
+            corrected = self._limits.add(base, residual, history) if not reason else base
+        else:
+            corrected = self._limits.hold(history, max(len(step.base), 1))
+        self._last, self._history = (context.step, corrected), history
+        drawn = recall.steps[recall.drawn] if recall.drawn >= 0 else None
+        return Correction(
+            context=context,
+            base=base,
+            residual=(corrected - base).astype(np.float32) if mode == Mode.CORRECTED else np.zeros_like(base),
+            corrected=corrected,
+            confidence=recall.confidence,
+            mode=mode,
+            reason=reason,
+            rollout_id=drawn.rollout_id if drawn else "",
+            rollout_step=drawn.step if drawn else -1,
+        )
+
+    def _commanded_before(self, episode_id: str, step: int) -> np.ndarray:
+        """The latest actions (n <= HISTORY, A) executed before this decision, by count of steps and not by a clock."""
+        if episode_id != self._episode_id:
+            self._episode_id, self._last, self._history = episode_id, None, self._history[:0]
+        if self._last is None:
+            return self._history
+        executed = self._last[1][: max(step - self._last[0], 1) * self._control_steps]
+        return np.concatenate([self._history, executed])[-HISTORY:]

@@ -1,0 +1,35 @@
+"""The correction without training: towards the action that was recalled. The baseline a learned one has to beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from efn_ros.types import Outcome, PolicyStep, Recall
+
+
+@dataclass(frozen=True)
+class RecalledAction:
+    """residual = gain * confidence * (executed action of the drawn experience - base action).
+
+    It is zero where nothing was recalled, where confidence is below `min_confidence`, and where the experience did
+    not end in success.
+    """
+
+    gain: float = 0.5
+    min_confidence: float = 0.5
+
+    def __call__(self, step: PolicyStep, recall: Recall) -> tuple[np.ndarray, str]:
+        """The residual (H, A), and why it is zero (empty where it is not)."""
+        nothing = np.zeros_like(step.base)
+        if recall.drawn < 0:
+            return nothing, recall.reason or "nothing was recalled"
+        if recall.confidence < self.min_confidence:
+            return nothing, f"confidence {recall.confidence:.2f} is below {self.min_confidence:.2f}"
+        experience = recall.steps[recall.drawn]
+        if experience.outcome != Outcome.SUCCESS:
+            return nothing, "the experience drawn did not end in success"
+        if experience.executed.shape != step.base.shape:
+            return nothing, f"the experience holds a chunk of shape {experience.executed.shape}"
+        return np.float32(self.gain * recall.confidence) * (experience.executed - step.base), ""

@@ -1,0 +1,1 @@
+"""The nodes: thin shells over the parts, one file each."""

@@ -1,0 +1,129 @@
+"""bank_writer: turns what passes by into a rollout, and commits it when the episode has ended."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from efn_ros.bank import BankWriter, Projection, RolloutRecorder
+from efn_ros.msg import BankChanged, CorrectedAction, EpisodeState, Observation, PolicyStep
+from efn_ros.ros import conversions
+from efn_ros.ros.diagnostics import ERROR, OK
+from efn_ros.ros.node import EfnNode, Parameter, run
+from efn_ros.ros.qos import LATCHED, STEPS
+from efn_ros.types import Outcome
+
+
+class BankWriterNode(EfnNode):
+    """In: observation, policy_step, corrected_action, episode. Out: bank_changed. The bank's only writer."""
+
+    PARAMETERS = (
+        Parameter("bank", "bank", "Directory of the experience bank."),
+        Parameter("robot", "simulated", "Name of the robot, remembered with every rollout."),
+        Parameter("policy", "", "What is remembered as the policy of a rollout."),
+        Parameter("tokens_width", 128, "Width of the policy's visual tokens.", 1, 65536),
+        Parameter("descriptor_size", 128, "Width of keys and sketches, equation (30).", 8, 4096),
+        Parameter("projection_seed", 0, "Seed of the projection.", 0),
+        Parameter("image_quality", 90, "JPEG quality of remembered images.", 1, 100),
+        Parameter("grace_s", 1.0, "Longest wait for the last steps of an ended episode, seconds.", 0.0, 60.0),
+    )
+
+    def setup(self) -> None:
+        projection = Projection(
+            self.parameter("tokens_width"), self.parameter("descriptor_size"), self.parameter("projection_seed")
+        )
+        directory = Path(self.parameter("bank"))
+        self._writer = BankWriter(directory, projection=projection, image_quality=self.parameter("image_quality"))
+        self._recorder = RolloutRecorder()
+        self._episode: EpisodeState | None = None
+        self._ended_at = 0.0
+        self._out = self.publisher(BankChanged, "bank_changed", LATCHED)
+        self._grace = self.timer(self.parameter("grace_s"), self._on_grace)
+        self._grace.cancel()
+        self.listen(EpisodeState, "episode", self._on_episode, LATCHED)
+        self.listen(Observation, "observation", lambda m: self._add(conversions.observation_from_msg(m)), STEPS)
+        self.listen(PolicyStep, "policy_step", lambda m: self._add(conversions.policy_step_from_msg(m)), STEPS)
+        self.listen(CorrectedAction, "corrected_action", lambda m: self._add(conversions.correction_from_msg(m)), STEPS)
+
+    def start(self) -> None:
+        self._announce("", 0.0)
+
+    def teardown(self) -> None:
+        """An unfinished episode is not written: half a rollout would teach half a lesson."""
+        if hasattr(self, "_writer"):
+            self._writer.close()
+
+    def _on_episode(self, episode: EpisodeState) -> None:
+        if not episode.record or episode.saved or not episode.episode_id:
+            return
+        if episode.phase == EpisodeState.RUNNING:
+            if self._episode is not None:
+                self._finish()
+            self._episode = episode
+            self._recorder.begin(
+                episode.episode_id,
+                robot=self.parameter("robot"),
+                task=episode.task,
+                instruction=episode.instruction,
+                seed=episode.seed,
+                policy=self.parameter("policy"),
+                start_ns=conversions.from_time(episode.stamp),
+            )
+        elif self._episode is not None and self._episode.episode_id == episode.episode_id:
+            self._episode = episode
+            self._grace.reset()
+            self._finish_if_whole()
+
+    def _add(self, item) -> None:
+        if self._episode is None or not item.context.record:
+            return
+        self._recorder.add(item)
+        self._finish_if_whole()
+
+    def _finish_if_whole(self) -> None:
+        """Steps and the end of the episode travel on different topics, so the end may overtake the last steps."""
+        ended = self._episode is not None and self._episode.phase == EpisodeState.ENDED
+        if ended and self._episode.decisions and self._recorder.complete >= self._episode.decisions:
+            self._finish()
+
+    def _on_grace(self) -> None:
+        self._grace.cancel()
+        if self._episode is not None and self._episode.phase == EpisodeState.ENDED:
+            self._finish()
+
+    def _finish(self) -> None:
+        self._grace.cancel()
+        episode, self._episode = self._episode, None
+        outcome = Outcome(episode.outcome) if episode.phase == EpisodeState.ENDED else Outcome.ABORTED
+        length = episode.length or self._recorder.complete
+        rollout = self._recorder.finish(outcome, length=length)
+        self.diagnostics.counts["incomplete_steps"] += self._recorder.incomplete
+        if rollout is None:
+            self.get_logger().warning(f"episode {episode.episode_id} held no whole step; nothing is remembered")
+            return
+        started = time.perf_counter()
+        try:
+            self._writer.append(rollout)
+        except OSError as error:
+            self.diagnostics.state(ERROR, f"rollout {rollout.episode_id} could not be written: {error}")
+            self.get_logger().error(f"rollout {rollout.episode_id} could not be written: {error}")
+            return
+        self.diagnostics.state(OK, "")
+        self._announce(rollout.episode_id, time.perf_counter() - started)
+
+    def _announce(self, episode_id: str, write_s: float) -> None:
+        self._out.publish(
+            BankChanged(
+                stamp=self.get_clock().now().to_msg(),
+                episode_id=episode_id,
+                revision=self._writer.revision,
+                rollouts=self._writer.rollouts,
+                steps=self._writer.steps,
+                write_s=write_s,
+            )
+        )
+        self.diagnostics.tick(write_s)
+
+
+def main() -> None:
+    run(lambda: BankWriterNode("bank_writer"))

@@ -1,0 +1,105 @@
+"""camera_ingest: camera images and joint states, synchronised by stamp, cropped and resized as the policy asks."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+from sensor_msgs.msg import CompressedImage, Image, JointState
+
+from efn_ros.msg import EpisodeState, Observation
+from efn_ros.ros import conversions
+from efn_ros.ros.images import resize_crop, to_rgb
+from efn_ros.ros.node import EfnNode, Parameter, run
+from efn_ros.ros.qos import LATCHED, LOSSLESS_SENSOR_DATA, SENSOR_DATA, STEPS
+from efn_ros.ros.synchroniser import Synchroniser
+from efn_ros.types import Observation as ObservationType
+from efn_ros.types import StepContext
+
+STATE = "state"
+
+
+class CameraIngest(EfnNode):
+    """In: camera/<name>/image (or camera/<name>/image/compressed), joint_states, episode. Out: observation."""
+
+    PARAMETERS = (
+        Parameter("cameras", ["left", "right"], "Names of the cameras, in the policy's order."),
+        Parameter("image_size", 96, "Side of the square image the policy asks for, pixels.", 8, 2048),
+        Parameter("compressed", False, "Subscribe to CompressedImage instead of Image."),
+        Parameter("joints", [""], "Joints whose positions are proprioception, in order; empty: all, as they come."),
+        Parameter("slop_s", 0.02, "Largest difference of stamps within one observation, seconds.", 0.0, 10.0),
+        Parameter("lossless", False, "Reliable images; for a world in lockstep, which waits for every one."),
+    )
+
+    def setup(self) -> None:
+        self._cameras = self.parameter("cameras")
+        self._size = self.parameter("image_size")
+        self._joints = [joint for joint in self.parameter("joints") if joint]
+        self._synchroniser = Synchroniser([*self._cameras, STATE], round(self.parameter("slop_s") * 1e9))
+        self._episode: EpisodeState | None = None
+        self._step, self._last_stamp_ns = 0, 0
+        self._out = self.publisher(Observation, "observation", STEPS)
+        self.listen(EpisodeState, "episode", self._on_episode, LATCHED)
+        qos = LOSSLESS_SENSOR_DATA if self.parameter("lossless") else SENSOR_DATA
+        compressed = self.parameter("compressed")
+        for camera in self._cameras:
+            topic = f"camera/{camera}/image" + ("/compressed" if compressed else "")
+            self.listen(CompressedImage if compressed else Image, topic, partial(self._on_image, camera), qos)
+        self.listen(JointState, "joint_states", self._on_state, qos)
+
+    def _on_episode(self, episode: EpisodeState) -> None:
+        if episode.phase == EpisodeState.RUNNING and (
+            self._episode is None or self._episode.episode_id != episode.episode_id
+        ):
+            self._step, self._last_stamp_ns = 0, conversions.from_time(episode.stamp)
+            self._synchroniser.clear()
+        self._episode = episode
+
+    def _on_image(self, camera: str, image: Image | CompressedImage) -> None:
+        pixels = resize_crop(to_rgb(image), self._size)
+        self._add(camera, conversions.from_time(image.header.stamp), pixels)
+
+    def _on_state(self, state: JointState) -> None:
+        positions = np.frombuffer(state.position, np.float64)
+        if self._joints:
+            index = {name: i for i, name in enumerate(state.name)}
+            missing = [joint for joint in self._joints if joint not in index]
+            if missing:
+                raise ValueError(f"joint_states lacks {', '.join(missing)}; it has {', '.join(state.name)}")
+            positions = positions[[index[joint] for joint in self._joints]]
+        if not np.isfinite(positions).all():
+            entry = int(np.argmin(np.isfinite(positions)))
+            raise ValueError(f"joint_states position {(self._joints or state.name)[entry]!r} is {positions[entry]}")
+        self._add(STATE, conversions.from_time(state.header.stamp), positions.astype(np.float32))
+
+    def _add(self, source: str, stamp_ns: int, item: np.ndarray) -> None:
+        chosen = self._synchroniser.add(source, stamp_ns, item)
+        self.diagnostics.counts["dropped"] = self._synchroniser.dropped
+        if chosen is None or self._episode is None or self._episode.phase != EpisodeState.RUNNING:
+            return
+        stamp_ns = chosen[self._cameras[0]][0]
+        if stamp_ns < self._last_stamp_ns:
+            self.diagnostics.counts["stale"] += 1
+            return
+        # The same stamp again is a world in lockstep asking once more: the same decision, not a new one.
+        repeated = stamp_ns == self._last_stamp_ns and self._step > 0
+        self._step += not repeated
+        self._last_stamp_ns = stamp_ns
+        context = StepContext(
+            episode_id=self._episode.episode_id,
+            step=self._step - 1,
+            stamp_ns=stamp_ns,
+            task=self._episode.task,
+            instruction=self._episode.instruction,
+            seed=self._episode.seed,
+            correct=self._episode.correct,
+            record=self._episode.record,
+        )
+        images = {camera: chosen[camera][1] for camera in self._cameras}
+        now_ns = self.now_ns()
+        self._out.publish(conversions.observation_to_msg(ObservationType(context, images, chosen[STATE][1]), now_ns))
+        self.diagnostics.tick((now_ns - stamp_ns) * 1e-9)
+
+
+def main() -> None:
+    run(lambda: CameraIngest("camera_ingest"))

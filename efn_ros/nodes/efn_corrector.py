@@ -1,0 +1,159 @@
+"""efn_corrector: asks the memory, adds the residual, keeps the limits and the deadline. One answer for every step."""
+
+from __future__ import annotations
+
+import math
+
+from std_srvs.srv import SetBool, Trigger
+
+from efn_ros.efn import Corrector, RecalledAction
+from efn_ros.msg import CorrectedAction, PolicyStep
+from efn_ros.robots import ActionLimits
+from efn_ros.ros import conversions
+from efn_ros.ros.diagnostics import ERROR, OK, WARN
+from efn_ros.ros.node import EfnNode, Parameter, run
+from efn_ros.ros.qos import STEPS
+from efn_ros.srv import RetrieveExperience
+from efn_ros.types import Mode, Recall
+from efn_ros.types import PolicyStep as PolicyStepType
+
+LIMITS = ("low", "high", "velocity", "acceleration", "jerk", "reject", "residual")
+
+
+class EfnCorrector(EfnNode):
+    """In: policy_step; calls `retrieve`. Out: corrected_action. Services: ~/stop (latched), ~/reset, ~/enable."""
+
+    PARAMETERS = (
+        Parameter("enabled", True, "Whether memory corrects; also switched by ~/enable."),
+        Parameter("deadline_s", 0.02, "Longest wait for the memory; then the base action goes out, seconds.", 0.0, 60.0),
+        Parameter("gain", 0.5, "Of the non-parametric residual.", 0.0, 1.0),
+        Parameter("min_confidence", 0.5, "Recall below it is not followed.", 0.0, 1.0),
+        Parameter("control_steps", 1, "Control steps from one decision to the next.", 1, 1000),
+        Parameter("rate_hz", 20.0, "Control rate, Hz.", 0.1, 1000.0),
+        Parameter("limits.low", [-1.0], "Lower bound of an action, in its units, one entry a dimension."),
+        Parameter("limits.high", [1.0], "Upper bound of an action."),
+        Parameter("limits.residual", [0.3], "Largest residual, in the action's units."),
+        Parameter("limits.velocity", [math.inf], "Bound of the first difference, units/s."),
+        Parameter("limits.acceleration", [math.inf], "Bound of the second difference, units/s^2."),
+        Parameter("limits.jerk", [math.inf], "Bound of the third difference, units/s^3."),
+        Parameter("limits.reject", [math.inf], "A jump beyond it in one control step is refused, units."),
+        Parameter("limits.holds_last", [False], "True: holding repeats the last command. False: it means zero."),
+    )
+
+    def setup(self) -> None:
+        self._corrector = Corrector(
+            self._limits(),
+            RecalledAction(self.parameter("gain"), self.parameter("min_confidence")),
+            control_steps=self.parameter("control_steps"),
+        )
+        self._enabled = self.parameter("enabled")
+        self._pending: tuple[PolicyStepType, int] | None = None  # the step that waits for memory, and when it came
+        self._answered = ("", -1, -1)
+        self._memory_lost = ""
+        self._out = self.publisher(CorrectedAction, "corrected_action", STEPS)
+        self._memory = self.create_client(RetrieveExperience, "retrieve")
+        self._made.append((self.destroy_client, self._memory))
+        self._deadline = self.timer(self.parameter("deadline_s"), self._on_deadline)
+        self._deadline.cancel()
+        self.listen(PolicyStep, "policy_step", self._on_step, STEPS)
+        self.serve(Trigger, "~/stop", self._stop)
+        self.serve(Trigger, "~/reset", self._reset)
+        self.serve(SetBool, "~/enable", self._enable)
+
+    def _limits(self) -> ActionLimits:
+        """A list of one entry stands for every dimension."""
+        size = max(len(self.parameter(f"limits.{name}")) for name in LIMITS)
+        values = {name: self.parameter(f"limits.{name}") for name in (*LIMITS, "holds_last")}
+        values = {name: value * size if len(value) == 1 else value for name, value in values.items()}
+        return ActionLimits.create(rate_hz=self.parameter("rate_hz"), **values)
+
+    def _on_step(self, message: PolicyStep) -> None:
+        received_ns = self.now_ns()
+        step = conversions.policy_step_from_msg(message)
+        key = (step.context.episode_id, step.context.step, step.context.stamp_ns)
+        if key == self._answered:
+            self.diagnostics.counts["duplicates"] += 1
+            return
+        if self._pending is not None:
+            self._finish(Recall(reason="the next step came before the memory's answer"))
+        self._pending = (step, received_ns)
+        if not (self._enabled and step.context.correct) or self._corrector.stopped:
+            self._finish(Recall(reason="correction is off"))
+        elif not self._memory.service_is_ready():
+            self._lose_memory("experience_retrieval is not there")
+            self._finish(Recall(reason=self._memory_lost))
+        else:
+            request = RetrieveExperience.Request(
+                context=message.context,
+                instruction_embedding=message.instruction_embedding,
+                key=message.key,
+                latent_tokens=message.latent_tokens,
+                latent=message.latent,
+                proprio=message.proprio,
+            )
+            self._memory.call_async(request).add_done_callback(lambda future: self._on_answer(key, future))
+            if self._memory_lost:  # ask, so that its return is noticed, but do not wait
+                self._finish(Recall(reason=self._memory_lost))
+            else:
+                self._deadline.reset()
+
+    def _on_answer(self, key: tuple, future) -> None:
+        if self._memory_lost:
+            self._memory_lost = ""
+            self.diagnostics.state(OK, "")
+            self.get_logger().info("the memory answers again")
+        if self._pending is None:
+            self.diagnostics.counts["late_answers"] += 1
+            return
+        context = self._pending[0].context
+        if key == (context.episode_id, context.step, context.stamp_ns):
+            self._finish(conversions.recall_from_response(future.result()), answered=True)
+
+    def _on_deadline(self) -> None:
+        self._deadline.cancel()
+        if self._pending is not None:
+            self._lose_memory("the memory did not answer within its deadline")
+            self._finish(Recall(reason=self._memory_lost))
+
+    def _lose_memory(self, reason: str) -> None:
+        if not self._memory_lost:
+            self.get_logger().warning(f"{reason}; base actions go out")
+        self._memory_lost = reason
+        self.diagnostics.counts["without_memory"] += 1
+        self.diagnostics.state(WARN, f"base only: {reason}")
+
+    def _finish(self, recall: Recall, answered: bool = False) -> None:
+        """Answer the pending step."""
+        self._deadline.cancel()
+        (step, received_ns), self._pending = self._pending, None
+        context = step.context
+        self._answered = (context.episode_id, context.step, context.stamp_ns)
+        correction = self._corrector.correct(step, recall)
+        now_ns = self.now_ns()
+        recall_s = (now_ns - received_ns) * 1e-9 if answered else math.nan
+        self._out.publish(conversions.correction_to_msg(correction, recall_s, received_ns, now_ns))
+        self.diagnostics.counts[correction.mode.name.lower()] += 1
+        if correction.mode == Mode.HOLD:
+            self.diagnostics.error(f"holding: {correction.reason}")
+        self.diagnostics.tick((now_ns - context.stamp_ns) * 1e-9)
+
+    def _stop(self, request, response):
+        self._corrector.stop("stopped by the operator")
+        self.diagnostics.state(ERROR, self._corrector.stopped)
+        response.success, response.message = True, self._corrector.stopped
+        return response
+
+    def _reset(self, request, response):
+        self._corrector.reset()
+        self.diagnostics.state(OK, "")
+        response.success, response.message = True, "released"
+        return response
+
+    def _enable(self, request, response):
+        self._enabled = request.data
+        response.success, response.message = True, "corrections are " + ("on" if request.data else "off")
+        return response
+
+
+def main() -> None:
+    run(lambda: EfnCorrector("efn_corrector"))

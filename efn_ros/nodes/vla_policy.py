@@ -1,0 +1,95 @@
+"""vla_policy: runs the frozen policy on every observation."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from efn_ros.bank import Projection
+from efn_ros.msg import Observation, PolicyStep
+from efn_ros.policies import load_policy
+from efn_ros.policies.inference import Inference
+from efn_ros.ros import conversions
+from efn_ros.ros.node import EfnNode, Parameter, run
+from efn_ros.ros.qos import STEPS
+from efn_ros.srv import DecodeLatent
+from efn_ros.types import Observation as ObservationType
+from efn_ros.types import StepContext
+
+POLICY = (
+    Parameter("policy", "pocket_vla", "Backbone: pocket_vla, untrained or constant."),
+    Parameter("checkpoint", "", "Directory of its checkpoint; empty: the one in the package."),
+    Parameter("threads", 1, "Threads of inference.", 1, 256),
+    Parameter("cameras", [""], "Cameras of an untrained or constant policy; empty: its default."),
+    Parameter("proprio_size", 4, "Entries of proprioception of an untrained or constant policy.", 1, 256),
+    Parameter("action_size", 4, "Entries of an action of an untrained or constant policy.", 1, 256),
+    Parameter("image_size", 96, "Image side of an untrained or constant policy, pixels.", 16, 2048),
+    Parameter("descriptor_size", 128, "Width of keys and sketches, equation (30).", 8, 4096),
+    Parameter("projection_seed", 0, "Seed of the projection; a bank remembers which it was made with.", 0),
+)
+
+
+def make_policy(node: EfnNode):
+    """The policy that a node's parameters name."""
+    name, settings = node.parameter("policy"), {}
+    if name in ("untrained", "constant"):
+        cameras = [camera for camera in node.parameter("cameras") if camera]
+        size, proprio = node.parameter("action_size"), node.parameter("proprio_size")
+        settings = {"image_size": node.parameter("image_size"), "proprio_size": proprio}
+        settings |= {"cameras": tuple(cameras)} if cameras else {}
+        if name == "constant":
+            settings |= {"action": [0.0] * size}
+        else:
+            settings |= {"action_low": (-1.0,) * size, "action_high": (1.0,) * size}
+            settings |= {"proprio_mean": (0.0,) * proprio, "proprio_std": (1.0,) * proprio}
+    return load_policy(name, checkpoint=node.parameter("checkpoint"), threads=node.parameter("threads"), **settings)
+
+
+class VlaPolicy(EfnNode):
+    """In: observation. Out: policy_step. Service: ~/decode, a residual on the latent action tokens of this step."""
+
+    PARAMETERS = POLICY
+
+    def setup(self) -> None:
+        policy = make_policy(self)
+        projection = Projection(policy.spec.tokens[1], self.parameter("descriptor_size"), self.parameter("projection_seed"))
+        self._inference = Inference(policy, projection)
+        self._warm_up()
+        self._context: StepContext | None = None
+        self._out = self.publisher(PolicyStep, "policy_step", STEPS)
+        self.listen(Observation, "observation", self._on_observation, STEPS)
+        self.serve(DecodeLatent, "~/decode", self._decode)
+        self.get_logger().info(f"policy {policy.spec.fingerprint}, projection {projection.identity}")
+
+    def _warm_up(self) -> None:
+        """One inference before the first command, which else would be late."""
+        spec = self._inference.policy.spec
+        black = np.zeros((spec.image_size, spec.image_size, 3), np.uint8)
+        context = StepContext("", 0, 0, "", "warm up")
+        self._inference(ObservationType(context, dict.fromkeys(spec.cameras, black), np.zeros(spec.proprio_size, np.float32)))
+
+    def _on_observation(self, message: Observation) -> None:
+        received_ns = self.now_ns()
+        observation = conversions.observation_from_msg(message)
+        step = self._inference(observation)
+        self._context = observation.context
+        created_ns = self.now_ns()
+        self._out.publish(conversions.policy_step_to_msg(step, received_ns, created_ns))
+        self.diagnostics.tick((created_ns - observation.context.stamp_ns) * 1e-9)
+
+    def _decode(self, request, response):
+        present = self._context
+        if present is None or (present.episode_id, present.step) != (request.episode_id, request.step):
+            response.message = f"step {request.step} of episode {request.episode_id!r} is not the present one"
+            return response
+        output = self._inference.output
+        delta = conversions.from_field(request.delta)
+        if delta.size != output.latent.size:
+            response.message = f"delta has {delta.size} entries; the latent tokens have {output.latent.size}"
+            return response
+        action = self._inference.policy.decode(output.latent + delta.reshape(output.latent.shape), output.visual)
+        response.success, response.action = True, conversions.chunk_to_msg(action)
+        return response
+
+
+def main() -> None:
+    run(lambda: VlaPolicy("vla_policy"))

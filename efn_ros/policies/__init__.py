@@ -1,0 +1,5 @@
+"""Frozen vision-language-action policies: the interface, and one file a backbone."""
+
+from efn_ros.policies.policy import FrozenPolicy, PolicyOutput, PolicySpec, load_policy
+
+__all__ = ["FrozenPolicy", "PolicyOutput", "PolicySpec", "load_policy"]

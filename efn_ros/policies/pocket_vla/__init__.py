@@ -1,0 +1,1 @@
+"""PocketVLA: the small vision-language-action policy that this project makes for itself."""

@@ -1,0 +1,85 @@
+"""PocketVLA behind the interface of a frozen policy."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from efn_ros.policies.pocket_vla.model import PocketVla, PocketVlaConfig
+from efn_ros.policies.pocket_vla.processor import PocketVlaProcessor, train_tokenizer
+from efn_ros.policies.policy import PolicyOutput, PolicySpec
+from efn_ros.types import Observation
+
+PACKAGED = resources.files("efn_ros.policies.pocket_vla") / "checkpoint"
+
+
+class PocketVlaPolicy:
+    """Deterministic float32 inference on the CPU."""
+
+    def __init__(self, model: PocketVla, processor: PocketVlaProcessor, *, name: str, threads: int = 1) -> None:
+        torch.set_num_threads(threads)
+        self._model, self._processor = model.eval().requires_grad_(False), processor
+        c = model.config
+        digest = hashlib.blake2b(digest_size=8)
+        for key, value in sorted(model.state_dict().items()):
+            digest.update(key.encode() + value.numpy().tobytes())
+        patches = (c.image_size // 16) ** 2
+        self.spec = PolicySpec(
+            name=name,
+            cameras=tuple(c.cameras),
+            image_size=c.image_size,
+            proprio_size=c.proprio_size,
+            horizon=c.horizon,
+            action_size=len(c.action_low),
+            tokens=(len(c.cameras) * (patches + c.keypoint_tokens), c.width),
+            latent=(c.latent_tokens, c.width),
+            instruction_size=c.text_width,
+            fingerprint=f"{name}-{digest.hexdigest()}",
+        )
+
+    @classmethod
+    def from_pretrained(cls, checkpoint: str | Path = "", *, threads: int = 1) -> PocketVlaPolicy:
+        """Load a checkpoint directory (the one in the package if empty). Raises FileNotFoundError where there is none."""
+        directory = Path(str(checkpoint or PACKAGED))
+        if not (directory / "config.json").is_file():
+            raise FileNotFoundError(f"no PocketVLA checkpoint in {directory}: config.json is missing")
+        model = PocketVla.from_pretrained(directory, local_files_only=True)
+        return cls(model, PocketVlaProcessor.from_pretrained(directory), name="pocket_vla", threads=threads)
+
+    @classmethod
+    def untrained(cls, *, seed: int = 0, threads: int = 1, **config) -> PocketVlaPolicy:
+        """The same network at random, of any size: it checks a graph, it does no task. config: of PocketVlaConfig."""
+        tokenizer = train_tokenizer([], 512)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = PocketVla(PocketVlaConfig(vocabulary_size=len(tokenizer), **config))
+        return cls(model, PocketVlaProcessor(tokenizer), name="untrained", threads=threads)
+
+    def embed_instruction(self, instruction: str) -> np.ndarray:
+        text = self._embed(instruction)[0].numpy()
+        return text / np.linalg.norm(text)
+
+    @torch.inference_mode()
+    def infer(self, observation: Observation) -> PolicyOutput:
+        images = np.stack([observation.images[camera] for camera in self.spec.cameras])
+        pixels = torch.from_numpy(images).movedim(-1, -3).float() / 127.5 - 1.0
+        proprio = torch.from_numpy(np.asarray(observation.proprio, np.float32))
+        text = self._embed(observation.context.instruction)
+        latent, visual, _ = self._model.encode(pixels[None], proprio[None], text)
+        action = self._model.decode(latent, visual)
+        return PolicyOutput(latent=latent[0].numpy(), visual=visual[0].numpy(), action=action[0].numpy())
+
+    @torch.inference_mode()
+    def decode(self, latent: np.ndarray, visual: np.ndarray) -> np.ndarray:
+        return self._model.decode(torch.from_numpy(latent)[None], torch.from_numpy(visual)[None])[0].numpy()
+
+    @lru_cache(maxsize=64)  # noqa: B019 - one policy a process
+    def _embed(self, instruction: str) -> torch.Tensor:
+        with torch.inference_mode():
+            encoded = self._processor.tokenizer([instruction.lower()], return_tensors="pt")
+            return self._model.embed_text(encoded["input_ids"], encoded["attention_mask"])

@@ -1,0 +1,235 @@
+"""Messages to types and back. Arrays move through the buffer protocol; no number becomes a Python object."""
+
+from __future__ import annotations
+
+import array
+import math
+
+import numpy as np
+from builtin_interfaces.msg import Time
+
+from efn_ros import msg, types
+from efn_ros.ros.images import from_rgb, to_rgb
+
+_TYPECODES = {np.dtype(np.float32): "f", np.dtype(np.float64): "d", np.dtype(np.int8): "b", np.dtype(np.uint8): "B"}
+
+
+def to_field(values: np.ndarray) -> array.array:
+    """An array for a sequence field of its dtype, flattened row-major."""
+    field = array.array(_TYPECODES[values.dtype])
+    field.frombytes(np.ascontiguousarray(values).view(np.uint8).reshape(-1).data if values.size else b"")
+    return field
+
+
+def from_field(field: array.array, *shape: int) -> np.ndarray:
+    """A sequence field as an array of `shape` (flat without one). Raises ValueError where its length does not fit."""
+    values = np.frombuffer(field, dtype=field.typecode) if len(field) else np.empty(0, field.typecode)
+    if not shape:
+        return values
+    if -1 not in shape and values.size != math.prod(shape):
+        raise ValueError(f"a field holds {values.size} numbers, but its shape says {shape}")
+    return values.reshape(shape)
+
+
+def to_time(stamp_ns: int) -> Time:
+    return Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000)
+
+
+def from_time(stamp: Time) -> int:
+    """Nanoseconds."""
+    return stamp.sec * 1_000_000_000 + stamp.nanosec
+
+
+def context_to_msg(context: types.StepContext) -> msg.StepContext:
+    message = msg.StepContext(
+        episode_id=context.episode_id,
+        step=context.step,
+        task=context.task,
+        instruction=context.instruction,
+        seed=context.seed,
+        correct=context.correct,
+        record=context.record,
+    )
+    message.header.stamp = to_time(context.stamp_ns)
+    return message
+
+
+def context_from_msg(message: msg.StepContext) -> types.StepContext:
+    return types.StepContext(
+        episode_id=message.episode_id,
+        step=message.step,
+        stamp_ns=from_time(message.header.stamp),
+        task=message.task,
+        instruction=message.instruction,
+        seed=message.seed,
+        correct=message.correct,
+        record=message.record,
+    )
+
+
+def chunk_to_msg(chunk: np.ndarray) -> msg.Chunk:
+    return msg.Chunk(horizon=chunk.shape[0], action_size=chunk.shape[1], data=to_field(chunk.astype(np.float32, copy=False)))
+
+
+def chunk_from_msg(message: msg.Chunk) -> np.ndarray:
+    return from_field(message.data, message.horizon, message.action_size)
+
+
+def rows_to_msg(rows: types.Quantised) -> msg.QuantisedRows:
+    """One row for a vector (d,), T for a matrix (T, d)."""
+    q = np.atleast_2d(rows.q)
+    scale = np.atleast_1d(rows.scale).astype(np.float32, copy=False)
+    return msg.QuantisedRows(rows=q.shape[0], width=q.shape[1], data=to_field(q), scale=to_field(scale))
+
+
+def rows_from_msg(message: msg.QuantisedRows) -> types.Quantised:
+    """(T, d)."""
+    return types.Quantised(from_field(message.data, message.rows, message.width), from_field(message.scale, message.rows))
+
+
+def row_from_msg(message: msg.QuantisedRows) -> types.Quantised:
+    """(d,), of a message of one row."""
+    rows = rows_from_msg(message)
+    return types.Quantised(rows.q[0], rows.scale[0])
+
+
+def observation_to_msg(observation: types.Observation, created_ns: int) -> msg.Observation:
+    context = context_to_msg(observation.context)
+    return msg.Observation(
+        context=context,
+        cameras=list(observation.images),
+        images=[from_rgb(image, context.header) for image in observation.images.values()],
+        proprio=to_field(observation.proprio.astype(np.float32, copy=False)),
+        created=to_time(created_ns),
+    )
+
+
+def observation_from_msg(message: msg.Observation) -> types.Observation:
+    images = {name: to_rgb(image) for name, image in zip(message.cameras, message.images, strict=True)}
+    return types.Observation(context_from_msg(message.context), images, from_field(message.proprio))
+
+
+def policy_step_to_msg(step: types.PolicyStep, received_ns: int, created_ns: int) -> msg.PolicyStep:
+    return msg.PolicyStep(
+        context=context_to_msg(step.context),
+        base=chunk_to_msg(step.base),
+        key=rows_to_msg(step.key),
+        sketch=rows_to_msg(step.sketch),
+        latent_tokens=len(step.latent),
+        latent=to_field(step.latent),
+        instruction_embedding=to_field(step.instruction_embedding),
+        proprio=to_field(step.proprio),
+        received=to_time(received_ns),
+        created=to_time(created_ns),
+    )
+
+
+def policy_step_from_msg(message: msg.PolicyStep) -> types.PolicyStep:
+    return types.PolicyStep(
+        context=context_from_msg(message.context),
+        base=chunk_from_msg(message.base),
+        key=row_from_msg(message.key),
+        sketch=rows_from_msg(message.sketch),
+        latent=from_field(message.latent, message.latent_tokens, -1),
+        instruction_embedding=from_field(message.instruction_embedding),
+        proprio=from_field(message.proprio),
+    )
+
+
+def experience_to_msg(experience: types.Experience) -> msg.ExperienceStep:
+    return msg.ExperienceStep(
+        rollout_id=experience.rollout_id,
+        step=experience.step,
+        instruction=experience.instruction,
+        outcome=int(experience.outcome),
+        rollout_length=experience.rollout_length,
+        executed=chunk_to_msg(experience.executed),
+        base=chunk_to_msg(experience.base),
+        proprio=to_field(experience.proprio),
+        proprio_next=to_field(experience.proprio_next),
+        latent_tokens=len(experience.latent),
+        latent=to_field(experience.latent),
+        similarity=experience.similarity,
+        score=experience.score,
+        probability=experience.probability,
+    )
+
+
+def experience_from_msg(message: msg.ExperienceStep) -> types.Experience:
+    return types.Experience(
+        rollout_id=message.rollout_id,
+        step=message.step,
+        instruction=message.instruction,
+        outcome=types.Outcome(message.outcome),
+        rollout_length=message.rollout_length,
+        executed=chunk_from_msg(message.executed),
+        base=chunk_from_msg(message.base),
+        proprio=from_field(message.proprio),
+        proprio_next=from_field(message.proprio_next),
+        latent=from_field(message.latent, message.latent_tokens, -1),
+        similarity=message.similarity,
+        score=message.score,
+        probability=message.probability,
+    )
+
+
+def recall_to_response(recall: types.Recall, response):
+    """Fill a response of RetrieveExperience."""
+    response.success = recall.drawn >= 0
+    response.reason = recall.reason
+    response.steps = [experience_to_msg(step) for step in recall.steps]
+    response.drawn = recall.drawn
+    if recall.sketch is not None:
+        response.sketch = rows_to_msg(recall.sketch)
+    if recall.successor is not None:
+        response.successor = rows_to_msg(recall.successor)
+    response.confidence = recall.confidence
+    response.candidates = recall.candidates
+    response.revision = recall.revision
+    return response
+
+
+def recall_from_response(response) -> types.Recall:
+    return types.Recall(
+        steps=tuple(experience_from_msg(step) for step in response.steps),
+        drawn=response.drawn,
+        sketch=rows_from_msg(response.sketch) if response.sketch.rows else None,
+        successor=rows_from_msg(response.successor) if response.successor.rows else None,
+        confidence=response.confidence,
+        candidates=response.candidates,
+        revision=response.revision,
+        reason=response.reason,
+    )
+
+
+def correction_to_msg(
+    correction: types.Correction, recall_s: float, received_ns: int, created_ns: int
+) -> msg.CorrectedAction:
+    return msg.CorrectedAction(
+        context=context_to_msg(correction.context),
+        base=chunk_to_msg(correction.base),
+        residual=chunk_to_msg(correction.residual),
+        corrected=chunk_to_msg(correction.corrected),
+        mode=int(correction.mode),
+        reason=correction.reason,
+        confidence=correction.confidence,
+        rollout_id=correction.rollout_id,
+        rollout_step=correction.rollout_step,
+        recall_s=recall_s,
+        received=to_time(received_ns),
+        created=to_time(created_ns),
+    )
+
+
+def correction_from_msg(message: msg.CorrectedAction) -> types.Correction:
+    return types.Correction(
+        context=context_from_msg(message.context),
+        base=chunk_from_msg(message.base),
+        residual=chunk_from_msg(message.residual),
+        corrected=chunk_from_msg(message.corrected),
+        confidence=message.confidence,
+        mode=types.Mode(message.mode),
+        reason=message.reason,
+        rollout_id=message.rollout_id,
+        rollout_step=message.rollout_step,
+    )

@@ -1,0 +1,198 @@
+"""The base of every node: lifecycle, parameters, diagnostics, start and end of the process.
+
+A node fills in `PARAMETERS` and the hooks `setup` (build the parts, make subscriptions), `teardown`, and where it
+needs them `start` and `stop`. Parameters are read once, in `setup`. With `autostart` a node configures and activates
+itself, so that one that was restarted is at work again without anybody's help; without it, whoever manages the
+lifecycle does.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, State, TransitionCallbackReturn
+from rclpy.signals import SignalHandlerOptions
+
+from efn_ros.ros.diagnostics import ERROR, OK, Diagnostics
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A declared parameter. least, most: inclusive range of a number."""
+
+    name: str
+    default: Any
+    description: str
+    least: float | None = None
+    most: float | None = None
+
+    def descriptor(self) -> ParameterDescriptor:
+        descriptor = ParameterDescriptor(description=self.description, read_only=True)
+        if self.least is not None or self.most is not None:
+            low, high = self.least, self.most
+            if isinstance(self.default, int):
+                descriptor.integer_range = [IntegerRange(from_value=int(low or 0), to_value=int(high or 2**31), step=0)]
+            else:
+                top = float("inf") if high is None else float(high)
+                descriptor.floating_point_range = [FloatingPointRange(from_value=float(low or 0.0), to_value=top)]
+        return descriptor
+
+
+COMMON = (
+    Parameter("autostart", True, "Configure and activate at start, without a lifecycle manager."),
+    Parameter("diagnostics_period_s", 1.0, "Period of /diagnostics, seconds.", 0.05, 60.0),
+)
+
+
+class EfnNode(LifecycleNode):
+    """One lifecycle node a process."""
+
+    PARAMETERS: tuple[Parameter, ...] = ()
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        for parameter in (*COMMON, *self.PARAMETERS):
+            self.declare_parameter(parameter.name, parameter.default, parameter.descriptor())
+        self.diagnostics = Diagnostics(name)
+        self.active = False
+        self._diagnostics_out = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self.create_timer(self.parameter("diagnostics_period_s"), self._publish_diagnostics)
+        if self.parameter("autostart"):
+            self._autostart = self.create_timer(0.0, self._start_by_itself)
+
+    # What a node fills in.
+
+    def setup(self) -> None:
+        """Read parameters, build the parts, create publishers and subscriptions. An exception refuses to configure."""
+
+    def start(self) -> None:
+        """Become active."""
+
+    def stop(self) -> None:
+        """Become inactive."""
+
+    def teardown(self) -> None:
+        """Release what `setup` built beyond publishers and subscriptions."""
+
+    # What a node uses.
+
+    def parameter(self, name: str) -> Any:
+        value = self.get_parameter(name).value
+        return list(value) if isinstance(value, (tuple,)) or hasattr(value, "tolist") else value
+
+    def now_ns(self) -> int:
+        return self.get_clock().now().nanoseconds
+
+    def listen(self, kind, topic: str, callback: Callable, qos) -> None:
+        """Subscribe; messages that come while the node is not active are dropped, errors of bad input are reported."""
+        self._made.append((self.destroy_subscription, self.create_subscription(kind, topic, self._guard(callback), qos)))
+
+    def serve(self, kind, name: str, callback: Callable) -> None:
+        self._made.append((self.destroy_service, self.create_service(kind, name, callback)))
+
+    def publisher(self, kind, topic: str, qos):
+        publisher = self.create_publisher(kind, topic, qos)
+        self._made.append((self.destroy_publisher, publisher))
+        return publisher
+
+    def timer(self, period_s: float, callback: Callable):
+        timer = self.create_timer(period_s, callback)
+        self._made.append((self.destroy_timer, timer))
+        return timer
+
+    def _guard(self, callback: Callable) -> Callable:
+        def guarded(message) -> None:
+            if not self.active:
+                self.diagnostics.counts["while_inactive"] += 1
+                return
+            try:
+                callback(message)
+            except ValueError as error:  # bad input: named, counted, and the loop goes on
+                self.diagnostics.error(str(error))
+                self.get_logger().error(str(error), throttle_duration_sec=1.0)
+
+        return guarded
+
+    # Transitions.
+
+    def on_configure(self, state: State) -> TransitionCallbackReturn:
+        self._made: list[tuple[Callable, Any]] = []
+        return self._transition(self.setup)
+
+    def on_activate(self, state: State) -> TransitionCallbackReturn:
+        result = super().on_activate(state)
+        if result == TransitionCallbackReturn.SUCCESS:
+            result = self._transition(self.start)
+        self.active = result == TransitionCallbackReturn.SUCCESS
+        return result
+
+    def on_deactivate(self, state: State) -> TransitionCallbackReturn:
+        self.active = False
+        self._transition(self.stop)
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: State) -> TransitionCallbackReturn:
+        return self._release()
+
+    def on_shutdown(self, state: State) -> TransitionCallbackReturn:
+        self.active = False
+        return self._release()
+
+    def _release(self) -> TransitionCallbackReturn:
+        result = self._transition(self.teardown)
+        for destroy, made in getattr(self, "_made", []):
+            destroy(made)
+        self._made = []
+        return result
+
+    def _transition(self, hook: Callable[[], None]) -> TransitionCallbackReturn:
+        try:
+            hook()
+        except Exception as error:  # noqa: BLE001 - the lifecycle must get an answer, whatever went wrong
+            self.get_logger().error(f"{hook.__name__} failed: {type(error).__name__}: {error}")
+            self.diagnostics.error(f"{hook.__name__}: {error}")
+            self.diagnostics.state(ERROR, f"{hook.__name__} failed: {error}")
+            return TransitionCallbackReturn.FAILURE
+        self.diagnostics.state(OK, "")
+        return TransitionCallbackReturn.SUCCESS
+
+    def _start_by_itself(self) -> None:
+        self.destroy_timer(self._autostart)
+        for trigger in (self.trigger_configure, self.trigger_activate):
+            if trigger() != TransitionCallbackReturn.SUCCESS:
+                raise SystemExit(f"{self.get_name()} could not start; the reason stands above")
+        self.get_logger().info("active")
+
+    def _publish_diagnostics(self) -> None:
+        lifecycle = "active" if self.active else "inactive"
+        self._diagnostics_out.publish(self.diagnostics.message(self.get_clock().now().to_msg(), lifecycle))
+
+
+def run(make_node: Callable[[], EfnNode]) -> None:
+    """Spin one node until SIGINT or SIGTERM, then leave within a second. The main function of every executable."""
+    faulthandler.enable()
+    rclpy.init(signal_handler_options=SignalHandlerOptions.ALL)
+    node = make_node()
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    code = 0
+    try:
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except SystemExit as failure:
+        node.get_logger().fatal(str(failure))
+        code = 1
+    node.active = False
+    node._release()
+    executor.shutdown(timeout_sec=0.2)
+    node.destroy_node()
+    rclpy.try_shutdown()
+    raise SystemExit(code)
