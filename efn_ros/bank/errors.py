@@ -1,0 +1,27 @@
+"""What can be wrong with a bank, by name."""
+
+from __future__ import annotations
+
+
+class BankError(Exception):
+    """Anything below; never raised itself."""
+
+
+class BankLockedError(BankError):
+    """Another writer has the bank open."""
+
+
+class BankFormatError(BankError):
+    """The file is not a bank, or one of a newer format than this program knows."""
+
+
+class BankProjectionError(BankError):
+    """The bank was made with another projection, so its keys cannot be compared."""
+
+
+class BankCorruptionError(BankError):
+    """A payload is missing, or not what was written."""
+
+
+class BankWriteError(BankError):
+    """The rollout could not be made durable; the bank is as it was before."""

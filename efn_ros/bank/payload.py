@@ -1,0 +1,213 @@
+"""One rollout as one safetensors file: what is in it, and how to read it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from efn_ros.types import Mode, Quantised, Rollout
+
+FORMAT_VERSION = 1
+MOTION_EPSILON = 1e-3  # in the units of the action and of proprioception
+
+
+def is_blank(
+    executed: np.ndarray, proprio: np.ndarray, proprio_next: np.ndarray, mode: Mode, epsilon: float = MOTION_EPSILON
+) -> bool:
+    """Whether nothing moved in a decision; such a step is stored but never recalled (4.2: "every non-blank step").
+
+    It is blank when it was commanded to hold (its mode is HOLD or STOPPED, or every entry of `executed` (H, A) is
+    within `epsilon` of zero) and no entry of proprioception (P,) changed by more than `epsilon`. The last step of a
+    rollout has nothing after it: given its own proprioception as `proprio_next`, it is judged by its command alone.
+    """
+    held = mode in (Mode.HOLD, Mode.STOPPED) or bool(np.all(np.abs(executed) <= epsilon))
+    return held and bool(np.all(np.abs(proprio_next - proprio) <= epsilon))
+
+
+def successors(steps: np.ndarray) -> np.ndarray:
+    """Row of the decision after each one, int64 (N,), given their indices (N,).
+
+    A row whose successor was not stored (the last, and one before a gap) is its own.
+    """
+    rows = np.arange(len(steps))
+    rows[:-1] += np.diff(steps) == 1
+    return rows
+
+
+@dataclass(frozen=True)
+class StepArrays:
+    """All decisions of one rollout but their sketches and images; N rows each, float32 unless said otherwise.
+
+    key: q (N, d), scale (N,). base, executed, residual: (N, H, A). latent: (N, L, dz). proprio: (N, P). stamps_ns,
+    steps: int64 (N,). modes: uint8 (N,). confidence: (N,). recallable: bool (N,).
+    """
+
+    key: Quantised
+    base: np.ndarray
+    executed: np.ndarray
+    residual: np.ndarray
+    latent: np.ndarray
+    proprio: np.ndarray
+    stamps_ns: np.ndarray
+    steps: np.ndarray
+    modes: np.ndarray
+    confidence: np.ndarray
+    recallable: np.ndarray
+
+
+def sizes_of(rollout: Rollout) -> dict[str, list[int]]:
+    """The sizes that all rollouts of a bank share, by name; of the first decision."""
+    step = rollout.steps[0].policy_step
+    return {
+        "base": list(np.shape(step.base)),
+        "key": list(np.shape(step.key.q)),
+        "sketch": list(np.shape(step.sketch.q)),
+        "latent": list(np.shape(step.latent)),
+        "proprio": list(np.shape(step.proprio)),
+        "instruction_embedding": list(np.shape(step.instruction_embedding)),
+    }
+
+
+def check(rollout: Rollout, sizes: dict[str, list[int]]) -> None:
+    """Raises ValueError, naming field and value, unless the rollout is complete, finite and of these sizes."""
+
+    def refuse(field: str, value: object, remedy: str) -> None:
+        raise ValueError(f"rollout {rollout.episode_id!r}: {field} is {value}; {remedy}")
+
+    if not rollout.instruction.strip():
+        refuse("instruction", repr(rollout.instruction), "a rollout is recalled by its instruction, give it one")
+    if rollout.length < 1:
+        refuse("length", rollout.length, "it must be at least one control step")
+    cameras = sorted(rollout.steps[0].observation.images)
+    previous = -1
+    for row, item in enumerate(rollout.steps):
+        observation, policy_step, correction = item.observation, item.policy_step, item.correction
+        where = f"steps[{row}]."
+        for name, part in (("observation", observation), ("policy_step", policy_step), ("correction", correction)):
+            if part.context.episode_id != rollout.episode_id:
+                refuse(f"{where}{name}.context.episode_id", repr(part.context.episode_id), "it must be the rollout's")
+            if part.context.step != policy_step.context.step:
+                refuse(f"{where}{name}.context.step", part.context.step, f"the others' is {policy_step.context.step}")
+        if policy_step.context.step <= previous:
+            refuse(f"{where}context.step", policy_step.context.step, f"it must be above {previous}, the one before")
+        previous = policy_step.context.step
+        for name, array, size in (
+            ("base", policy_step.base, "base"),
+            ("correction.corrected", correction.corrected, "base"),
+            ("correction.residual", correction.residual, "base"),
+            ("key.q", policy_step.key.q, "key"),
+            ("sketch.q", policy_step.sketch.q, "sketch"),
+            ("latent", policy_step.latent, "latent"),
+            ("proprio", policy_step.proprio, "proprio"),
+            ("instruction_embedding", policy_step.instruction_embedding, "instruction_embedding"),
+        ):
+            if list(np.shape(array)) != sizes[size]:
+                refuse(f"the shape of {where}{name}", np.shape(array), f"the bank holds {tuple(sizes[size])}")
+        for name, quantised in (("key", policy_step.key), ("sketch", policy_step.sketch)):
+            if quantised.q.dtype != np.int8:
+                refuse(f"the dtype of {where}{name}.q", quantised.q.dtype, "it must be int8")
+            if np.shape(quantised.scale) != quantised.q.shape[:-1]:
+                refuse(f"the shape of {where}{name}.scale", np.shape(quantised.scale), "it must be one for each row")
+        for name, array in (
+            ("base", policy_step.base),
+            ("correction.corrected", correction.corrected),
+            ("correction.residual", correction.residual),
+            ("key.scale", policy_step.key.scale),
+            ("sketch.scale", policy_step.sketch.scale),
+            ("latent", policy_step.latent),
+            ("proprio", policy_step.proprio),
+            ("instruction_embedding", policy_step.instruction_embedding),
+            ("correction.confidence", correction.confidence),
+        ):
+            array = np.asarray(array)
+            finite = np.isfinite(array)
+            if not finite.all():
+                index = tuple(int(i) for i in np.argwhere(~finite)[0])
+                refuse(f"{where}{name}{list(index) if index else ''}", array[index], "it must be finite")
+        if sorted(observation.images) != cameras:
+            refuse(f"{where}observation.images", sorted(observation.images), f"the first step has {cameras}")
+        for camera, image in observation.images.items():
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+                shown = f"{image.dtype} {image.shape}"
+                refuse(f"{where}observation.images[{camera!r}]", shown, "it must be uint8 (height, width, 3)")
+
+
+def encode(rollout: Rollout, image_quality: int) -> tuple[bytes, np.ndarray]:
+    """A checked rollout as the bytes of its payload, and which decisions are recallable, bool (N,)."""
+    steps = [item.policy_step for item in rollout.steps]
+    corrections = [item.correction for item in rollout.steps]
+
+    def stack(parts: list, dtype: type = np.float32) -> np.ndarray:
+        return np.ascontiguousarray(np.stack([np.asarray(part) for part in parts]), dtype)
+
+    tensors = {
+        "key.q": stack([s.key.q for s in steps], np.int8),
+        "key.scale": stack([s.key.scale for s in steps]),
+        "sketch.q": stack([s.sketch.q for s in steps], np.int8),
+        "sketch.scale": stack([s.sketch.scale for s in steps]),
+        "base": stack([s.base for s in steps]),
+        "executed": stack([c.corrected for c in corrections]),
+        "residual": stack([c.residual for c in corrections]),
+        "latent": stack([s.latent for s in steps]),
+        "proprio": stack([s.proprio for s in steps]),
+        "stamps_ns": stack([s.context.stamp_ns for s in steps], np.int64),
+        "steps": stack([s.context.step for s in steps], np.int64),
+        "modes": stack([int(c.mode) for c in corrections], np.uint8),
+        "confidence": stack([c.confidence for c in corrections]),
+    }
+    after = successors(tensors["steps"])
+    recallable = np.array(
+        [
+            not is_blank(
+                tensors["executed"][i], tensors["proprio"][i], tensors["proprio"][after[i]], corrections[i].mode
+            )
+            for i in range(len(steps))
+        ]
+    )
+    tensors["recallable"] = recallable.astype(np.uint8)
+    cameras = sorted(rollout.steps[0].observation.images)
+    for camera in cameras:
+        blobs = [_jpeg(item.observation.images[camera], image_quality) for item in rollout.steps]
+        tensors[f"images.{camera}"] = np.concatenate(blobs)
+        tensors[f"offsets.{camera}"] = np.cumsum([0] + [len(blob) for blob in blobs]).astype(np.int64)
+    metadata = {
+        "format": str(FORMAT_VERSION),
+        "rollout": rollout.episode_id,
+        "policy": rollout.policy,
+        "cameras": json.dumps(cameras),
+    }
+    return safetensors.numpy.save(tensors, metadata), recallable
+
+
+def decode(payload: bytes) -> StepArrays:
+    """The decisions in a payload, without sketches and images."""
+    tensors = safetensors.numpy.load(payload)
+    arrays = {name: array for name, array in tensors.items() if "." not in name}
+    arrays["recallable"] = arrays["recallable"].astype(bool)
+    return StepArrays(key=Quantised(tensors["key.q"], tensors["key.scale"]), **arrays)
+
+
+def decode_image(payload: bytes, row: int, camera: str) -> np.ndarray:
+    """Image of one row, uint8 (height, width, 3) RGB. Raises KeyError for a camera that the rollout has not."""
+    tensors = safetensors.numpy.load(payload)
+    offsets = tensors[f"offsets.{camera}"]
+    blob = tensors[f"images.{camera}"][offsets[row] : offsets[row + 1]]
+    return cv2.cvtColor(cv2.imdecode(blob, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def read_sketch(path: str, row: int) -> Quantised:
+    """Token sketch of one row, q (T, d) and scale (T,), without reading the rest of the file."""
+    with safetensors.safe_open(path, framework="numpy") as payload:
+        return Quantised(payload.get_slice("sketch.q")[row], payload.get_slice("sketch.scale")[row])
+
+
+def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    encoded, blob = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not encoded:
+        raise ValueError(f"an image of shape {image.shape} cannot be encoded as JPEG")
+    return blob.reshape(-1)

@@ -1,0 +1,243 @@
+"""Recall: the remembered steps most like the present one, among rollouts that were told something like it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from efn_ros.bank.keys import unit
+from efn_ros.bank.payload import successors
+from efn_ros.bank.store import BankReader, StoredRollout
+from efn_ros.types import Experience, Outcome, PolicyStep, Recall
+
+
+@dataclass(frozen=True)
+class RecallConfig:
+    """How steps are chosen.
+
+    rollouts_n: n of (17). k, temperature: of (19). lambda_: of (18), 1 is similarity alone; beta: of its prior for
+    short rollouts. visual, latent, proprio: weights of S_embed (32), S_act (37) and the kernel (35) over proprioception
+    in the fused similarity (38), renormalised where a cue is absent; the visual key hardly changes with the arm's
+    position, so most of the weight is on the others. proprio_sigma: of that kernel, in units of proprioception; None
+    takes a third of the candidates' range, entry by entry.
+    argmax: the best instead of a draw. success_only: recall successes only. min_similarity: what is below is not
+    recalled. confidence_floor: the similarity at which confidence is 0. Raises ValueError for a value out of range.
+    """
+
+    rollouts_n: int = 50
+    k: int = 16
+    temperature: float = 0.05
+    lambda_: float = 0.9
+    beta: float = 1.0
+    visual: float = 0.2
+    latent: float = 0.6
+    proprio: float = 0.2
+    proprio_sigma: float | tuple[float, ...] | None = None
+    argmax: bool = False
+    success_only: bool = False
+    min_similarity: float = 0.0
+    confidence_floor: float = 0.5
+
+    def __post_init__(self) -> None:
+        sigma = 1.0 if self.proprio_sigma is None else self.proprio_sigma
+        for name, valid, remedy in (
+            ("rollouts_n", self.rollouts_n >= 1, "at least 1"),
+            ("k", self.k >= 1, "at least 1"),
+            ("temperature", 0 < self.temperature < np.inf, "above 0"),
+            ("lambda_", 0 <= self.lambda_ <= 1, "in [0, 1]"),
+            ("beta", 0 <= self.beta < np.inf, "at least 0"),
+            ("visual", 0 <= self.visual < np.inf, "at least 0"),
+            ("latent", 0 <= self.latent < np.inf, "at least 0"),
+            ("proprio", 0 <= self.proprio < np.inf, "at least 0"),
+            ("proprio_sigma", np.all(np.asarray(sigma) > 0), "above 0"),
+            ("min_similarity", 0 <= self.min_similarity <= 1, "in [0, 1]"),
+            ("confidence_floor", 0 <= self.confidence_floor < 1, "in [0, 1)"),
+        ):
+            if not valid:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {remedy}")
+        if self.visual + self.latent + self.proprio == 0:
+            raise ValueError("visual, latent and proprio are all 0; at least one cue needs weight")
+
+
+class _Candidates:
+    """The candidate set of one episode: every recallable step of the chosen rollouts, in the order they were stored."""
+
+    def __init__(self, rollouts: list[StoredRollout], config: RecallConfig) -> None:
+        self.rollouts = rollouts
+        self.successors = [successors(rollout.arrays.steps) for rollout in rollouts]
+        kept = [np.flatnonzero(rollout.arrays.recallable) for rollout in rollouts]
+        self.row = np.concatenate(kept)
+        self.rollout = np.repeat(np.arange(len(rollouts)), [len(rows) for rows in kept])
+
+        keys = np.concatenate([r.arrays.key.dequantise()[rows] for r, rows in zip(rollouts, kept, strict=True)])
+        latent = np.concatenate([r.arrays.latent[rows] for r, rows in zip(rollouts, kept, strict=True)])
+        self.proprio = np.concatenate([r.arrays.proprio[rows] for r, rows in zip(rollouts, kept, strict=True)])
+        self.key_shape, self.latent_shape, self.proprio_shape = keys.shape[1:], latent.shape[1:], self.proprio.shape[1:]
+
+        present = (True, latent.size > 0, self.proprio.size > 0)
+        cues = np.where(present, (config.visual, config.latent, config.proprio), 0)
+        if not cues.any():
+            raise ValueError("the bank holds none of the cues that have weight; give visual, latent or proprio some")
+        self.visual_weight, self.latent_weight, self.proprio_weight = (cues / cues.sum()).astype(np.float32)
+        self.matrix = np.ascontiguousarray(np.concatenate(self._rows(keys, latent), axis=1))  # (C, d + dz)
+        self.half_precision = self._half_precision(config)
+
+        lengths = np.array([rollout.record.length for rollout in rollouts], np.float32)
+        self.prior = np.exp(-np.float32(config.beta) * lengths / lengths.mean())[self.rollout]  # g of (18)
+
+    def _rows(self, keys: np.ndarray, latent: np.ndarray) -> list[np.ndarray]:
+        """Unit rows whose dot products are the cosines of (32) and (37)."""
+        return [unit(keys), unit(latent.mean(axis=1)) if latent.size else np.zeros((len(latent), 0), np.float32)]
+
+    def _half_precision(self, config: RecallConfig) -> np.ndarray:
+        """1 / (2 sigma^2) of (35) for each entry of proprioception; one that never changes tells nothing and gets 0."""
+        if config.proprio_sigma is not None:
+            sigma = np.broadcast_to(np.asarray(config.proprio_sigma, np.float32), self.proprio_shape)
+        else:
+            sigma = np.ptp(self.proprio, axis=0) / 3
+        return np.where(sigma > 1e-6, 0.5 / np.maximum(sigma, 1e-6) ** 2, 0).astype(np.float32)
+
+    def similarity(self, query: PolicyStep) -> np.ndarray:
+        """Fused similarity (38) of every candidate, float32 (C,) in [0, 1]."""
+        for name, shape, expected in (
+            ("key", query.key.q.shape, self.key_shape),
+            ("latent", query.latent.shape, self.latent_shape),
+            ("proprio", query.proprio.shape, self.proprio_shape),
+        ):
+            if tuple(shape) != expected:
+                raise ValueError(f"{name} of the query has shape {tuple(shape)}; the bank holds {expected}")
+        key, latent = self._rows(query.key.dequantise()[None], np.asarray(query.latent, np.float32)[None])
+        vector = np.concatenate([self.visual_weight * key[0], self.latent_weight * latent[0]])
+        # Not BLAS: its result for a row depends on where the row is and how many threads there are.
+        cosines = np.einsum("cd,d->c", self.matrix, vector)
+        similarity = (self.visual_weight + self.latent_weight + cosines) / 2
+        if self.proprio_weight:
+            difference = self.proprio - np.asarray(query.proprio, np.float32)
+            kernel = np.exp(-np.einsum("cp,cp,p->c", difference, difference, self.half_precision))
+            similarity += self.proprio_weight * kernel
+        return similarity.clip(0, 1)
+
+
+class Retriever:
+    """Recalls out of what the bank held when the episode began."""
+
+    def __init__(self, reader: BankReader, config: RecallConfig | None = None) -> None:
+        self._reader, self._config = reader, config or RecallConfig()
+        self._episode_id: str | None = None
+        self._candidates: _Candidates | None = None
+        self._revision, self._reason = 0, ""
+
+    def begin(self, episode_id: str, instruction_embedding: np.ndarray) -> None:
+        """Take a snapshot and choose the candidates, (17): the steps of the n rollouts with the likest instruction.
+
+        instruction_embedding: (E,). Among equally like rollouts the newest are taken. A second call for the same
+        episode does nothing. Raises the errors of `BankReader.snapshot`, and ValueError for an embedding of another
+        size than the bank's.
+        """
+        if episode_id == self._episode_id:
+            return
+        config, snapshot = self._config, self._reader.snapshot()
+        rollouts = [rollout for rollout in snapshot.rollouts if rollout.record.recallable]
+        self._reason = "" if rollouts else "the bank is empty"
+        if rollouts and config.success_only:
+            rollouts = [rollout for rollout in rollouts if rollout.record.outcome == Outcome.SUCCESS]
+            self._reason = "" if rollouts else "the bank holds no success"
+        self._candidates = None
+        if rollouts:
+            stored = unit(np.stack([rollout.instruction_embedding for rollout in rollouts]))
+            wanted = unit(np.asarray(instruction_embedding))
+            if wanted.shape != stored.shape[1:]:
+                raise ValueError(
+                    f"the instruction embedding has shape {wanted.shape}; the bank holds {stored.shape[1:]}"
+                )
+            # Rounded, so that the same instruction ties whatever the last bit of its embedding.
+            cosines = np.round(np.einsum("rd,d->r", stored, wanted), 5)
+            chosen = np.lexsort((-np.arange(len(rollouts)), -cosines))[: config.rollouts_n]
+            self._candidates = _Candidates([rollouts[i] for i in np.sort(chosen)], config)
+        self._revision, self._episode_id = snapshot.revision, episode_id
+
+    def recall(self, query: PolicyStep) -> Recall:
+        """The k best steps by (18) and the one drawn by (19); the same (seed, step) draws the same in any process.
+
+        Begins the episode of the query if it is a new one. Candidates with equal scores rank in the order they were
+        stored. Confidence is the mean over (19) of how far the similarities lie between `confidence_floor` (0) and 1
+        (1), times the share of the k that come from successes. Raises ValueError for a query of other sizes than the
+        bank's.
+        """
+        context, config = query.context, self._config
+        self.begin(context.episode_id, query.instruction_embedding)
+        candidates = self._candidates
+        if candidates is None:
+            return Recall(revision=self._revision, reason=self._reason)
+        similarity = candidates.similarity(query)
+        count = len(similarity)
+        eligible = np.flatnonzero(similarity >= config.min_similarity)
+        if not len(eligible):
+            best = similarity.max()
+            reason = f"nothing is similar enough: {best:.3f} at best, at least {config.min_similarity:g} is asked for"
+            return Recall(candidates=count, revision=self._revision, reason=reason)
+
+        lambda_ = np.float32(config.lambda_)
+        score = lambda_ * similarity + (1 - lambda_) * candidates.prior
+        top = eligible[_best(score[eligible], config.k)]
+        probability = _softmax(score[top].astype(np.float64) / config.temperature)
+        drawn = 0
+        if config.argmax:
+            probability = np.eye(1, len(top))[0]
+        else:
+            # Seeds are unsigned on every wire; what is negative here is the same 64 bits.
+            draw = np.random.default_rng([context.seed % 2**64, context.step]).random()
+            drawn = min(int(np.searchsorted(np.cumsum(probability), draw, side="right")), len(top) - 1)
+
+        steps = tuple(self._experience(i, similarity[i], score[i], p) for i, p in zip(top, probability, strict=True))
+        above_floor = np.clip((similarity[top] - config.confidence_floor) / (1 - config.confidence_floor), 0, 1)
+        successes = np.mean([step.outcome == Outcome.SUCCESS for step in steps])
+        rollout, row = candidates.rollout[top[drawn]], candidates.row[top[drawn]]
+        stored, after = candidates.rollouts[rollout], candidates.successors[rollout][row]
+        sketch = stored.sketch(int(row))
+        return Recall(
+            steps=steps,
+            drawn=drawn,
+            sketch=sketch,
+            successor=stored.sketch(int(after)) if after != row else sketch,
+            confidence=float(probability @ above_floor * successes),
+            candidates=count,
+            revision=self._revision,
+        )
+
+    def _experience(self, candidate: int, similarity: float, score: float, probability: float) -> Experience:
+        candidates = self._candidates
+        stored, row = candidates.rollouts[candidates.rollout[candidate]], candidates.row[candidate]
+        record, arrays = stored.record, stored.arrays
+        return Experience(
+            rollout_id=record.id,
+            step=int(arrays.steps[row]),
+            instruction=record.instruction,
+            outcome=record.outcome,
+            rollout_length=record.length,
+            executed=arrays.executed[row],
+            base=arrays.base[row],
+            proprio=arrays.proprio[row],
+            proprio_next=arrays.proprio[candidates.successors[candidates.rollout[candidate]][row]],
+            latent=arrays.latent[row],
+            similarity=float(similarity),
+            score=float(score),
+            probability=float(probability),
+        )
+
+
+def _best(score: np.ndarray, k: int) -> np.ndarray:
+    """Indices of the k largest, largest first; among equal ones the smaller index first."""
+    if len(score) > k:
+        kth = np.partition(score, len(score) - k)[len(score) - k]
+        above, level = np.flatnonzero(score > kth), np.flatnonzero(score == kth)
+        chosen = np.concatenate([above, level[: k - len(above)]])
+    else:
+        chosen = np.arange(len(score))
+    return chosen[np.lexsort((chosen, -score[chosen]))]
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    weights = np.exp(logits - logits.max())
+    return weights / weights.sum()
