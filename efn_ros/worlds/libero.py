@@ -177,7 +177,7 @@ def find_files(assets: str | os.PathLike | None, suites: Sequence[str]) -> Path:
 
 def read_instruction(bddl: Path) -> str:
     """What a task file says in its (:language ...). Raises ValueError where it says nothing."""
-    found = re.search(r"\(:language\s+([^)]*?)\s*\)", bddl.read_text(encoding="utf-8"))
+    found = re.search(r"\(:language\s+([^)\s][^)]*?)\s*\)", bddl.read_text(encoding="utf-8"))
     if not found:
         raise ValueError(f"LIBERO's task file {bddl} has no (:language ...)")
     return found[1]
@@ -190,7 +190,8 @@ def read_initial_states(file: Path) -> np.ndarray:
     run code. Raises pickle.UnpicklingError for one that holds anything else.
     """
     rebuild = np.empty(0).__reduce__()[0]
-    allowed = [(rebuild, "numpy.core.multiarray._reconstruct"), np.ndarray, np.dtype, np.dtypes.Float64DType]
+    names = [(rebuild, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]  # NumPy 1 and 2
+    allowed = [*names, np.ndarray, np.dtype, np.dtypes.Float64DType]
     with torch.serialization.safe_globals(allowed):
         return torch.load(file, weights_only=True)
 
