@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from efn_ros.bank.errors import BankProjectionError
 from efn_ros.bank.keys import unit
 from efn_ros.bank.payload import successors
 from efn_ros.bank.store import BankReader, StoredRollout
@@ -126,7 +127,7 @@ class Retriever:
         self._reader, self._config = reader, config or RecallConfig()
         self._episode_id: str | None = None
         self._candidates: _Candidates | None = None
-        self._revision, self._reason = 0, ""
+        self._revision, self._projection, self._reason = 0, "", ""
 
     def begin(self, episode_id: str, instruction_embedding: np.ndarray) -> None:
         """Take a snapshot and choose the candidates, (17): the steps of the n rollouts with the likest instruction.
@@ -155,7 +156,7 @@ class Retriever:
             cosines = np.round(np.einsum("rd,d->r", stored, wanted), 5)
             chosen = np.lexsort((-np.arange(len(rollouts)), -cosines))[: config.rollouts_n]
             self._candidates = _Candidates([rollouts[i] for i in np.sort(chosen)], config)
-        self._revision, self._episode_id = snapshot.revision, episode_id
+        self._revision, self._projection, self._episode_id = snapshot.revision, snapshot.projection, episode_id
 
     def recall(self, query: PolicyStep) -> Recall:
         """The k best steps by (18) and the one drawn by (19); the same (seed, step) draws the same in any process.
@@ -163,13 +164,18 @@ class Retriever:
         Begins the episode of the query if it is a new one. Candidates with equal scores rank in the order they were
         stored. Confidence is the mean over (19) of how far the similarities lie between `confidence_floor` (0) and 1
         (1), times the share of the k that come from successes. Raises ValueError for a query of other sizes than the
-        bank's.
+        bank's, BankProjectionError for one whose key is of another projection.
         """
         context, config = query.context, self._config
         self.begin(context.episode_id, query.instruction_embedding)
         candidates = self._candidates
         if candidates is None:
             return Recall(revision=self._revision, reason=self._reason)
+        if query.projection not in ("", self._projection):
+            raise BankProjectionError(
+                f"the query was made with projection {query.projection}, the bank with {self._projection}; "
+                "give both the same sizes and seed"
+            )
         similarity = candidates.similarity(query)
         count = len(similarity)
         eligible = np.flatnonzero(similarity >= config.min_similarity)

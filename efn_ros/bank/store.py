@@ -108,9 +108,14 @@ class StoredRollout:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All rollouts at one revision, oldest first. skipped: identifiers of corrupt ones, if the reader skips them."""
+    """All rollouts at one revision, oldest first.
+
+    projection: identity of the one the bank was made with, empty before there is a bank. skipped: identifiers of
+    corrupt rollouts, if the reader skips them.
+    """
 
     revision: int = 0
+    projection: str = ""
     rollouts: tuple[StoredRollout, ...] = ()
     skipped: tuple[str, ...] = ()
 
@@ -239,6 +244,13 @@ class BankWriter:
                 f"{tuple(sizes['sketch'])}; projection {self._projection.identity} gives rows of {width[0]}"
             )
         payload.check(rollout, sizes)
+        for name, expected in (("policy", rollout.policy), ("projection", self._projection.identity)):
+            for row, step in enumerate(rollout.steps):
+                value = getattr(step.policy_step, name)
+                if value not in ("", expected):
+                    raise ValueError(
+                        f"rollout {rollout.episode_id!r}: steps[{row}].{name} is {value!r}; it must be {expected!r}"
+                    )
         return sizes
 
     def _commit(
@@ -294,14 +306,14 @@ class BankReader:
 
     def rollouts(self) -> list[RolloutRecord]:
         """The catalogue, oldest first."""
-        return [record for record, _ in self._catalogue()[1]]
+        return [record for record, _ in self._catalogue()[2]]
 
     def snapshot(self) -> Snapshot:
         """All rollouts at the present revision; reads from disk only what no earlier snapshot has read.
 
         Raises BankCorruptionError, naming file and rollout, for a payload that is not what was written.
         """
-        revision, rows = self._catalogue(since=self._snapshot.revision)
+        revision, projection, rows = self._catalogue(since=self._snapshot.revision)
         if revision == self._snapshot.revision:
             return self._snapshot
         loaded = {}
@@ -313,6 +325,7 @@ class BankReader:
         self._loaded = loaded
         self._snapshot = Snapshot(
             revision=revision,
+            projection=projection,
             rollouts=tuple(rollout for rollout in loaded.values() if rollout is not None),
             skipped=tuple(record.id for record, _ in rows if loaded[record.payload] is None),
         )
@@ -323,7 +336,7 @@ class BankReader:
 
         Raises KeyError, naming it, for a rollout, step or camera that the bank has not; BankCorruptionError.
         """
-        for record, _ in self._catalogue()[1]:
+        for record, _ in self._catalogue()[2]:
             if record.id == rollout_id:
                 break
         else:
@@ -337,22 +350,23 @@ class BankReader:
         except KeyError as error:
             raise KeyError(f"camera {camera!r} is not in rollout {rollout_id!r}") from error
 
-    def _catalogue(self, since: int = -1) -> tuple[int, list[tuple[RolloutRecord, np.ndarray]]]:
-        """Revision and rows in one read transaction; no rows if the revision is still `since`."""
+    def _catalogue(self, since: int = -1) -> tuple[int, str, list[tuple[RolloutRecord, np.ndarray]]]:
+        """Revision, projection and rows in one read transaction; no rows if the revision is still `since`."""
         path = self._directory / CATALOGUE
         if not path.exists():
-            return 0, []
+            return 0, "", []
         with _readable(path), contextlib.closing(_connect(path, read_only=True)) as catalogue:
             catalogue.row_factory = sqlite3.Row
             with _transaction(catalogue, "BEGIN"):
                 if _check_format(catalogue, self._directory):
-                    return 0, []
+                    return 0, "", []
                 if self._projection is not None:
                     _check_projection(catalogue, self._directory, self._projection)
-                revision = int(catalogue.execute("SELECT value FROM meta WHERE name = 'revision'").fetchone()[0])
-                if revision == since:
-                    return revision, []
-                return revision, [_record(row) for row in catalogue.execute("SELECT * FROM rollout ORDER BY serial")]
+                meta = dict(catalogue.execute("SELECT name, value FROM meta"))
+                rows = []
+                if int(meta["revision"]) != since:
+                    rows = [_record(row) for row in catalogue.execute("SELECT * FROM rollout ORDER BY serial")]
+                return int(meta["revision"]), meta["projection"], rows
 
     def _load(self, record: RolloutRecord, embedding: np.ndarray) -> StoredRollout | None:
         try:

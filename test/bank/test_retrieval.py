@@ -1,0 +1,331 @@
+"""Recall, equations (17)(18)(19), against the equations written out in loops."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sample_rollouts import PROJECTION, make_rollout, make_step
+
+from efn_ros.bank import BankProjectionError, BankReader, BankWriter, RecallConfig, Retriever
+from efn_ros.types import Mode, Outcome
+
+TWIN = ("twin-a", "twin-b")  # two rollouts that differ in nothing but their names
+
+
+def instruction(*weights):
+    embedding = np.zeros(8, np.float32)
+    embedding[: len(weights)] = weights
+    return embedding / np.linalg.norm(embedding)
+
+
+def fill(directory, rollouts):
+    with BankWriter(directory, projection=PROJECTION) as writer:
+        for rollout in rollouts:
+            writer.append(rollout)
+    return BankReader(directory, projection=PROJECTION)
+
+
+@pytest.fixture(scope="module")
+def rollouts():
+    made = [
+        make_rollout(
+            f"r{i}", 2 + i % 4, length=8 + 5 * i, outcome=Outcome.SUCCESS if i % 3 else Outcome.FAILURE,
+            instruction_embedding=instruction(1, i / 4),
+        )
+        for i in range(7)
+    ]  # fmt: skip
+    return made + [make_rollout(name, 3, seed=99, length=20) for name in TWIN]
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory, rollouts):
+    return fill(tmp_path_factory.mktemp("bank"), rollouts)
+
+
+def query(seed=0, step=0, **options):
+    made = make_step("query", step, rng=np.random.default_rng([5, seed % 2**64]), **options).policy_step
+    return dataclasses.replace(made, context=dataclasses.replace(made.context, seed=seed))
+
+
+# The reference: one candidate at a time, in double precision, as the paper writes it
+
+
+def cosine(a, b):
+    a, b = np.asarray(a, float).ravel(), np.asarray(b, float).ravel()
+    return a @ b / math.sqrt(a @ a) / math.sqrt(b @ b)
+
+
+def reference(rollouts, step, config):
+    """(score, similarity, rollout_id, step) of every candidate, best first."""
+    allowed = [r for r in rollouts if not config.success_only or r.outcome == Outcome.SUCCESS]
+    likeness = lambda r: round(cosine(r.steps[0].policy_step.instruction_embedding, step.instruction_embedding), 5)  # noqa: E731
+    newest_first = sorted(reversed(allowed), key=lambda r: -likeness(r))[: config.rollouts_n]
+    chosen = [r for r in allowed if r in newest_first]
+    mean_length = sum(r.length for r in chosen) / len(chosen)
+    states = [s.policy_step.proprio for r in chosen for s in r.steps]
+    total = config.visual + config.latent + config.proprio
+    found = []
+    for rollout in chosen:
+        for recorded in rollout.steps:
+            past, kernel = recorded.policy_step, 0.0
+            for p in range(len(step.proprio)):
+                values = [float(state[p]) for state in states]
+                sigma = config.proprio_sigma or (max(values) - min(values)) / 3
+                kernel += (float(past.proprio[p]) - float(step.proprio[p])) ** 2 / (2 * sigma**2) if sigma else 0
+            similarity = (
+                config.visual * (1 + cosine(past.key.dequantise(), step.key.dequantise())) / 2
+                + config.latent * (1 + cosine(past.latent.mean(0), step.latent.mean(0))) / 2
+                + config.proprio * math.exp(-kernel)
+            ) / total
+            prior = math.exp(-config.beta * rollout.length / mean_length)
+            score = config.lambda_ * similarity + (1 - config.lambda_) * prior
+            if similarity >= config.min_similarity:
+                found.append((score, similarity, rollout.episode_id, past.context.step))
+    return sorted(found, key=lambda candidate: -candidate[0])
+
+
+weights = st.floats(0.05, 1)
+configs = st.builds(
+    RecallConfig,
+    rollouts_n=st.integers(1, 10),
+    k=st.integers(1, 40),
+    temperature=st.floats(0.01, 1),
+    lambda_=st.floats(0, 1),
+    beta=st.floats(0, 3),
+    visual=weights,
+    latent=weights,
+    proprio=weights,
+    proprio_sigma=st.none() | st.floats(0.5, 3),
+    success_only=st.booleans(),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(config=configs, seed=st.integers(0, 2**32))
+def test_recall_is_what_the_equations_say(reader, rollouts, config, seed):
+    step = query(seed)
+    recall = Retriever(reader, config).recall(step)
+    expected = reference(rollouts, step, config)
+    assert recall.candidates == len(expected)
+    assert len(recall.steps) == min(config.k, len(expected))
+    by_name = {(rollout_id, index): (score, similarity) for score, similarity, rollout_id, index in expected}
+    weight = [math.exp((score - expected[0][0]) / config.temperature) for score, *_ in expected[: config.k]]
+    for rank, recalled in enumerate(recall.steps):
+        score, similarity = by_name[recalled.rollout_id, recalled.step]
+        assert recalled.score == pytest.approx(expected[rank][0], abs=1e-5) == pytest.approx(score, abs=1e-5)
+        assert recalled.similarity == pytest.approx(similarity, abs=1e-5)
+        assert recalled.probability == pytest.approx(weight[rank] / sum(weight), rel=1e-2, abs=1e-6)
+    assert sum(recalled.probability for recalled in recall.steps) == pytest.approx(1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32), floor=st.floats(0, 0.9))
+def test_confidence_is_the_expected_similarity_above_the_floor_times_the_share_of_successes(reader, seed, floor):
+    recall = Retriever(reader, RecallConfig(k=5, confidence_floor=floor)).recall(query(seed))
+    above = sum(s.probability * max(0, (s.similarity - floor) / (1 - floor)) for s in recall.steps)
+    successes = sum(s.outcome == Outcome.SUCCESS for s in recall.steps) / 5
+    assert recall.confidence == pytest.approx(above * successes, abs=1e-6) and 0 <= recall.confidence <= 1
+
+
+# What is recalled
+
+
+def test_a_remembered_step_recalls_itself_first(reader, rollouts):
+    for index, recorded in enumerate(rollouts[4].steps):
+        recall = Retriever(reader, RecallConfig(lambda_=1, argmax=True)).recall(recorded.policy_step)
+        first = recall.steps[recall.drawn]
+        assert (first.rollout_id, first.step) == ("r4", index)
+        assert first.similarity == pytest.approx(1, abs=1e-4)
+        np.testing.assert_array_equal(recall.sketch.q, recorded.policy_step.sketch.q)
+
+
+def test_what_came_after_is_recalled_too_and_the_last_step_is_its_own_successor(reader, rollouts):
+    steps = rollouts[3].steps
+    for index, recorded in enumerate(steps):
+        recall = Retriever(reader, RecallConfig(lambda_=1, argmax=True)).recall(recorded.policy_step)
+        after = steps[min(index + 1, len(steps) - 1)].policy_step
+        np.testing.assert_array_equal(recall.successor.q, after.sketch.q)
+        np.testing.assert_array_equal(recall.successor.scale, after.sketch.scale)
+        np.testing.assert_array_equal(recall.steps[0].proprio_next, after.proprio)
+
+
+def test_an_experience_carries_what_was_remembered(reader, rollouts):
+    rollout, recorded = rollouts[3], rollouts[3].steps[1]
+    recall = Retriever(reader, RecallConfig(lambda_=1)).recall(recorded.policy_step)
+    first = recall.steps[0]
+    assert (first.instruction, first.outcome, first.rollout_length) == (
+        rollout.instruction, rollout.outcome, rollout.length
+    )  # fmt: skip
+    np.testing.assert_array_equal(first.executed, recorded.correction.corrected)
+    np.testing.assert_array_equal(first.base, recorded.policy_step.base)
+    np.testing.assert_array_equal(first.latent, recorded.policy_step.latent)
+    np.testing.assert_array_equal(first.proprio, recorded.policy_step.proprio)
+    assert recall.revision == 9 and recall.reason == ""
+
+
+def test_only_rollouts_with_the_likest_instructions_are_candidates(reader, rollouts):
+    step = query(instruction_embedding=instruction(1, 6 / 4))
+    recall = Retriever(reader, RecallConfig(rollouts_n=2, k=100)).recall(step)
+    assert {recalled.rollout_id for recalled in recall.steps} == {"r5", "r6"}
+
+
+def test_of_equally_like_rollouts_the_newest_are_candidates(tmp_path):
+    reader = fill(tmp_path, [make_rollout(f"e{i}") for i in range(5)])
+    recall = Retriever(reader, RecallConfig(rollouts_n=2, k=100)).recall(query())
+    assert {recalled.rollout_id for recalled in recall.steps} == {"e3", "e4"}
+
+
+def test_equal_candidates_rank_in_the_order_they_were_stored(reader, rollouts):
+    step = rollouts[-1].steps[1].policy_step
+    for k in (1, 2, 30):
+        recall = Retriever(reader, RecallConfig(k=k)).recall(step)
+        assert [recalled.rollout_id for recalled in recall.steps[:2]] == list(TWIN[:k])
+
+
+def test_shorter_rollouts_win_between_like_steps(tmp_path):
+    reader = fill(tmp_path, [make_rollout(name, seed=4, length=n) for name, n in (("long", 90), ("short", 30))])
+    recall = Retriever(reader, RecallConfig(k=2)).recall(make_rollout("x", seed=4).steps[0].policy_step)
+    assert [recalled.rollout_id for recalled in recall.steps] == ["short", "long"]
+
+
+def test_blank_steps_are_not_recalled_but_follow(tmp_path):
+    rollout = make_rollout(decisions=3)
+    first, second, third = rollout.steps
+    still = dataclasses.replace(second.policy_step, proprio=third.policy_step.proprio)
+    second = dataclasses.replace(
+        second, policy_step=still, correction=dataclasses.replace(second.correction, mode=Mode.HOLD)
+    )
+    reader = fill(tmp_path, [dataclasses.replace(rollout, steps=(first, second, third))])
+    recall = Retriever(reader, RecallConfig(lambda_=1, argmax=True)).recall(first.policy_step)
+    assert sorted(recalled.step for recalled in recall.steps) == [0, 2]
+    np.testing.assert_array_equal(recall.successor.q, second.policy_step.sketch.q)
+
+
+def test_a_missing_cue_leaves_its_weight_to_the_others(tmp_path):
+    reader = fill(tmp_path, [make_rollout(latent=(0, 0), proprio=0)])
+    step = make_rollout(latent=(0, 0), proprio=0).steps[1].policy_step
+    recall = Retriever(reader, RecallConfig(lambda_=1)).recall(step)
+    assert recall.steps[0].step == 1 and recall.steps[0].similarity == pytest.approx(1, abs=1e-4)
+
+
+# The draw
+
+
+def test_draws_have_the_frequencies_of_the_softmax(reader):
+    retriever, count = Retriever(reader, RecallConfig(k=4, temperature=0.1)), 3000
+    step = query()
+    retriever.begin("query", step.instruction_embedding)
+    drawn = np.zeros(4)
+    for seed in range(count):
+        recall = retriever.recall(dataclasses.replace(step, context=dataclasses.replace(step.context, seed=seed)))
+        drawn[recall.drawn] += 1
+    probability = np.array([recalled.probability for recalled in recall.steps])
+    assert (probability > 0.01).all()
+    np.testing.assert_array_less(
+        np.abs(drawn / count - probability), 4 * np.sqrt(probability * (1 - probability) / count)
+    )
+
+
+def test_the_same_seed_and_step_draw_the_same_whatever_came_before(reader):
+    config = RecallConfig(temperature=1.0)
+    queries = [query(seed, step) for seed in (0, 1, 2**64 - 1, -1) for step in range(5)]
+    forward = Retriever(reader, config)
+    drawn = [forward.recall(step).drawn for step in queries]
+    backward = Retriever(reader, config)
+    assert [backward.recall(step).drawn for step in reversed(queries)] == drawn[::-1]
+    assert len(set(drawn)) > 3
+
+
+def test_argmax_takes_the_best_for_certain(reader):
+    for seed in range(20):
+        recall = Retriever(reader, RecallConfig(temperature=10, argmax=True)).recall(query(seed))
+        assert recall.drawn == 0
+        assert [recalled.probability for recalled in recall.steps] == [1] + [0] * 15
+
+
+# Nothing to recall
+
+
+def test_an_empty_bank_recalls_nothing_and_says_so(tmp_path):
+    recall = Retriever(BankReader(tmp_path)).recall(query())
+    assert (recall.steps, recall.drawn, recall.sketch, recall.confidence) == ((), -1, None, 0)
+    assert recall.reason == "the bank is empty"
+
+
+def test_nothing_similar_enough_is_recalled_as_nothing(reader):
+    recall = Retriever(reader, RecallConfig(min_similarity=0.999)).recall(query())
+    assert recall.steps == () and recall.drawn == -1 and recall.candidates > 0
+    assert "nothing is similar enough" in recall.reason and "0.999" in recall.reason
+
+
+def test_what_is_too_unlike_is_left_out_of_the_k(reader, rollouts):
+    step = rollouts[2].steps[0].policy_step
+    recall = Retriever(reader, RecallConfig(k=100, min_similarity=0.6)).recall(step)
+    expected = reference(rollouts, step, RecallConfig(min_similarity=0.6))
+    assert {(s.rollout_id, s.step) for s in recall.steps} == {candidate[2:] for candidate in expected}
+    assert len(recall.steps) < recall.candidates
+
+
+def test_a_bank_of_failures_holds_nothing_for_who_wants_successes(tmp_path):
+    reader = fill(tmp_path, [make_rollout(outcome=Outcome.FAILURE)])
+    assert Retriever(reader, RecallConfig(success_only=True)).recall(query()).reason == "the bank holds no success"
+    assert Retriever(reader).recall(query()).confidence == 0
+
+
+# Episodes
+
+
+def test_an_episode_sees_the_bank_as_it_was_at_its_beginning(tmp_path):
+    with BankWriter(tmp_path, projection=PROJECTION) as writer:
+        writer.append(make_rollout("a"))
+        retriever = Retriever(BankReader(tmp_path))
+        first = query()
+        assert retriever.recall(first).candidates == 3
+        writer.append(make_rollout("b"))
+        retriever.begin("query", first.instruction_embedding)
+        assert (retriever.recall(first).candidates, retriever.recall(first).revision) == (3, 1)
+        later = dataclasses.replace(first, context=dataclasses.replace(first.context, episode_id="another"))
+        assert (retriever.recall(later).candidates, retriever.recall(later).revision) == (6, 2)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(latent=(4, 9)), r"latent of the query has shape \(4, 9\); the bank holds \(4, 10\)"),
+        (dict(proprio=3), r"proprio of the query has shape \(3,\)"),
+        (dict(instruction_embedding=np.ones(5, np.float32)), r"instruction embedding has shape \(5,\)"),
+    ],
+)
+def test_a_query_of_other_sizes_is_refused_by_name(reader, options, message):
+    with pytest.raises(ValueError, match=message):
+        Retriever(reader).recall(query(**options))
+
+
+def test_a_query_of_another_projection_is_refused_by_name(reader):
+    with pytest.raises(BankProjectionError, match=f"projection another, the bank with {PROJECTION.identity}"):
+        Retriever(reader).recall(dataclasses.replace(query(), projection="another"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(k=0), dict(rollouts_n=0), dict(temperature=0), dict(temperature=math.nan), dict(lambda_=1.1),
+        dict(beta=-1), dict(visual=-1), dict(proprio_sigma=0.0), dict(min_similarity=2), dict(confidence_floor=1),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_setting_out_of_range_is_refused_by_name(options):
+    (name,) = options
+    with pytest.raises(ValueError, match=f"^{name} is "):
+        RecallConfig(**options)
+
+
+def test_some_cue_must_have_weight():
+    with pytest.raises(ValueError, match="at least one cue"):
+        RecallConfig(visual=0, latent=0, proprio=0)

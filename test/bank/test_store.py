@@ -1,0 +1,360 @@
+"""The bank on disk: what goes in comes out, and what must not go in is refused by name."""
+
+import dataclasses
+import errno
+import os
+import sqlite3
+
+import numpy as np
+import pytest
+from sample_rollouts import PROJECTION, make_rollout
+
+from efn_ros.bank import (
+    BankCorruptionError,
+    BankFormatError,
+    BankLockedError,
+    BankProjectionError,
+    BankReader,
+    BankWriteError,
+    BankWriter,
+    Projection,
+)
+from efn_ros.bank.store import CATALOGUE, PAYLOADS, SCHEMA
+from efn_ros.types import Mode, Outcome
+
+
+@pytest.fixture
+def writer(tmp_path):
+    with BankWriter(tmp_path, projection=PROJECTION) as writer:
+        yield writer
+
+
+@pytest.fixture
+def reader(tmp_path):
+    return BankReader(tmp_path, projection=PROJECTION)
+
+
+def payload_of(directory, rollout_id):
+    records = {record.id: record for record in BankReader(directory).rollouts()}
+    return directory / PAYLOADS / records[rollout_id].payload
+
+
+def edited(rollout, row, part, **changes):
+    """The rollout with fields of one part of one step replaced."""
+    steps = list(rollout.steps)
+    changed = dataclasses.replace(getattr(steps[row], part), **changes)
+    steps[row] = dataclasses.replace(steps[row], **{part: changed})
+    return dataclasses.replace(rollout, steps=tuple(steps))
+
+
+# What goes in comes out
+
+
+def test_every_array_comes_back_bit_for_bit(writer, reader):
+    rollout = make_rollout(decisions=4)
+    writer.append(rollout)
+    (stored,) = reader.snapshot().rollouts
+    arrays = stored.arrays
+    for row, step in enumerate(rollout.steps):
+        policy_step, correction = step.policy_step, step.correction
+        for kept, given in (
+            (arrays.key.q[row], policy_step.key.q),
+            (arrays.key.scale[row], policy_step.key.scale),
+            (arrays.base[row], policy_step.base),
+            (arrays.executed[row], correction.corrected),
+            (arrays.residual[row], correction.residual),
+            (arrays.latent[row], policy_step.latent),
+            (arrays.proprio[row], policy_step.proprio),
+            (stored.sketch(row).q, policy_step.sketch.q),
+            (stored.sketch(row).scale, policy_step.sketch.scale),
+        ):
+            assert kept.dtype == given.dtype and kept.shape == given.shape
+            np.testing.assert_array_equal(kept, given)
+        assert arrays.steps[row] == row and arrays.stamps_ns[row] == step.observation.context.stamp_ns
+        assert arrays.modes[row] == correction.mode and arrays.confidence[row] == correction.confidence
+    np.testing.assert_array_equal(stored.instruction_embedding, rollout.steps[0].policy_step.instruction_embedding)
+
+
+def test_the_catalogue_tells_what_an_episode_was(writer, reader):
+    seed = 2**64 - 1
+    writer.append(dataclasses.replace(make_rollout(decisions=3, outcome=Outcome.FAILURE), seed=seed))
+    (record,) = reader.rollouts()
+    assert (record.id, record.robot, record.task, record.instruction) == ("e0", "arm", "reach", "reach the goal")
+    assert (record.seed, record.outcome, record.length, record.decisions) == (seed, Outcome.FAILURE, 12, 3)
+    assert (record.start_ns, record.policy, record.revision, record.recallable) == (1_000, "policy-1", 1, 3)
+    assert record.payload_size == payload_of(reader._directory, "e0").stat().st_size
+
+
+def test_an_image_comes_back_as_jpeg_keeps_it_with_its_colours_in_order(writer, reader):
+    rollout = make_rollout(decisions=2, image=16)
+    red = np.zeros((16, 16, 3), np.uint8)
+    red[..., 0] = 200
+    writer.append(edited(rollout, 1, "observation", images={"left": red, "right": red}))
+    image = reader.image("e0", 1, "left")
+    assert image.dtype == np.uint8 and image.shape == (16, 16, 3)
+    np.testing.assert_allclose(image.astype(int), red, atol=6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"), [(("e9", 0, "left"), "e9"), (("e0", 9, "left"), "step 9"), (("e0", 0, "up"), "'up'")]
+)
+def test_an_image_that_is_not_there_is_named(writer, reader, arguments, named):
+    writer.append(make_rollout())
+    with pytest.raises(KeyError, match=named):
+        reader.image(*arguments)
+
+
+def test_rollouts_without_images_or_latent_tokens_are_kept_too(writer, reader):
+    writer.append(make_rollout(cameras=(), latent=(0, 0)))
+    assert reader.snapshot().rollouts[0].arrays.latent.shape == (3, 0, 0)
+
+
+def test_any_text_can_name_an_episode(writer, reader):
+    for name in ("../../etc/x", "überall\n", "a" * 500):
+        writer.append(make_rollout(name, seed=1))
+    assert [stored.record.id for stored in reader.snapshot().rollouts] == ["../../etc/x", "überall\n", "a" * 500]
+
+
+def test_a_blank_step_is_kept_and_marked(writer, reader):
+    rollout = make_rollout(decisions=3)
+    rollout = edited(rollout, 1, "correction", mode=Mode.HOLD)
+    rollout = edited(rollout, 1, "policy_step", proprio=rollout.steps[2].policy_step.proprio)
+    writer.append(rollout)
+    (stored,) = reader.snapshot().rollouts
+    assert stored.arrays.recallable.tolist() == [True, False, True]
+    assert (stored.record.decisions, stored.record.recallable) == (3, 2)
+
+
+# Revisions and snapshots
+
+
+def test_the_revision_grows_with_every_append_and_outlives_the_writer(tmp_path):
+    with BankWriter(tmp_path, projection=PROJECTION) as writer:
+        assert (writer.revision, writer.rollouts, writer.steps) == (0, 0, 0)
+        assert [writer.append(make_rollout(name)) for name in "ab"] == [1, 2]
+    with BankWriter(tmp_path, projection=PROJECTION) as writer:
+        assert writer.append(make_rollout("c")) == 3
+        assert (writer.revision, writer.rollouts, writer.steps) == (3, 3, 9)
+
+
+def test_a_reader_opens_before_there_is_a_bank_and_sees_it_come(tmp_path):
+    reader = BankReader(tmp_path / "later", projection=PROJECTION)
+    assert reader.snapshot().rollouts == () and reader.snapshot().revision == 0 and reader.rollouts() == []
+    assert not (tmp_path / "later").exists()
+    with BankWriter(tmp_path / "later", projection=PROJECTION) as writer:
+        assert reader.snapshot().revision == 0
+        writer.append(make_rollout())
+        assert reader.snapshot().revision == 1
+
+
+def test_a_snapshot_stays_as_it_is_while_the_bank_grows(writer, reader):
+    writer.append(make_rollout("a"))
+    before = reader.snapshot()
+    writer.append(make_rollout("b"))
+    after = reader.snapshot()
+    assert [len(before.rollouts), before.revision] == [1, 1]
+    assert [len(after.rollouts), after.revision] == [2, 2]
+    assert after.projection == PROJECTION.identity
+
+
+def test_a_payload_is_read_once(writer, reader, tmp_path):
+    writer.append(make_rollout("a"))
+    first = reader.snapshot()
+    assert reader.snapshot() is first
+    payload_of(tmp_path, "a").rename(tmp_path / "elsewhere")
+    writer.append(make_rollout("b"))
+    assert reader.snapshot().rollouts[0] is first.rollouts[0]
+
+
+# What is refused
+
+
+BAD = {
+    "steps is ()": lambda r: dataclasses.replace(r, steps=()),
+    "length is 0": lambda r: dataclasses.replace(r, length=0),
+    "instruction is ' '": lambda r: dataclasses.replace(r, instruction=" "),
+    "episode_id of the rollout is ''": lambda r: dataclasses.replace(r, episode_id=""),
+    "steps[0].observation.context.episode_id is 'e0'": lambda r: dataclasses.replace(r, episode_id="other"),
+    "steps[1].context.step is 0": lambda r: dataclasses.replace(r, steps=r.steps[:1] * 2),
+    "steps[1].correction.corrected[2, 1] is nan": lambda r: edited(
+        r, 1, "correction", corrected=_with(r.steps[1].correction.corrected, (2, 1), np.nan)
+    ),
+    "steps[2].proprio[3] is inf": lambda r: edited(
+        r, 2, "policy_step", proprio=_with(r.steps[2].policy_step.proprio, 3, np.inf)
+    ),
+    "steps[0].correction.confidence is nan": lambda r: edited(r, 0, "correction", confidence=np.nan),
+    "the shape of steps[1].latent is (2, 10)": lambda r: edited(r, 1, "policy_step", latent=np.zeros((2, 10))),
+    "the shape of steps[1].base is (4,)": lambda r: edited(r, 1, "policy_step", base=np.zeros(4)),
+    "steps[1].observation.images is ['left']": lambda r: edited(
+        r, 1, "observation", images={"left": np.zeros((8, 8, 3), np.uint8)}
+    ),
+    "steps[0].observation.images['left'] is float64 (8, 8, 3)": lambda r: edited(
+        r, 0, "observation", images={"left": np.zeros((8, 8, 3)), "right": np.zeros((8, 8, 3), np.uint8)}
+    ),
+    "steps[2].policy is 'policy-2'": lambda r: edited(r, 2, "policy_step", policy="policy-2"),
+    "steps[2].projection is 'another'": lambda r: edited(r, 2, "policy_step", projection="another"),
+}
+
+
+def _with(array, index, value):
+    array = array.copy()
+    array[index] = value
+    return array
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_input_is_refused_with_field_and_value_and_leaves_no_trace(writer, tmp_path, message):
+    with pytest.raises(ValueError) as refused:
+        writer.append(BAD[message](make_rollout()))
+    assert message in str(refused.value)
+    assert writer.revision == 0 and not list((tmp_path / PAYLOADS).iterdir())
+    assert writer.append(make_rollout()) == 1
+
+
+def test_a_second_rollout_of_the_same_name_is_refused(writer):
+    writer.append(make_rollout())
+    with pytest.raises(ValueError, match="'e0': episode_id is in the bank already"):
+        writer.append(make_rollout(seed=5))
+
+
+def test_all_rollouts_of_a_bank_have_the_same_sizes(writer):
+    writer.append(make_rollout("a"))
+    with pytest.raises(ValueError, match=r"the shape of steps\[0\].proprio is \(5,\); the bank holds \(4,\)"):
+        writer.append(make_rollout("b", proprio=5))
+
+
+def test_keys_of_another_width_than_the_projection_gives_are_refused(writer):
+    with pytest.raises(ValueError, match="gives rows of 16"):
+        writer.append(make_rollout(projection=Projection(24, 8)))
+
+
+def test_a_closed_writer_says_so(tmp_path):
+    writer = BankWriter(tmp_path, projection=PROJECTION)
+    writer.close()
+    writer.close()
+    with pytest.raises(ValueError, match="is closed"):
+        writer.append(make_rollout())
+
+
+def test_a_second_writer_is_refused_and_told_who_has_the_bank(writer, tmp_path):
+    with pytest.raises(BankLockedError, match=f"process {os.getpid()}"):
+        BankWriter(tmp_path, projection=PROJECTION)
+    writer.close()
+    BankWriter(tmp_path, projection=PROJECTION).close()
+
+
+def test_a_bank_of_another_projection_is_refused_by_name(writer, tmp_path):
+    writer.close()
+    other = Projection(24, 16, seed=4)
+    for opening in (BankWriter, BankReader):
+        with pytest.raises(BankProjectionError, match=f"{PROJECTION.identity}, not {other.identity}"):
+            opening(tmp_path, projection=other)
+    BankWriter(tmp_path, projection=PROJECTION).close()
+
+
+def test_a_bank_of_a_newer_format_is_refused(writer, tmp_path):
+    writer.close()
+    with sqlite3.connect(tmp_path / CATALOGUE) as catalogue:
+        catalogue.execute("PRAGMA user_version = 99")
+    for opening in (BankWriter, BankReader):
+        with pytest.raises(BankFormatError, match="format 99, this efn_ros knows"):
+            opening(tmp_path, projection=PROJECTION)
+
+
+def test_another_programs_database_is_refused_and_left_alone(tmp_path):
+    with sqlite3.connect(tmp_path / CATALOGUE) as catalogue:
+        catalogue.execute("CREATE TABLE birds (name TEXT)")
+    content = (tmp_path / CATALOGUE).read_bytes()
+    for opening in (BankWriter, BankReader):
+        with pytest.raises(BankFormatError, match="another program"):
+            opening(tmp_path, projection=PROJECTION)
+    assert (tmp_path / CATALOGUE).read_bytes() == content
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path):
+    (tmp_path / CATALOGUE).write_bytes(b"not a database at all" * 100)
+    for opening in (BankWriter, BankReader):
+        with pytest.raises(BankFormatError, match="cannot be read as a catalogue"):
+            opening(tmp_path, projection=PROJECTION)
+
+
+def test_a_catalogue_whose_making_was_interrupted_is_an_empty_bank(tmp_path):
+    with sqlite3.connect(tmp_path / CATALOGUE) as catalogue:
+        catalogue.execute("PRAGMA journal_mode = WAL")
+    assert BankReader(tmp_path, projection=PROJECTION).snapshot().revision == 0
+    with BankWriter(tmp_path, projection=PROJECTION) as writer:
+        assert writer.append(make_rollout()) == 1
+
+
+def test_the_catalogue_is_as_durable_as_sqlite_makes_it(writer):
+    pragma = lambda name: writer._catalogue.execute(f"PRAGMA {name}").fetchone()[0]  # noqa: E731
+    assert (pragma("journal_mode"), pragma("synchronous"), pragma("foreign_keys")) == ("wal", 2, 1)
+    assert "CONFLICT" not in SCHEMA
+
+
+# Corruption
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "missing", "longer"])
+def test_a_damaged_payload_is_named_with_its_rollout(writer, tmp_path, damage):
+    writer.append(make_rollout("good"))
+    writer.append(make_rollout("bad"))
+    path = payload_of(tmp_path, "bad")
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2] ^= 1
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes({"flipped": content, "truncated": content[:-1], "longer": content + b"x"}[damage])
+    for read in (lambda r: r.snapshot(), lambda r: r.image("bad", 0, "left")):
+        with pytest.raises(BankCorruptionError) as refused:
+            read(BankReader(tmp_path))
+        assert str(path) in str(refused.value) and "'bad'" in str(refused.value)
+    tolerant = BankReader(tmp_path, skip_corrupt=True).snapshot()
+    assert [stored.record.id for stored in tolerant.rollouts] == ["good"] and tolerant.skipped == ("bad",)
+
+
+def test_a_sketch_that_vanishes_after_the_snapshot_is_named(writer, reader, tmp_path):
+    writer.append(make_rollout())
+    (stored,) = reader.snapshot().rollouts
+    payload_of(tmp_path, "e0").unlink()
+    with pytest.raises(BankCorruptionError, match="'e0'.*sketch 1"):
+        stored.sketch(1)
+
+
+# A disk that refuses
+
+
+@pytest.mark.parametrize(
+    ("function", "call"), [("write", 1), ("fsync", 1), ("fsync", 2), ("rename", 1), ("open", 1)], ids=str
+)
+def test_a_full_disk_loses_one_append_and_nothing_else(writer, reader, tmp_path, monkeypatch, function, call):
+    writer.append(make_rollout("before"))
+    real, calls = getattr(os, function), []
+
+    def refuse(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == call:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, function, refuse)
+        with pytest.raises(BankWriteError, match="'e0' is not stored.*No space left.*append it again"):
+            writer.append(make_rollout())
+    assert len(list((tmp_path / PAYLOADS).iterdir())) == 1
+    assert [stored.record.id for stored in reader.snapshot().rollouts] == ["before"]
+    assert writer.append(make_rollout()) == 2
+    assert len(reader.snapshot().rollouts) == 2
+
+
+def test_a_full_catalogue_loses_one_append_and_nothing_else(writer, reader, tmp_path):
+    pages = writer._catalogue.execute("PRAGMA page_count").fetchone()[0]
+    writer._catalogue.execute(f"PRAGMA max_page_count = {pages}")
+    rollout = dataclasses.replace(make_rollout(), instruction="reach " * 10_000)
+    with pytest.raises(BankWriteError, match="full"):
+        writer.append(rollout)
+    assert writer.revision == 0 and reader.snapshot().rollouts == ()
+    writer._catalogue.execute("PRAGMA max_page_count = 100000")
+    assert writer.append(rollout) == 1
+    assert len(reader.snapshot().rollouts) == 1
