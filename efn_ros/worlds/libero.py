@@ -26,6 +26,7 @@ import yaml
 from efn_ros.worlds.deployment import Deployment
 from efn_ros.worlds.world import WorldSpec
 
+SUITES = ("libero_goal", "libero_spatial")
 HORIZON = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520}  # control steps
 RATE_HZ = 20.0
 SETTLING_STEPS = 10  # the initial states let objects fall a little
@@ -53,7 +54,7 @@ class LiberoWorld:
         *,
         deployment: Deployment | None = None,
         image_size: int = 96,
-        suites: Sequence[str] = ("libero_goal", "libero_spatial"),
+        suites: Sequence[str] = SUITES,
         assets: str | os.PathLike | None = None,
     ) -> None:
         """assets: directory with bddl_files, init_files and assets; else EFN_LIBERO_DIR, else EFN_TEST_DATA/libero.
@@ -64,11 +65,7 @@ class LiberoWorld:
         self._image_size = image_size
         self._files = find_files(assets, suites)
         self._task: str | None = None
-        tasks = {
-            f"{suite}/{file.stem}": read_instruction(file)
-            for suite in suites
-            for file in sorted((self._files / "bddl_files" / suite).glob("*.bddl"))
-        }
+        tasks = self.tasks(suites, self._files)
         self.spec = WorldSpec(
             name="libero",
             tasks=tasks,
@@ -79,6 +76,13 @@ class LiberoWorld:
             horizon={task: HORIZON[task.split("/")[0]] for task in tasks},
             rate_hz=RATE_HZ,
         )
+
+    @staticmethod
+    def tasks(suites: Sequence[str] = SUITES, assets: str | os.PathLike | None = None) -> dict[str, str]:
+        """Task name to instruction, read without the simulator. Raises as the constructor does."""
+        files = find_files(assets, suites) / "bddl_files"
+        paths = [path for suite in suites for path in sorted((files / suite).glob("*.bddl"))]
+        return {f"{path.parent.name}/{path.stem}": read_instruction(path) for path in paths}
 
     def reset(self, task: str, seed: int) -> None:
         if task not in self.spec.tasks:

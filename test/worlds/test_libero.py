@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from efn_ros.worlds.deployment import KINDS, Deployment
-from efn_ros.worlds.libero import IDLE, LiberoWorld, find_files, read_initial_states, read_instruction
+from efn_ros.worlds.libero import IDLE, SUITES, LiberoWorld, find_files, read_initial_states, read_instruction
 
-SUITES = ("libero_goal", "libero_spatial")
 DRAWER = "libero_goal/open_the_middle_drawer_of_the_cabinet"
 BOWL = "libero_goal/put_the_bowl_on_the_plate"
 STOVE = "libero_goal/turn_on_the_stove"
@@ -55,6 +54,7 @@ def differs(left: np.ndarray, right: np.ndarray) -> float:
 
 @pytest.mark.simulator
 def test_every_task_is_listed_with_its_instruction(files, world):
+    assert world.spec.tasks == LiberoWorld.tasks()
     for suite, horizon in zip(SUITES, (300, 220), strict=True):
         tasks = [task for task in world.spec.tasks if task.startswith(suite + "/")]
         assert len(tasks) == 10
@@ -65,7 +65,7 @@ def test_every_task_is_listed_with_its_instruction(files, world):
 
 
 @pytest.mark.simulator
-@pytest.mark.parametrize("task", [DRAWER, NEXT_TO_PLATE])
+@pytest.mark.parametrize("task", [NEXT_TO_PLATE, DRAWER])
 def test_a_seed_is_a_scene_whatever_came_before(world, task):
     first = start(world, task, 1)
     images, proprio = world.observe()
@@ -113,6 +113,16 @@ def test_success_when_the_drawer_is_open(world):
 
 
 @pytest.mark.simulator
+def test_success_when_the_stove_is_on_and_no_glow_in_the_next_episode(world):
+    first = start(world, STOVE)
+    assert not world.step(IDLE)
+    world._env.sim.data.set_joint_qpos(world._env.fixtures_dict["flat_stove_1"].joints[0], 1.0)
+    assert world.step(IDLE)
+    assert differs(world.observe()[0]["agentview"], first["agentview"]) > 0.05
+    assert_same(start(world, STOVE), first)
+
+
+@pytest.mark.simulator
 def test_success_when_the_bowl_is_on_the_plate(world):
     world.reset(BOWL, 0)
     assert not world.step(IDLE)
@@ -124,56 +134,63 @@ def test_success_when_the_bowl_is_on_the_plate(world):
     assert any(world.step(IDLE) for _ in range(20))
 
 
-@pytest.mark.simulator
-def test_success_when_the_stove_is_on_and_no_glow_in_the_next_episode(world):
-    first = start(world, STOVE)
-    assert not world.step(IDLE)
-    world._env.sim.data.set_joint_qpos(world._env.fixtures_dict["flat_stove_1"].joints[0], 1.0)
-    assert world.step(IDLE)
-    assert differs(world.observe()[0]["agentview"], first["agentview"]) > 0.05
-    assert_same(start(world, STOVE), first)
+FORWARD = np.array([0.4, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
+WAY = [IDLE, IDLE, *[FORWARD] * 6]
+
+
+@pytest.fixture(scope="module")
+def nominal(world):
+    """First images, start of the hand, its way and last images as trained."""
+    first, origin = start(world, BOWL), world._state["robot0_eef_pos"].copy()
+    run = first, origin, roll(world, WAY), world.observe()[0]
+    world.close()  # one built world at a time
+    return run
+
+
+@pytest.fixture
+def deployed(nominal):
+    """Builds worlds in a deployment, each of them closed before the next."""
+    worlds = []
+
+    def build(deployment: Deployment) -> LiberoWorld:
+        for world in worlds:
+            world.close()
+        worlds.append(LiberoWorld(image_size=64, deployment=deployment))
+        return worlds[-1]
+
+    yield build
+    for world in worlds:
+        world.close()
 
 
 @pytest.mark.simulator
-def test_strength_zero_is_nominal_bit_for_bit(world):
-    push = [np.array([0.3, -0.2, 0.1, 0.0, 0.1, 0.0, -1.0])] * 5
-    nominal = start(world, BOWL), roll(world, push), world.observe()[0]
-    world.close()
-    nothing = LiberoWorld(image_size=64, deployment=Deployment.draw(3, dict.fromkeys(KINDS, 0.0)))
-    shifted = start(nothing, BOWL), roll(nothing, push), nothing.observe()[0]
-    nothing.close()
-    assert_same(nominal[0], shifted[0])
-    np.testing.assert_array_equal(nominal[1], shifted[1])
-    assert_same(nominal[2], shifted[2])
+def test_strength_zero_is_nominal_bit_for_bit(nominal, deployed):
+    nothing = deployed(Deployment.draw(3, dict.fromkeys(KINDS, 0.0)))
+    first, _, way, last = nominal
+    assert_same(start(nothing, BOWL), first)
+    np.testing.assert_array_equal(roll(nothing, WAY), way)
+    assert_same(nothing.observe()[0], last)
 
 
 @pytest.mark.simulator
-def test_a_deployment_shifts_the_hand_the_camera_and_the_light(world):
-    forward = np.array([0.4, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
-    nominal = start(world, BOWL)
-    origin = world._state["robot0_eef_pos"].copy()
-    way = roll(world, [IDLE, IDLE, *[forward] * 6]) - origin
-    world.close()
-
-    turned = LiberoWorld(
-        image_size=64, deployment=Deployment(yaw_rad=np.pi / 2, latency_steps=2, zoom=1.1, camera_turn_rad=(0.1, 0))
-    )
+def test_a_deployment_shifts_the_hand_the_camera_and_the_light(nominal, deployed):
+    first, origin, way, _ = nominal
+    shift = Deployment(yaw_rad=np.pi / 2, latency_steps=2, zoom=1.1, camera_turn_rad=(0.1, 0.0))
+    turned = deployed(shift)
     images = start(turned, BOWL)
-    assert differs(images["agentview"], nominal["agentview"]) > 1
-    np.testing.assert_array_equal(images["wrist"], nominal["wrist"])  # it is the arm's, not the room's
-    late = roll(turned, [forward] * 8) - origin
-    turned.close()
+    assert differs(images["agentview"], first["agentview"]) > 1
+    np.testing.assert_array_equal(images["wrist"], first["wrist"])  # it is the arm's, not the room's
+    late = roll(turned, [FORWARD] * 8)
     np.testing.assert_array_equal(late[:2], way[:2])  # nothing of the first command yet
+    late, way = late - origin, way - origin
     assert way[-1, 0] > 0.02 and abs(late[-1, 0]) < 0.3 * way[-1, 0]
     assert late[-1, 1] > 0.7 * way[-1, 0]
 
-    pushed = LiberoWorld(image_size=64, deployment=Deployment(offset=(0.0, 0.0, 0.3), light=0.5))
-    dark = start(pushed, BOWL)
-    lifted = roll(pushed, [IDLE] * 8) - origin
-    pushed.close()
-    assert lifted[-1, 2] > 0.02
-    for name in nominal:
-        assert dark[name].mean() < 0.8 * nominal[name].mean()
+    lifted = deployed(Deployment(offset=(0.0, 0.0, 0.3), light=0.5))
+    dark = start(lifted, BOWL)
+    for name in first:
+        assert dark[name].mean() < 0.8 * first[name].mean()
+    assert (roll(lifted, [IDLE] * 8) - origin)[-1, 2] > 0.02
 
 
 @pytest.mark.simulator
