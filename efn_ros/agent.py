@@ -61,7 +61,7 @@ class Agent:
         if record and self._writer:
             self._recorder.begin(
                 episode_id, robot=self._robot, task=task, instruction=instruction, seed=seed,
-                policy=self._inference.policy.spec.fingerprint, start_ns=time.time_ns(),
+                start_ns=time.time_ns(),
             )
         corrections = []
         while not stepper.done:
@@ -81,3 +81,8 @@ class Agent:
             if rollout:
                 self._writer.append(rollout)
         return EpisodeResult(episode_id, task, seed, stepper.success, stepper.control_step, tuple(corrections))
+
+    def close(self) -> None:
+        """Release the bank."""
+        if self._writer:
+            self._writer.close()

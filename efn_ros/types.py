@@ -75,7 +75,8 @@ class PolicyStep:
     """What the frozen policy made of an observation, in the compact form that travels and is remembered.
 
     base: (H, A) action chunk, equation (2). key: descriptor (d,) of V, (4)(5)(30)(31). sketch: (T, d), every token
-    of V projected. latent: Z, (L, dz), equation (1). instruction_embedding: (E,), unit norm. proprio: (P,).
+    of V projected. latent: Z, (L, dz), equation (1). instruction_embedding: (E,), unit norm. proprio: (P,). policy,
+    projection: fingerprint of the weights and identity of the projection that made it.
     """
 
     context: StepContext
@@ -85,6 +86,8 @@ class PolicyStep:
     latent: np.ndarray
     instruction_embedding: np.ndarray
     proprio: np.ndarray
+    policy: str = ""
+    projection: str = ""
 
 
 @dataclass(frozen=True)

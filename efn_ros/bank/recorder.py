@@ -6,6 +6,7 @@ from collections import deque
 
 from efn_ros.types import Correction, Observation, Outcome, PolicyStep, Rollout, RolloutStep
 
+PARTS = 3  # of a decision: observation, policy step, correction
 EARLY = 48  # items kept for an episode that has not begun yet: its messages may overtake the news of its beginning
 
 
@@ -25,9 +26,7 @@ class RolloutRecorder:
         self._parts: dict[tuple[int, int], dict[type, Observation | PolicyStep | Correction]] = {}
         self.duplicates = self.foreign = self.unrecorded = self.incomplete = 0
 
-    def begin(
-        self, episode_id: str, *, robot: str, task: str, instruction: str, seed: int, start_ns: int, policy: str
-    ) -> None:
+    def begin(self, episode_id: str, *, robot: str, task: str, instruction: str, seed: int, start_ns: int) -> None:
         """Start collecting an episode; what another one has left is dropped."""
         self._reset()
         self._episode = dict(
@@ -37,11 +36,15 @@ class RolloutRecorder:
             instruction=instruction,
             seed=seed,
             start_ns=start_ns,
-            policy=policy,
         )
         early, self._early = self._early, deque(maxlen=EARLY)
         for item in early:
             self.add(item)
+
+    @property
+    def complete(self) -> int:
+        """Decisions of which all parts are there."""
+        return sum(len(parts) == PARTS for parts in self._parts.values())
 
     def add(self, item: Observation | PolicyStep | Correction) -> None:
         """Take one part of one decision; parts of a decision and decisions may come in any order."""
@@ -69,7 +72,7 @@ class RolloutRecorder:
             raise RuntimeError("no episode has begun; call begin before finish")
         steps: dict[int, RolloutStep] = {}
         for (step, _), parts in sorted(self._parts.items(), key=lambda item: item[0]):
-            if len(parts) < 3:
+            if len(parts) < PARTS:
                 self.incomplete += 1
             elif step in steps:
                 self.duplicates += 1
@@ -78,4 +81,5 @@ class RolloutRecorder:
         episode, self._episode, self._parts = self._episode, None, {}
         if not steps:
             return None
-        return Rollout(**episode, outcome=outcome, length=length, steps=tuple(steps.values()))
+        policy = next(iter(steps.values())).policy_step.policy
+        return Rollout(**episode, policy=policy, outcome=outcome, length=length, steps=tuple(steps.values()))

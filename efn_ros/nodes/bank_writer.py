@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
-from efn_ros.bank import BankWriter, Projection, RolloutRecorder
+from efn_ros.assembly import make_writer
+from efn_ros.bank import RolloutRecorder
 from efn_ros.msg import BankChanged, CorrectedAction, EpisodeState, Observation, PolicyStep
 from efn_ros.ros import conversions
 from efn_ros.ros.diagnostics import ERROR, OK
@@ -20,7 +20,6 @@ class BankWriterNode(EfnNode):
     PARAMETERS = (
         Parameter("bank", "bank", "Directory of the experience bank."),
         Parameter("robot", "simulated", "Name of the robot, remembered with every rollout."),
-        Parameter("policy", "", "What is remembered as the policy of a rollout."),
         Parameter("tokens_width", 128, "Width of the policy's visual tokens.", 1, 65536),
         Parameter("descriptor_size", 128, "Width of keys and sketches, equation (30).", 8, 4096),
         Parameter("projection_seed", 0, "Seed of the projection.", 0),
@@ -29,11 +28,7 @@ class BankWriterNode(EfnNode):
     )
 
     def setup(self) -> None:
-        projection = Projection(
-            self.parameter("tokens_width"), self.parameter("descriptor_size"), self.parameter("projection_seed")
-        )
-        directory = Path(self.parameter("bank"))
-        self._writer = BankWriter(directory, projection=projection, image_quality=self.parameter("image_quality"))
+        self._writer = make_writer(self.parameters(), self.parameter("bank"))
         self._recorder = RolloutRecorder()
         self._episode: EpisodeState | None = None
         self._ended_at = 0.0
@@ -66,7 +61,6 @@ class BankWriterNode(EfnNode):
                 task=episode.task,
                 instruction=episode.instruction,
                 seed=episode.seed,
-                policy=self.parameter("policy"),
                 start_ns=conversions.from_time(episode.stamp),
             )
         elif self._episode is not None and self._episode.episode_id == episode.episode_id:

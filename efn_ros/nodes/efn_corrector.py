@@ -6,9 +6,8 @@ import math
 
 from std_srvs.srv import SetBool, Trigger
 
-from efn_ros.efn import Corrector, RecalledAction
+from efn_ros.assembly import make_corrector
 from efn_ros.msg import CorrectedAction, PolicyStep
-from efn_ros.robots import ActionLimits
 from efn_ros.ros import conversions
 from efn_ros.ros.diagnostics import ERROR, OK, WARN
 from efn_ros.ros.node import EfnNode, Parameter, run
@@ -16,8 +15,6 @@ from efn_ros.ros.qos import STEPS
 from efn_ros.srv import RetrieveExperience
 from efn_ros.types import Mode, Recall
 from efn_ros.types import PolicyStep as PolicyStepType
-
-LIMITS = ("low", "high", "velocity", "acceleration", "jerk", "reject", "residual")
 
 
 class EfnCorrector(EfnNode):
@@ -41,11 +38,7 @@ class EfnCorrector(EfnNode):
     )
 
     def setup(self) -> None:
-        self._corrector = Corrector(
-            self._limits(),
-            RecalledAction(self.parameter("gain"), self.parameter("min_confidence")),
-            control_steps=self.parameter("control_steps"),
-        )
+        self._corrector = make_corrector(self.parameters())
         self._enabled = self.parameter("enabled")
         self._pending: tuple[PolicyStepType, int] | None = None  # the step that waits for memory, and when it came
         self._answered = ("", -1, -1)
@@ -59,13 +52,6 @@ class EfnCorrector(EfnNode):
         self.serve(Trigger, "~/stop", self._stop)
         self.serve(Trigger, "~/reset", self._reset)
         self.serve(SetBool, "~/enable", self._enable)
-
-    def _limits(self) -> ActionLimits:
-        """A list of one entry stands for every dimension."""
-        size = max(len(self.parameter(f"limits.{name}")) for name in LIMITS)
-        values = {name: self.parameter(f"limits.{name}") for name in (*LIMITS, "holds_last")}
-        values = {name: value * size if len(value) == 1 else value for name, value in values.items()}
-        return ActionLimits.create(rate_hz=self.parameter("rate_hz"), **values)
 
     def _on_step(self, message: PolicyStep) -> None:
         received_ns = self.now_ns()
@@ -90,6 +76,7 @@ class EfnCorrector(EfnNode):
                 latent_tokens=message.latent_tokens,
                 latent=message.latent,
                 proprio=message.proprio,
+                projection=message.projection,
             )
             self._memory.call_async(request).add_done_callback(lambda future: self._on_answer(key, future))
             if self._memory_lost:  # ask, so that its return is noticed, but do not wait

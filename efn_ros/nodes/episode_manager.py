@@ -32,7 +32,7 @@ class EpisodeManager(EfnNode):
         self._publish()
 
     def _start(self, request, response):
-        response.success, response.message = False, self._why_not()
+        response.success, response.message = False, self._why_not(request)
         if not response.message:
             self._state = EpisodeState(
                 episode_id=uuid.uuid4().hex,
@@ -48,9 +48,11 @@ class EpisodeManager(EfnNode):
         response.episode_id = self._state.episode_id
         return response
 
-    def _why_not(self) -> str:
+    def _why_not(self, request) -> str:
         if not self.active:
             return "episode_manager is not active"
+        if not request.instruction.strip():
+            return "the instruction is empty; say what the robot is to do"
         if self._state.phase == EpisodeState.RUNNING:
             return f"episode {self._state.episode_id} is running; end or abort it first"
         waiting = self._state.phase == EpisodeState.ENDED and self._state.record and not self._state.saved

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
-from efn_ros.bank import BankReader, RecallConfig, Retriever
+from efn_ros.assembly import make_retriever
 from efn_ros.msg import BankChanged
 from efn_ros.ros import conversions
 from efn_ros.ros.node import EfnNode, Parameter, run
@@ -13,47 +12,30 @@ from efn_ros.ros.qos import LATCHED
 from efn_ros.srv import RetrieveExperience
 from efn_ros.types import PolicyStep
 
-RECALL = (
-    Parameter("bank", "bank", "Directory of the experience bank; made by bank_writer."),
-    Parameter("rollouts", 50, "Rollouts kept by the instruction filter, equation (17).", 1, 100000),
-    Parameter("k", 16, "Steps recalled, equation (19).", 1, 1024),
-    Parameter("temperature", 0.02, "Temperature of the draw among them, equation (19).", 0.0),
-    Parameter("argmax", False, "Take the best instead of drawing."),
-    Parameter("similarity_weight", 0.9, "lambda of equation (18): similarity against the efficiency prior.", 0.0, 1.0),
-    Parameter("length_decay", 1.0, "beta of equation (18).", 0.0),
-    Parameter("weight_visual", 0.2, "Weight of S_embed, equation (32), in the fused similarity (38).", 0.0, 1.0),
-    Parameter("weight_latent", 0.4, "Weight of S_act, equation (37).", 0.0, 1.0),
-    Parameter("weight_proprio", 0.4, "Weight of the similarity of proprioception.", 0.0, 1.0),
-)
-
-
-def recall_config(node: EfnNode) -> RecallConfig:
-    return RecallConfig(
-        rollouts=node.parameter("rollouts"),
-        k=node.parameter("k"),
-        temperature=node.parameter("temperature"),
-        argmax=node.parameter("argmax"),
-        similarity_weight=node.parameter("similarity_weight"),
-        length_decay=node.parameter("length_decay"),
-        weight_visual=node.parameter("weight_visual"),
-        weight_latent=node.parameter("weight_latent"),
-        weight_proprio=node.parameter("weight_proprio"),
-    )
-
 
 class ExperienceRetrieval(EfnNode):
     """Service: retrieve. In: bank_changed, upon which new rollouts are read before anybody asks for them."""
 
-    PARAMETERS = RECALL
+    PARAMETERS = (
+        Parameter("bank", "bank", "Directory of the experience bank; made by bank_writer."),
+        Parameter("rollouts", 50, "Rollouts kept by the instruction filter, equation (17).", 1, 100000),
+        Parameter("k", 16, "Steps recalled, equation (19).", 1, 1024),
+        Parameter("temperature", 0.02, "Temperature of the draw among them, equation (19).", 0.0),
+        Parameter("argmax", False, "Take the best instead of drawing."),
+        Parameter("similarity_weight", 0.9, "lambda of equation (18): similarity against the efficiency prior.", 0.0, 1.0),
+        Parameter("length_decay", 1.0, "beta of equation (18).", 0.0),
+        Parameter("weight_visual", 0.2, "Weight of S_embed, equation (32), in the fused similarity (38).", 0.0, 1.0),
+        Parameter("weight_latent", 0.4, "Weight of S_act, equation (37).", 0.0, 1.0),
+        Parameter("weight_proprio", 0.4, "Weight of the similarity of proprioception.", 0.0, 1.0),
+    )
 
     def setup(self) -> None:
-        self._reader = BankReader(Path(self.parameter("bank")))
-        self._retriever = Retriever(self._reader, recall_config(self))
+        self._retriever = make_retriever(self.parameters(), self.parameter("bank"))
         self.listen(BankChanged, "bank_changed", self._on_bank, LATCHED)
         self.serve(RetrieveExperience, "retrieve", self._retrieve)
 
     def _on_bank(self, bank: BankChanged) -> None:
-        self._reader.snapshot()
+        self._retriever.reader.snapshot()
         self.diagnostics.counts["revision"] = bank.revision
 
     def _retrieve(self, request, response):
@@ -66,6 +48,7 @@ class ExperienceRetrieval(EfnNode):
             latent=conversions.from_field(request.latent, request.latent_tokens, -1),
             instruction_embedding=conversions.from_field(request.instruction_embedding),
             proprio=conversions.from_field(request.proprio),
+            projection=request.projection,
         )
         try:
             response = conversions.recall_to_response(self._retriever.recall(query), response)

@@ -6,12 +6,12 @@ import numpy as np
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Header
 
+from efn_ros.assembly import make_simulation
 from efn_ros.msg import CorrectedAction, EpisodeState, WorldState
 from efn_ros.ros import conversions
 from efn_ros.ros.images import from_rgb
 from efn_ros.ros.node import EfnNode, Parameter, run
 from efn_ros.ros.qos import EVENTS, LATCHED, LOSSLESS_SENSOR_DATA, SENSOR_DATA, STEPS
-from efn_ros.worlds import Deployment, make_world
 from efn_ros.worlds.deployment import KINDS
 from efn_ros.worlds.stepper import Stepper
 
@@ -27,6 +27,7 @@ class LiberoBridge(EfnNode):
 
     PARAMETERS = (
         Parameter("world", "metaworld", "Simulator: metaworld or libero."),
+        Parameter("libero_assets", "", "LIBERO's data: bddl_files, init_files, assets; empty: $EFN_LIBERO_DIR."),
         Parameter("pacing", LOCKSTEP, "lockstep or realtime."),
         Parameter("image_size", 96, "Side of the camera images, pixels.", 16, 1024),
         Parameter("execute_steps", 4, "Control steps from one image to the next.", 1, 1000),
@@ -37,9 +38,7 @@ class LiberoBridge(EfnNode):
     )
 
     def setup(self) -> None:
-        strengths = {kind: self.parameter(f"deployment.{kind}") for kind in KINDS}
-        deployment = Deployment.draw(self.parameter("deployment.seed"), strengths)
-        self._world = make_world(self.parameter("world"), deployment=deployment, image_size=self.parameter("image_size"))
+        self._world = make_simulation(self.parameters())
         self._pacing = self.parameter("pacing")
         if self._pacing not in (LOCKSTEP, REALTIME):
             raise ValueError(f"pacing is {self._pacing!r}; it must be {LOCKSTEP!r} or {REALTIME!r}")

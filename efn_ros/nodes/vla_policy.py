@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from efn_ros.bank import Projection
+from efn_ros.assembly import make_inference
 from efn_ros.msg import Observation, PolicyStep
-from efn_ros.policies import load_policy
-from efn_ros.policies.inference import Inference
 from efn_ros.ros import conversions
 from efn_ros.ros.node import EfnNode, Parameter, run
 from efn_ros.ros.qos import STEPS
@@ -15,50 +13,32 @@ from efn_ros.srv import DecodeLatent
 from efn_ros.types import Observation as ObservationType
 from efn_ros.types import StepContext
 
-POLICY = (
-    Parameter("policy", "pocket_vla", "Backbone: pocket_vla, untrained or constant."),
-    Parameter("checkpoint", "", "Directory of its checkpoint; empty: the one in the package."),
-    Parameter("threads", 1, "Threads of inference.", 1, 256),
-    Parameter("cameras", [""], "Cameras of an untrained or constant policy; empty: its default."),
-    Parameter("proprio_size", 4, "Entries of proprioception of an untrained or constant policy.", 1, 256),
-    Parameter("action_size", 4, "Entries of an action of an untrained or constant policy.", 1, 256),
-    Parameter("image_size", 96, "Image side of an untrained or constant policy, pixels.", 16, 2048),
-    Parameter("descriptor_size", 128, "Width of keys and sketches, equation (30).", 8, 4096),
-    Parameter("projection_seed", 0, "Seed of the projection; a bank remembers which it was made with.", 0),
-)
-
-
-def make_policy(node: EfnNode):
-    """The policy that a node's parameters name."""
-    name, settings = node.parameter("policy"), {}
-    if name in ("untrained", "constant"):
-        cameras = [camera for camera in node.parameter("cameras") if camera]
-        size, proprio = node.parameter("action_size"), node.parameter("proprio_size")
-        settings = {"image_size": node.parameter("image_size"), "proprio_size": proprio}
-        settings |= {"cameras": tuple(cameras)} if cameras else {}
-        if name == "constant":
-            settings |= {"action": [0.0] * size}
-        else:
-            settings |= {"action_low": (-1.0,) * size, "action_high": (1.0,) * size}
-            settings |= {"proprio_mean": (0.0,) * proprio, "proprio_std": (1.0,) * proprio}
-    return load_policy(name, checkpoint=node.parameter("checkpoint"), threads=node.parameter("threads"), **settings)
-
 
 class VlaPolicy(EfnNode):
     """In: observation. Out: policy_step. Service: ~/decode, a residual on the latent action tokens of this step."""
 
-    PARAMETERS = POLICY
+    PARAMETERS = (
+        Parameter("policy", "pocket_vla", "Backbone: pocket_vla, untrained or constant."),
+        Parameter("checkpoint", "", "Directory of its checkpoint; empty: the one in the package."),
+        Parameter("threads", 1, "Threads of inference.", 1, 256),
+        Parameter("cameras", ["left", "right"], "Cameras of an untrained or constant policy."),
+        Parameter("horizon", 4, "Chunk length of an untrained or constant policy, control steps.", 1, 1000),
+        Parameter("proprio_size", 4, "Entries of proprioception of an untrained or constant policy.", 1, 256),
+        Parameter("action_size", 4, "Entries of an action of an untrained or constant policy.", 1, 256),
+        Parameter("image_size", 96, "Image side of an untrained or constant policy, pixels.", 16, 2048),
+        Parameter("tokens_width", 128, "Width of the policy's visual tokens.", 1, 65536),
+        Parameter("descriptor_size", 128, "Width of keys and sketches, equation (30).", 8, 4096),
+        Parameter("projection_seed", 0, "Seed of the projection; a bank remembers which it was made with.", 0),
+    )
 
     def setup(self) -> None:
-        policy = make_policy(self)
-        projection = Projection(policy.spec.tokens[1], self.parameter("descriptor_size"), self.parameter("projection_seed"))
-        self._inference = Inference(policy, projection)
+        self._inference = make_inference(self.parameters())
         self._warm_up()
         self._context: StepContext | None = None
         self._out = self.publisher(PolicyStep, "policy_step", STEPS)
         self.listen(Observation, "observation", self._on_observation, STEPS)
         self.serve(DecodeLatent, "~/decode", self._decode)
-        self.get_logger().info(f"policy {policy.spec.fingerprint}, projection {projection.identity}")
+        self.get_logger().info(f"policy {self._inference.policy.spec.fingerprint}")
 
     def _warm_up(self) -> None:
         """One inference before the first command, which else would be late."""

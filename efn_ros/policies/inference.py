@@ -28,6 +28,8 @@ class Inference:
             latent=output.latent,
             instruction_embedding=self.policy.embed_instruction(observation.context.instruction),
             proprio=observation.proprio,
+            policy=self.policy.spec.fingerprint,
+            projection=self.projection.identity,
         )
 
     def _check(self, observation: Observation) -> None:

@@ -119,6 +119,8 @@ def policy_step_to_msg(step: types.PolicyStep, received_ns: int, created_ns: int
         latent=to_field(step.latent),
         instruction_embedding=to_field(step.instruction_embedding),
         proprio=to_field(step.proprio),
+        policy=step.policy,
+        projection=step.projection,
         received=to_time(received_ns),
         created=to_time(created_ns),
     )
@@ -133,6 +135,8 @@ def policy_step_from_msg(message: msg.PolicyStep) -> types.PolicyStep:
         latent=from_field(message.latent, message.latent_tokens, -1),
         instruction_embedding=from_field(message.instruction_embedding),
         proprio=from_field(message.proprio),
+        policy=message.policy,
+        projection=message.projection,
     )
 
 

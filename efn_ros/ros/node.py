@@ -85,7 +85,11 @@ class EfnNode(LifecycleNode):
 
     def parameter(self, name: str) -> Any:
         value = self.get_parameter(name).value
-        return list(value) if isinstance(value, (tuple,)) or hasattr(value, "tolist") else value
+        return list(value) if hasattr(value, "tolist") else value  # an array of numbers comes as array.array
+
+    def parameters(self) -> dict[str, Any]:
+        """All of this node's own, by dotted name."""
+        return {parameter.name: self.parameter(parameter.name) for parameter in self.PARAMETERS}
 
     def now_ns(self) -> int:
         return self.get_clock().now().nanoseconds

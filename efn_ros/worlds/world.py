@@ -61,3 +61,16 @@ def make_world(name: str, *, deployment: Deployment | None = None, image_size: i
 
         return LiberoWorld(deployment=deployment, image_size=image_size, **settings)
     raise ValueError(f"world {name!r} is unknown; there are 'metaworld' and 'libero'")
+
+
+def world_tasks(name: str) -> dict[str, str]:
+    """Task name to instruction of the world called `name`, without building it."""
+    if name == "metaworld":
+        from efn_ros.worlds.metaworld import TASKS
+
+        return TASKS
+    if name == "libero":
+        from efn_ros.worlds.libero import LiberoWorld
+
+        return LiberoWorld.tasks()
+    raise ValueError(f"world {name!r} is unknown; there are 'metaworld' and 'libero'")

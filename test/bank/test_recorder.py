@@ -24,9 +24,7 @@ def begun(episode_id="e0"):
 
 
 def begin(recorder, episode_id="e0"):
-    recorder.begin(
-        episode_id, robot="arm", task="reach", instruction="reach the goal", seed=7, start_ns=5, policy="policy-1"
-    )
+    recorder.begin(episode_id, robot="arm", task="reach", instruction="reach the goal", seed=7, start_ns=5)
 
 
 def record(items):
@@ -54,6 +52,20 @@ def test_the_rollout_carries_what_the_episode_was():
     )  # fmt: skip
     assert (rollout.seed, rollout.start_ns, rollout.policy) == (7, 5, "policy-1")
     assert (rollout.outcome, rollout.length) == (Outcome.SUCCESS, 16)
+
+
+def test_the_policy_is_the_one_that_made_the_steps():
+    step = dataclasses.replace(STEPS[0].policy_step, policy="policy-7")
+    _, rollout = record([STEPS[0].observation, step, STEPS[0].correction])
+    assert rollout.policy == "policy-7"
+
+
+def test_complete_counts_the_decisions_that_have_all_their_parts():
+    recorder, counts = begun(), []
+    for item in parts(STEPS[0]) + parts(STEPS[1]):
+        recorder.add(item)
+        counts.append(recorder.complete)
+    assert counts == [0, 0, 1, 1, 1, 2]
 
 
 def test_an_incomplete_step_is_dropped_and_counted():

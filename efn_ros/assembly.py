@@ -1,0 +1,101 @@
+"""From parameters, by the names of `config/<robot>.yaml`, to the parts of the loop; for nodes and agent alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from efn_ros.agent import Agent
+from efn_ros.bank import BankReader, BankWriter, Projection, RecallConfig, Retriever
+from efn_ros.efn import Corrector, RecalledAction
+from efn_ros.graph import Graph
+from efn_ros.policies import FrozenPolicy, load_policy
+from efn_ros.policies.inference import Inference
+from efn_ros.robots import ActionLimits
+from efn_ros.worlds import Deployment, World, make_world
+from efn_ros.worlds.deployment import KINDS
+
+Parameters = Mapping[str, Any]
+LIMITS = ("low", "high", "velocity", "acceleration", "jerk", "reject", "residual", "holds_last")
+
+
+def make_policy(p: Parameters) -> FrozenPolicy:
+    """Of vla_policy. The sizes are those of an untrained or constant policy; a checkpoint knows its own."""
+    name, settings = p["policy"], {}
+    if name in ("untrained", "constant"):
+        proprio, size = p["proprio_size"], p["action_size"]
+        settings = {"image_size": p["image_size"], "proprio_size": proprio, "horizon": p["horizon"]}
+        settings["cameras"] = tuple(p["cameras"])
+        if name == "constant":
+            settings["action"] = [0.0] * size
+        else:
+            settings |= {"action_low": (-1.0,) * size, "action_high": (1.0,) * size}
+            settings |= {"proprio_mean": (0.0,) * proprio, "proprio_std": (1.0,) * proprio}
+    return load_policy(name, checkpoint=p["checkpoint"], threads=p["threads"], **settings)
+
+
+def make_projection(p: Parameters) -> Projection:
+    return Projection(p["tokens_width"], p["descriptor_size"], p["projection_seed"])
+
+
+def make_inference(p: Parameters) -> Inference:
+    return Inference(make_policy(p), make_projection(p))
+
+
+def make_retriever(p: Parameters, bank: str | Path) -> Retriever:
+    """Of experience_retrieval."""
+    config = RecallConfig(
+        rollouts_n=p["rollouts"],
+        k=p["k"],
+        temperature=p["temperature"],
+        lambda_=p["similarity_weight"],
+        beta=p["length_decay"],
+        visual=p["weight_visual"],
+        latent=p["weight_latent"],
+        proprio=p["weight_proprio"],
+        argmax=p["argmax"],
+    )
+    return Retriever(BankReader(bank), config)
+
+
+def make_writer(p: Parameters, bank: str | Path) -> BankWriter:
+    """Of bank_writer."""
+    return BankWriter(bank, projection=make_projection(p), image_quality=p["image_quality"])
+
+
+def make_corrector(p: Parameters) -> Corrector:
+    """Of efn_corrector. A limit of one entry stands for every dimension."""
+    values = {name: list(p[f"limits.{name}"]) for name in LIMITS}
+    size = max(map(len, values.values()))
+    values = {name: value * size if len(value) == 1 else value for name, value in values.items()}
+    limits = ActionLimits.create(rate_hz=p["rate_hz"], **values)
+    return Corrector(limits, RecalledAction(p["gain"], p["min_confidence"]), control_steps=p["control_steps"])
+
+
+def make_deployment(p: Parameters) -> Deployment:
+    """Of libero_bridge."""
+    strengths = {kind: p[f"deployment.{kind}"] for kind in KINDS}
+    return Deployment.draw(p["deployment.seed"], strengths)
+
+
+def make_simulation(p: Parameters) -> World:
+    """Of libero_bridge."""
+    settings = {"assets": p["libero_assets"]} if p["world"] == "libero" else {}
+    return make_world(p["world"], deployment=make_deployment(p), image_size=p["image_size"], **settings)
+
+
+def make_agent(graph: Graph, bank: str | Path | None) -> Agent:
+    """The graph's agent in this process; without a bank, the base policy alone."""
+    inference = make_inference(graph.parameters("vla_policy"))
+    corrector = make_corrector(graph.parameters("efn_corrector"))
+    if bank is None:
+        return Agent(inference, corrector)
+    remembered = graph.parameters("bank_writer")
+    return Agent(
+        inference,
+        corrector,
+        make_retriever(graph.parameters("experience_retrieval"), bank),
+        make_writer(remembered, bank),
+        robot=remembered["robot"],
+    )

@@ -1,0 +1,106 @@
+"""run the closed loop on simulated tasks, with and without memory, and show what came of it"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+TASKS = ("push", "drawer-open", "window-close", "button-press-topdown")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), help="tasks of Meta-World")
+    parser.add_argument("--episodes", type=int, default=3, help="scenes a task, each with and without memory")
+    parser.add_argument("--remembered", type=int, default=4, help="episodes a task that fill the memory before")
+    parser.add_argument("--deployment", default="actuation", help="which config/deployments/<name>.yaml, or 'none'")
+    parser.add_argument("--output", type=Path, default=Path("efn_demo"), help="directory of the results")
+    parser.add_argument("--seed", type=int, default=0, help="of the first scene")
+
+
+def run(args: argparse.Namespace) -> int:
+    # Here, so that `./efn --help` waits for nothing.
+    from efn_ros.bank import BankReader
+    from efn_ros.graph import Graph, config_directory
+    from efn_ros.report import figures, latency, tables, video
+    from efn_ros.ros import conversions
+    from efn_ros.ros.bringup import Bringup
+    from efn_ros.ros.client import Client
+    from efn_ros.worlds.metaworld import TASKS as INSTRUCTIONS
+
+    unknown = set(args.tasks) - set(INSTRUCTIONS)
+    if unknown:
+        raise SystemExit(f"unknown task {', '.join(sorted(unknown))}; there are {', '.join(INSTRUCTIONS)}")
+    output = args.output.resolve() / time.strftime("%Y%m%d-%H%M%S")
+    overlays = [config_directory() / "deployments" / f"{args.deployment}.yaml"] if args.deployment != "none" else []
+    bank = output / "bank"
+    graph = Graph.load("libero_sim", overlays, bank=str(bank))
+    names = [node.executable for node in graph.nodes]
+    results: dict[str, dict[str, list]] = {task: {"base": [], "memory": []} for task in args.tasks}
+    seen: dict[str, list] = {"observations": [], "steps": [], "actions": []}
+    filmed = []
+    total = len(args.tasks) * (args.remembered + 2 * args.episodes)
+    print(f"starting {len(names)} nodes; what they print goes to {output / 'log'}")
+    with (
+        Bringup(graph, output=output / "log") as bringup,
+        Client(steps=True, observations=True) as client,
+        tqdm(total=total, unit="episode", mininterval=0.5) as progress,
+    ):
+        client.wait_ready(names, watch=bringup.watch)
+
+        def episode(task: str, seed: int, *, correct: bool, record: bool, what: str):
+            progress.set_description(f"{task}: {what}")
+            done = client.run_episode(
+                task, INSTRUCTIONS[task], seed, correct=correct, record=record, watch=bringup.watch
+            )
+            progress.update()
+            return done
+
+        for task in args.tasks:
+            for seed in range(args.remembered):
+                episode(task, args.seed + 1000 + seed, correct=False, record=True, what="remembering")
+            for seed in range(args.seed, args.seed + args.episodes):
+                results[task]["base"].append(episode(task, seed, correct=False, record=False, what="base alone"))
+                done = episode(task, seed, correct=True, record=True, what="base + memory")
+                results[task]["memory"].append(done)
+                seen["observations"] += done.observations
+                seen["steps"] += done.steps
+                seen["actions"] += done.actions
+            filmed.append(results[task]["memory"][-1])
+
+    def share(task: str, way: str) -> float:
+        return float(np.mean([record.success for record in results[task][way]]))
+
+    def steps(task: str, way: str) -> str:
+        lengths = [record.state.length for record in results[task][way] if record.success]
+        return f"{np.mean(lengths):.0f}" if lengths else "-"
+
+    ways = ("base", "memory")
+    rows = [[t, *(tables.percent(share(t, w)) for w in ways), *(steps(t, w) for w in ways)] for t in args.tasks]
+    means = [np.mean([share(task, way) for task in args.tasks]) for way in ways]
+    rows.append(["mean", *(tables.percent(mean) for mean in means), "", ""])
+    print(f"\nDeployment: {args.deployment}; {args.episodes} scenes a task, the same for both\n")
+    print(tables.markdown(["task", "base", "base + memory", "steps base", "steps base + memory"], rows))
+    times = latency.stages(**seen)
+    rows = [
+        [f"{stage}: {latency.STAGES[stage]}", *(tables.milliseconds(values[q]) for q in ("p50_s", "p99_s"))]
+        for stage, values in latency.summary(times).items()
+    ]
+    print("\nLatency, ms\n")
+    print(tables.markdown(["stage", "median", "p99"], rows))
+
+    figure, film = output / "demo.png", output / "demo.mp4"
+    figures.demo_figure(figure, args.tasks, *([share(t, w) for t in args.tasks] for w in ways), times)
+    reader = BankReader(bank)
+    camera = graph.parameters("camera_ingest")["cameras"][0]
+    frames = []
+    for record in filmed:
+        observations = [conversions.observation_from_msg(m) for m in record.observations]
+        actions = [conversions.correction_from_msg(m) for m in record.actions]
+        frames += video.film(observations, actions, lambda r, s: reader.image(r, s, camera), ("x", "y", "z", "gripper"))
+    video.write(film, frames, rate_hz=8.0)
+    print(f"\nfigure  {figure}\nvideo   {film}\nmemory  {bank}\nlog     {output / 'log'}")
+    return 0

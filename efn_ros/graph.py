@@ -1,0 +1,97 @@
+"""The graph of a robot as data: `config/<robot>.yaml`, read by the launch files and by the package's own bring-up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+RESTART, STOP = "restart", "stop"
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One process: its executable (and node name), parameters by dotted name, and remappings (from, to)."""
+
+    executable: str
+    parameters: dict[str, Any]
+    remappings: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """robot: the name. nodes: in the order they are started. on_exit: what follows when one of them dies."""
+
+    robot: str
+    nodes: tuple[NodeSpec, ...]
+    on_exit: str
+
+    @classmethod
+    def load(cls, robot: str, overlays: Iterable[str | Path] = (), **parameters: Any) -> Graph:
+        """Read the robot's graph, lay `overlays` (parameter files) and then `parameters` (for every node) over it.
+
+        Raises FileNotFoundError for an unknown robot or file, ValueError naming the file and the entry that is wrong.
+        """
+        sections: dict[str, dict[str, Any]] = {}
+        for path in (config_directory() / f"{robot}.yaml", *map(Path, overlays)):
+            for name, values in _read(path).items():
+                sections.setdefault(name, {}).update(values)
+        graph = sections.pop("graph", {})
+        common = {**sections.pop("**", {}), **parameters}
+        executables, on_exit = graph.get("nodes", []), graph.get("on_exit", RESTART)
+        unknown = set(sections) - set(executables)
+        if not executables or unknown:
+            raise ValueError(f"graph of {robot!r}: nodes are {executables}, but there are parameters for {sorted(unknown)}")
+        if on_exit not in (RESTART, STOP):
+            raise ValueError(f"graph of {robot!r}: on_exit is {on_exit!r}; it must be {RESTART!r} or {STOP!r}")
+        nodes = (
+            NodeSpec(
+                executable,
+                {**common, **sections.get(executable, {}), **parameters},
+                tuple(tuple(rule.split(":=", 1)) for rule in graph.get(f"remap.{executable}", [])),
+            )
+            for executable in executables
+        )
+        return cls(robot, tuple(nodes), on_exit)
+
+    def parameters(self, executable: str) -> dict[str, Any]:
+        """Parameters of one node by dotted name. Raises KeyError for a node that is not part of the graph."""
+        return {node.executable: node for node in self.nodes}[executable].parameters
+
+
+def config_directory() -> Path:
+    """Where the robots' files are: of the installed package, else of the checkout."""
+    checkout = Path(__file__).resolve().parents[1] / "config"
+    if checkout.is_dir():
+        return checkout
+    from ament_index_python.packages import get_package_share_directory
+
+    return Path(get_package_share_directory("efn_ros")) / "config"
+
+
+def robots() -> list[str]:
+    return sorted(path.stem for path in config_directory().glob("*.yaml") if "graph" in _read(path))
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    """Node name (without its namespace) -> parameters by dotted name."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no parameter file {path}")
+    document = yaml.safe_load(path.read_text()) or {}
+    sections = {}
+    for name, section in document.items():
+        if not isinstance(section, dict) or not isinstance(section.get("ros__parameters"), dict):
+            raise ValueError(f"{path}: section {name!r} has no 'ros__parameters'")
+        sections[name.rsplit("/", 1)[-1]] = dict(_flatten(section["ros__parameters"]))
+    return sections
+
+
+def _flatten(values: dict[str, Any], prefix: str = ""):
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,110 @@
+"""Starts a graph on a machine without `ros2 launch`: a process a node, watched, and ended without an orphan."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import yaml
+
+from efn_ros.graph import RESTART, Graph, NodeSpec
+
+END_S = 3.0  # from SIGINT to SIGKILL
+RESTART_DELAY_S = 1.0
+EARLY_S, EARLY_DEATHS = 5.0, 3  # a node that dies so soon so often will not come up
+PR_SET_PDEATHSIG = 1
+
+
+class Bringup:
+    """A context manager: processes run inside of it. `watch` is to be called now and then."""
+
+    def __init__(self, graph: Graph, *, namespace: str = "efn", log_level: str = "info", output: Path | None = None) -> None:
+        """output: directory for what the nodes print, one file each; None: the terminal."""
+        self._graph, self._namespace, self._log_level, self._output = graph, namespace, log_level, output
+        self._parameters = tempfile.TemporaryDirectory(prefix="efn_")
+        self._running: dict[str, tuple[subprocess.Popen, float]] = {}
+        self._due: dict[str, float] = {}
+        self._early: Counter[str] = Counter()
+
+    def __enter__(self) -> Bringup:
+        for node in self._graph.nodes:
+            self._start(node)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.end()
+
+    def process(self, executable: str) -> subprocess.Popen:
+        return self._running[executable][0]
+
+    def watch(self) -> None:
+        """Restart what has died, or raise RuntimeError where the graph is to stop."""
+        now = time.monotonic()
+        for node in self._graph.nodes:
+            name = node.executable
+            if name in self._due:
+                if now >= self._due[name]:
+                    del self._due[name]
+                    self._start(node)
+                continue
+            process, started = self._running[name]
+            if process.poll() is None:
+                continue
+            self._early[name] = self._early[name] + 1 if now - started < EARLY_S else 0
+            if self._graph.on_exit != RESTART or self._early[name] >= EARLY_DEATHS:
+                raise RuntimeError(f"{name} died with exit code {process.returncode}; the graph stops")
+            print(f"{name} died with exit code {process.returncode}; it is restarted", file=sys.stderr, flush=True)
+            self._due[name] = now + RESTART_DELAY_S
+
+    def end(self) -> None:
+        """SIGINT to all, then SIGKILL to what is left after three seconds."""
+        processes = [process for process, _ in self._running.values()]
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + END_S
+        for process in processes:
+            try:
+                process.wait(max(deadline - time.monotonic(), 0.0))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._running.clear()
+        self._parameters.cleanup()
+
+    def _start(self, node: NodeSpec) -> None:
+        file = Path(self._parameters.name) / f"{node.executable}.yaml"
+        file.write_text(yaml.safe_dump({"/**": {"ros__parameters": node.parameters}}))
+        command = [sys.executable, "-c", f"from efn_ros.nodes.{node.executable} import main; main()", "--ros-args"]
+        command += ["-r", f"__ns:=/{self._namespace.strip('/')}", "-r", f"__node:={node.executable}"]
+        command += ["--params-file", str(file), "--log-level", f"{node.executable}:={self._log_level}"]
+        for source, target in node.remappings:
+            command += ["-r", f"{source}:={target}"]
+        output = None
+        if self._output is not None:
+            self._output.mkdir(parents=True, exist_ok=True)
+            output = (self._output / f"{node.executable}.log").open("ab")
+        process = subprocess.Popen(command, stdout=output, stderr=output, preexec_fn=_die_with(os.getpid()))
+        if output:
+            output.close()
+        self._running[node.executable] = (process, time.monotonic())
+
+
+def _die_with(parent: int):
+    """A node must not outlive the bring-up, however that ends; and Ctrl-C reaches it through the bring-up alone."""
+    prctl = ctypes.CDLL(None).prctl
+
+    def prepare() -> None:
+        os.setsid()
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return prepare

@@ -1,0 +1,7 @@
+"""A simulated robot: LIBERO or Meta-World, the frozen policy, its memory and its correction."""
+
+from efn_ros.ros.launching import describe
+
+
+def generate_launch_description():
+    return describe("libero_sim")
