@@ -15,7 +15,7 @@ class BankFormatError(BankError):
     """The file is not a bank, or one of a newer format than this program knows."""
 
 
-class BankProjectionError(BankError):
+class BankProjectionError(BankError, ValueError):
     """The bank was made with another projection, so its keys cannot be compared."""
 
 
@@ -23,5 +23,5 @@ class BankCorruptionError(BankError):
     """A payload is missing, or not what was written."""
 
 
-class BankWriteError(BankError):
+class BankWriteError(BankError, OSError):
     """The rollout could not be made durable; the bank is as it was before."""

@@ -1,4 +1,4 @@
-"""The key of a visual observation: one vector out of all its tokens."""
+"""What is compared of an observation: one vector out of all its visual tokens, and one out of its latent ones."""
 
 from __future__ import annotations
 
@@ -25,3 +25,9 @@ def mean_max_key(tokens: np.ndarray) -> np.ndarray:
         raise ValueError(f"visual tokens have shape {tokens.shape}; a key needs (..., T, D) with T >= 1")
     tokens = unit(tokens)
     return unit((unit(tokens.mean(axis=-2)) + unit(tokens.max(axis=-2))) / 2)
+
+
+def mean_latent(latent: np.ndarray) -> np.ndarray:
+    """Latent action tokens (..., L, dz) to their mean at unit norm (..., dz), as in (37); (..., 0) if empty."""
+    latent = np.asarray(latent, np.float32)
+    return unit(latent.mean(axis=-2)) if latent.size else np.zeros((*latent.shape[:-2], 0), np.float32)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from efn_ros.bank.errors import BankProjectionError
-from efn_ros.bank.keys import unit
+from efn_ros.bank.keys import mean_latent, unit
 from efn_ros.bank.payload import successors
 from efn_ros.bank.store import BankReader, StoredRollout
 from efn_ros.types import Experience, Outcome, PolicyStep, Recall
@@ -71,25 +71,21 @@ class _Candidates:
         self.row = np.concatenate(kept)
         self.rollout = np.repeat(np.arange(len(rollouts)), [len(rows) for rows in kept])
 
-        keys = np.concatenate([r.arrays.key.dequantise()[rows] for r, rows in zip(rollouts, kept, strict=True)])
-        latent = np.concatenate([r.arrays.latent[rows] for r, rows in zip(rollouts, kept, strict=True)])
+        self.features = np.concatenate([r.features[rows] for r, rows in zip(rollouts, kept, strict=True)])
         self.proprio = np.concatenate([r.arrays.proprio[rows] for r, rows in zip(rollouts, kept, strict=True)])
-        self.key_shape, self.latent_shape, self.proprio_shape = keys.shape[1:], latent.shape[1:], self.proprio.shape[1:]
+        first = rollouts[0].arrays
+        self.key_shape, self.latent_shape = first.key.q.shape[1:], first.latent.shape[1:]
+        self.proprio_shape = first.proprio.shape[1:]
 
-        present = (True, latent.size > 0, self.proprio.size > 0)
+        present = (True, first.latent.size > 0, first.proprio.size > 0)
         cues = np.where(present, (config.visual, config.latent, config.proprio), 0)
         if not cues.any():
             raise ValueError("the bank holds none of the cues that have weight; give visual, latent or proprio some")
         self.visual_weight, self.latent_weight, self.proprio_weight = (cues / cues.sum()).astype(np.float32)
-        self.matrix = np.ascontiguousarray(np.concatenate(self._rows(keys, latent), axis=1))  # (C, d + dz)
         self.half_precision = self._half_precision(config)
 
         lengths = np.array([rollout.record.length for rollout in rollouts], np.float32)
         self.prior = np.exp(-np.float32(config.beta) * lengths / lengths.mean())[self.rollout]  # g of (18)
-
-    def _rows(self, keys: np.ndarray, latent: np.ndarray) -> list[np.ndarray]:
-        """Unit rows whose dot products are the cosines of (32) and (37)."""
-        return [unit(keys), unit(latent.mean(axis=1)) if latent.size else np.zeros((len(latent), 0), np.float32)]
 
     def _half_precision(self, config: RecallConfig) -> np.ndarray:
         """1 / (2 sigma^2) of (35) for each entry of proprioception; one that never changes tells nothing and gets 0."""
@@ -108,10 +104,10 @@ class _Candidates:
         ):
             if tuple(shape) != expected:
                 raise ValueError(f"{name} of the query has shape {tuple(shape)}; the bank holds {expected}")
-        key, latent = self._rows(query.key.dequantise()[None], np.asarray(query.latent, np.float32)[None])
-        vector = np.concatenate([self.visual_weight * key[0], self.latent_weight * latent[0]])
+        key, latent = unit(query.key.dequantise()), mean_latent(query.latent)
+        vector = np.concatenate([self.visual_weight * key, self.latent_weight * latent])
         # Not BLAS: its result for a row depends on where the row is and how many threads there are.
-        cosines = np.einsum("cd,d->c", self.matrix, vector)
+        cosines = np.einsum("cd,d->c", self.features, vector)
         similarity = (self.visual_weight + self.latent_weight + cosines) / 2
         if self.proprio_weight:
             difference = self.proprio - np.asarray(query.proprio, np.float32)
@@ -124,7 +120,7 @@ class Retriever:
     """Recalls out of what the bank held when the episode began."""
 
     def __init__(self, reader: BankReader, config: RecallConfig | None = None) -> None:
-        self._reader, self._config = reader, config or RecallConfig()
+        self.reader, self._config = reader, config or RecallConfig()
         self._episode_id: str | None = None
         self._candidates: _Candidates | None = None
         self._revision, self._projection, self._reason = 0, "", ""
@@ -138,7 +134,7 @@ class Retriever:
         """
         if episode_id == self._episode_id:
             return
-        config, snapshot = self._config, self._reader.snapshot()
+        config, snapshot = self._config, self.reader.snapshot()
         rollouts = [rollout for rollout in snapshot.rollouts if rollout.record.recallable]
         self._reason = "" if rollouts else "the bank is empty"
         if rollouts and config.success_only:

@@ -27,6 +27,7 @@ from efn_ros.bank.errors import (
     BankProjectionError,
     BankWriteError,
 )
+from efn_ros.bank.keys import mean_latent, unit
 from efn_ros.bank.payload import FORMAT_VERSION, StepArrays
 from efn_ros.bank.sketches import Projection
 from efn_ros.types import Outcome, Quantised, Rollout
@@ -91,11 +92,16 @@ class RolloutRecord:
 
 @dataclass(frozen=True)
 class StoredRollout:
-    """A remembered rollout. instruction_embedding: float32 (E,). Sketches stay on disk until `sketch` asks for one."""
+    """A remembered rollout. Sketches stay on disk until `sketch` asks for one.
+
+    instruction_embedding: float32 (E,). features: float32 (N, d + dz), for each decision its key and its mean latent
+    token side by side, both of unit norm (zero where there is none): what (32) and (37) compare.
+    """
 
     record: RolloutRecord
     instruction_embedding: np.ndarray
     arrays: StepArrays
+    features: np.ndarray
     path: Path
 
     def sketch(self, row: int) -> Quantised:
@@ -375,7 +381,8 @@ class BankReader:
             if self._skip_corrupt:
                 return None
             raise
-        return StoredRollout(record, embedding, arrays, self._directory / PAYLOADS / record.payload)
+        features = np.concatenate([unit(arrays.key.dequantise()), mean_latent(arrays.latent)], axis=1)
+        return StoredRollout(record, embedding, arrays, features, self._directory / PAYLOADS / record.payload)
 
     def _read(self, record: RolloutRecord) -> bytes:
         path = self._directory / PAYLOADS / record.payload

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from efn_ros.bank import mean_max_key
+from efn_ros.bank.keys import mean_latent, mean_max_key
 
 tokens = arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 8)), elements=st.floats(-10, 10, width=32))
 
@@ -48,3 +48,10 @@ def test_a_frame_of_zeros_has_a_zero_key():
 def test_refuses_a_frame_without_tokens(shape):
     with pytest.raises(ValueError, match="T >= 1"):
         mean_max_key(np.zeros(shape))
+
+
+def test_latent_tokens_are_compared_by_their_mean_and_may_be_absent():
+    latent = np.random.default_rng(3).standard_normal((5, 4, 6))
+    mean = latent[2].mean(axis=0)
+    np.testing.assert_allclose(mean_latent(latent)[2], mean / np.linalg.norm(mean), atol=1e-6)
+    assert mean_latent(np.zeros((5, 0, 0))).shape == (5, 0)

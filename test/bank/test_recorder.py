@@ -50,7 +50,7 @@ def test_the_rollout_carries_what_the_episode_was():
     assert (rollout.episode_id, rollout.robot, rollout.task, rollout.instruction) == (
         "e0", "arm", "reach", "reach the goal"
     )  # fmt: skip
-    assert (rollout.seed, rollout.start_ns, rollout.policy) == (7, 5, "policy-1")
+    assert (rollout.seed, rollout.start_ns) == (7, 5)
     assert (rollout.outcome, rollout.length) == (Outcome.SUCCESS, 16)
 
 
