@@ -52,7 +52,14 @@ class Agent:
         return step, recall, self._corrector.correct(step, recall)
 
     def run(
-        self, world: World, task: str, seed: int, *, episode_id: str, execute_steps: int, correct: bool = True,
+        self,
+        world: World,
+        task: str,
+        seed: int,
+        *,
+        episode_id: str,
+        execute_steps: int,
+        correct: bool = True,
         record: bool = True,
     ) -> EpisodeResult:
         """One whole episode; remembered on return, if there is a writer and `record` is set."""
@@ -60,7 +67,11 @@ class Agent:
         instruction = world.spec.tasks[task]
         if record and self._writer:
             self._recorder.begin(
-                episode_id, robot=self._robot, task=task, instruction=instruction, seed=seed,
+                episode_id,
+                robot=self._robot,
+                task=task,
+                instruction=instruction,
+                seed=seed,
                 start_ns=time.time_ns(),
             )
         corrections = []

@@ -86,14 +86,25 @@ def run_job(job: Job, output: str) -> list[Episode]:
             path.rmdir() if path.is_dir() else path.unlink()
     world, agent = make_simulation(bridge), make_agent(graph, bank)
     try:
+
         def run(seed: int, way: str, correct: bool, record: bool) -> Episode:
             result = agent.run(
-                world, job.task, seed, episode_id=f"{way}-{job.task}-{seed}",
-                execute_steps=bridge["execute_steps"], correct=correct, record=record,
+                world,
+                job.task,
+                seed,
+                episode_id=f"{way}-{job.task}-{seed}",
+                execute_steps=bridge["execute_steps"],
+                correct=correct,
+                record=record,
             )
             changed = [c for c in result.corrections if c.mode == Mode.CORRECTED]
             return Episode(
-                job.deployment, job.task, way, seed, result.success, result.length,
+                job.deployment,
+                job.task,
+                way,
+                seed,
+                result.success,
+                result.length,
                 residual=float(np.mean([np.abs(c.residual).mean() for c in changed])) if changed else 0.0,
                 corrected=len(changed) / len(result.corrections),
                 confidence=float(np.mean([c.confidence for c in result.corrections])),
@@ -141,9 +152,16 @@ def compare(episodes: Iterable[Episode], deployment: str, task: str, resamples: 
     means = (after - before)[rng.integers(len(keys), size=(resamples, len(keys)))].mean(axis=1)
     steps = [np.mean([way[k].length for k in keys if way[k].success] or [np.nan]) for way in (base, memory)]
     return Comparison(
-        deployment, task, len(keys), before.mean(), after.mean(), *np.percentile(means, (2.5, 97.5)),
-        fixed=int(((after == 1) & (before == 0)).sum()), broke=int(((after == 0) & (before == 1)).sum()),
-        base_steps=float(steps[0]), memory_steps=float(steps[1]),
+        deployment,
+        task,
+        len(keys),
+        before.mean(),
+        after.mean(),
+        *np.percentile(means, (2.5, 97.5)),
+        fixed=int(((after == 1) & (before == 0)).sum()),
+        broke=int(((after == 0) & (before == 1)).sum()),
+        base_steps=float(steps[0]),
+        memory_steps=float(steps[1]),
         residual=float(np.mean([memory[k].residual for k in keys])),
     )
 

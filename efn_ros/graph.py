@@ -44,7 +44,9 @@ class Graph:
         executables, on_exit = graph.get("nodes", []), graph.get("on_exit", RESTART)
         unknown = set(sections) - set(executables)
         if not executables or unknown:
-            raise ValueError(f"graph of {robot!r}: nodes are {executables}, but there are parameters for {sorted(unknown)}")
+            raise ValueError(
+                f"graph of {robot!r}: nodes are {executables}, but there are parameters for {sorted(unknown)}"
+            )
         if on_exit not in (RESTART, STOP):
             raise ValueError(f"graph of {robot!r}: on_exit is {on_exit!r}; it must be {RESTART!r} or {STOP!r}")
         nodes = (

@@ -1,4 +1,4 @@
-"""Recorded images and states through the graph: `ros2 bag play` feeds it, nothing is commanded and nothing remembered."""
+"""Recorded images and states, from `ros2 bag play`, through the graph: nothing is commanded."""
 
 from efn_ros.ros.launching import describe
 

@@ -7,8 +7,8 @@ import signal
 import time
 from pathlib import Path
 
-from efn_ros.ros.bringup import Bringup
 from efn_ros.graph import Graph, robots
+from efn_ros.ros.bringup import Bringup
 
 WATCH_S = 0.2
 
@@ -24,9 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    graph = Graph.load(
-        args.robot, args.params_file, autostart=not args.no_autostart, use_sim_time=args.use_sim_time
-    )
+    graph = Graph.load(args.robot, args.params_file, autostart=not args.no_autostart, use_sim_time=args.use_sim_time)
     if args.on_exit:
         graph = Graph(graph.robot, graph.nodes, args.on_exit)
 

@@ -14,12 +14,16 @@ DEPLOYMENTS = ("as trained", "actuation", "mounting", "camera")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--robot", default="libero_sim", help="which config/<robot>.yaml")
     parser.add_argument("--tasks", nargs="+", help="default: all of the simulator's")
-    parser.add_argument("--deployments", nargs="+", default=list(DEPLOYMENTS), help="'as trained' or config/deployments/<name>")
+    parser.add_argument(
+        "--deployments", nargs="+", default=list(DEPLOYMENTS), help="'as trained' or config/deployments/<name>"
+    )
     parser.add_argument("--episodes", type=int, default=20, help="scenes a task and deployment, each met twice")
     parser.add_argument("--remembered", type=int, default=10, help="base episodes that fill the memory before")
     parser.add_argument("--params-file", action="append", default=[], help="parameters laid over the robot's own")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--output", type=Path, default=Path("efn_evaluation"), help="directory; a second run goes on in it")
+    parser.add_argument(
+        "--output", type=Path, default=Path("efn_evaluation"), help="directory; a second run goes on in it"
+    )
     parser.add_argument("--results", type=Path, help="also write the comparison to this JSON file")
 
 
@@ -57,7 +61,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def comparison_table(comparisons, tables) -> str:
-    header = ["deployment", "task", "n", "base", "base + memory", "difference, 95 %", "fixed / broke", "steps", "steps + memory"]
+    header = [
+        "deployment",
+        "task",
+        "n",
+        "base",
+        "base + memory",
+        "difference, 95 %",
+        "fixed / broke",
+        "steps",
+        "steps + memory",
+    ]
     rows = [
         [
             c.deployment,

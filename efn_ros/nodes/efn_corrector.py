@@ -22,7 +22,9 @@ class EfnCorrector(EfnNode):
 
     PARAMETERS = (
         Parameter("enabled", True, "Whether memory corrects; also switched by ~/enable."),
-        Parameter("deadline_s", 0.02, "Longest wait for the memory; then the base action goes out, seconds.", 0.0, 60.0),
+        Parameter(
+            "deadline_s", 0.02, "Longest wait for the memory; then the base action goes out, seconds.", 0.0, 60.0
+        ),
         Parameter("gain", 0.5, "Of the non-parametric residual.", 0.0, 1.0),
         Parameter("min_confidence", 0.5, "Recall below it is not followed.", 0.0, 1.0),
         Parameter("control_steps", 1, "Control steps from one decision to the next.", 1, 1000),

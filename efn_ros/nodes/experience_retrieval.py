@@ -22,7 +22,9 @@ class ExperienceRetrieval(EfnNode):
         Parameter("k", 16, "Steps recalled, equation (19).", 1, 1024),
         Parameter("temperature", 0.02, "Temperature of the draw among them, equation (19).", 0.0),
         Parameter("argmax", False, "Take the best instead of drawing."),
-        Parameter("similarity_weight", 0.9, "lambda of equation (18): similarity against the efficiency prior.", 0.0, 1.0),
+        Parameter(
+            "similarity_weight", 0.9, "lambda of equation (18): similarity against the efficiency prior.", 0.0, 1.0
+        ),
         Parameter("length_decay", 1.0, "beta of equation (18).", 0.0),
         Parameter("weight_visual", 0.2, "Weight of S_embed, equation (32), in the fused similarity (38).", 0.0, 1.0),
         Parameter("weight_latent", 0.4, "Weight of S_act, equation (37).", 0.0, 1.0),

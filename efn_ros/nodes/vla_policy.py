@@ -45,7 +45,9 @@ class VlaPolicy(EfnNode):
         spec = self._inference.policy.spec
         black = np.zeros((spec.image_size, spec.image_size, 3), np.uint8)
         context = StepContext("", 0, 0, "", "warm up")
-        self._inference(ObservationType(context, dict.fromkeys(spec.cameras, black), np.zeros(spec.proprio_size, np.float32)))
+        self._inference(
+            ObservationType(context, dict.fromkeys(spec.cameras, black), np.zeros(spec.proprio_size, np.float32))
+        )
 
     def _on_observation(self, message: Observation) -> None:
         received_ns = self.now_ns()

@@ -41,7 +41,9 @@ class Inference:
             if shape != expected:
                 raise ValueError(f"image of camera {camera!r} has shape {shape}; the policy takes {expected}")
         if observation.proprio.shape != (spec.proprio_size,):
-            raise ValueError(f"proprioception has {observation.proprio.shape} entries; the policy takes {spec.proprio_size}")
+            raise ValueError(
+                f"proprioception has {observation.proprio.shape} entries; the policy takes {spec.proprio_size}"
+            )
         if not np.isfinite(observation.proprio).all():
             raise ValueError(f"proprioception[{np.argmin(np.isfinite(observation.proprio))}] is not finite")
         if not observation.context.instruction.strip():

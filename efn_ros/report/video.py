@@ -53,7 +53,10 @@ def write(path: Path, frames: Sequence[np.ndarray], rate_hz: float) -> None:
 
 
 def film(
-    observations: Sequence, actions: Sequence, remembered: Callable[[str, int], np.ndarray | None], labels: Sequence[str]
+    observations: Sequence,
+    actions: Sequence,
+    remembered: Callable[[str, int], np.ndarray | None],
+    labels: Sequence[str],
 ) -> list[np.ndarray]:
     """Frames of an episode. observations: of the types module, actions: its corrections. remembered: (rollout, step) ->
     the recalled image, if there is one."""

@@ -45,7 +45,9 @@ class ActionLimits:
             if array.shape != (size,):
                 raise ValueError(f"limit {name!r} has {array.size} entries, but an action has {size}")
             if np.isnan(array).any() or (least is not None and (array < least).any()):
-                raise ValueError(f"limit {name!r} is {array.tolist()}: every entry must be a number of at least {least}")
+                raise ValueError(
+                    f"limit {name!r} is {array.tolist()}: every entry must be a number of at least {least}"
+                )
             return array
 
         low, high = bound("low", low, None), bound("high", high, None)

@@ -25,7 +25,9 @@ PR_SET_PDEATHSIG = 1
 class Bringup:
     """A context manager: processes run inside of it. `watch` is to be called now and then."""
 
-    def __init__(self, graph: Graph, *, namespace: str = "efn", log_level: str = "info", output: Path | None = None) -> None:
+    def __init__(
+        self, graph: Graph, *, namespace: str = "efn", log_level: str = "info", output: Path | None = None
+    ) -> None:
         """output: directory for what the nodes print, one file each; None: the terminal."""
         self._graph, self._namespace, self._log_level, self._output = graph, namespace, log_level, output
         self._parameters = tempfile.TemporaryDirectory(prefix="efn_")

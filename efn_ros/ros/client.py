@@ -72,7 +72,9 @@ class Client:
                 raise TimeoutError(f"after {timeout_s:g} s: {what}")
             self._executor.spin_once(timeout_sec=0.1)
 
-    def wait_ready(self, nodes: Iterable[str], timeout_s: float = 120.0, watch: Callable[[], None] | None = None) -> None:
+    def wait_ready(
+        self, nodes: Iterable[str], timeout_s: float = 120.0, watch: Callable[[], None] | None = None
+    ) -> None:
         """Wait until every node says that it is active. watch: called meanwhile; may raise."""
         nodes = set(nodes)
 
@@ -96,7 +98,14 @@ class Client:
         return future.result()
 
     def start_episode(
-        self, task: str, instruction: str, seed: int, *, correct: bool = True, record: bool = True, timeout_s: float = 20.0
+        self,
+        task: str,
+        instruction: str,
+        seed: int,
+        *,
+        correct: bool = True,
+        record: bool = True,
+        timeout_s: float = 20.0,
     ) -> str:
         """Start an episode, waiting for the last one to be remembered. Returns its id; RuntimeError if refused."""
         request = StartEpisode.Request(task=task, instruction=instruction, seed=seed, correct=correct, record=record)

@@ -68,7 +68,9 @@ def context_from_msg(message: msg.StepContext) -> types.StepContext:
 
 
 def chunk_to_msg(chunk: np.ndarray) -> msg.Chunk:
-    return msg.Chunk(horizon=chunk.shape[0], action_size=chunk.shape[1], data=to_field(chunk.astype(np.float32, copy=False)))
+    return msg.Chunk(
+        horizon=chunk.shape[0], action_size=chunk.shape[1], data=to_field(chunk.astype(np.float32, copy=False))
+    )
 
 
 def chunk_from_msg(message: msg.Chunk) -> np.ndarray:
@@ -84,7 +86,9 @@ def rows_to_msg(rows: types.Quantised) -> msg.QuantisedRows:
 
 def rows_from_msg(message: msg.QuantisedRows) -> types.Quantised:
     """(T, d)."""
-    return types.Quantised(from_field(message.data, message.rows, message.width), from_field(message.scale, message.rows))
+    return types.Quantised(
+        from_field(message.data, message.rows, message.width), from_field(message.scale, message.rows)
+    )
 
 
 def row_from_msg(message: msg.QuantisedRows) -> types.Quantised:

@@ -1,11 +1,11 @@
 """The launch description of a graph, for `ros2 launch`; thin over the same data as `./efn bringup`."""
 
-from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from efn_ros.graph import RESTART, Graph
+from launch import LaunchDescription
 
 RESPAWN_DELAY_S = 1.0
 FLAGS = {"true": True, "false": False}
@@ -20,7 +20,10 @@ def describe(robot: str) -> LaunchDescription:
             "use_sim_time", default_value="false", choices=list(FLAGS), description="Take time from /clock."
         ),
         DeclareLaunchArgument(
-            "autostart", default_value="true", choices=list(FLAGS), description="Nodes configure and activate themselves."
+            "autostart",
+            default_value="true",
+            choices=list(FLAGS),
+            description="Nodes configure and activate themselves.",
         ),
         DeclareLaunchArgument("log_level", default_value="info", description="Log level of the nodes."),
         DeclareLaunchArgument("bank", default_value="bank", description="Directory of the experience bank."),

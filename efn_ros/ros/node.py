@@ -96,7 +96,9 @@ class EfnNode(LifecycleNode):
 
     def listen(self, kind, topic: str, callback: Callable, qos) -> None:
         """Subscribe; messages that come while the node is not active are dropped, errors of bad input are reported."""
-        self._made.append((self.destroy_subscription, self.create_subscription(kind, topic, self._guard(callback), qos)))
+        self._made.append(
+            (self.destroy_subscription, self.create_subscription(kind, topic, self._guard(callback), qos))
+        )
 
     def serve(self, kind, name: str, callback: Callable) -> None:
         self._made.append((self.destroy_service, self.create_service(kind, name, callback)))

@@ -23,7 +23,8 @@ class Synchroniser:
         if not all(self._queues.values()):
             return None
         chosen = {
-            name: min(candidates, key=lambda entry: abs(entry[0] - stamp_ns)) for name, candidates in self._queues.items()
+            name: min(candidates, key=lambda entry: abs(entry[0] - stamp_ns))
+            for name, candidates in self._queues.items()
         }
         stamps = [stamp for stamp, _ in chosen.values()]
         if max(stamps) - min(stamps) > self._slop_ns:

@@ -120,8 +120,10 @@ class MetaWorld:
     def restore(self, saved: tuple) -> None:
         state, self._state, self._env._prev_obs, pending = saved
         self._pending = deque(pending)
-        mujoco.mj_setState(self._env.model, self._env.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
+        kind = mujoco.mjtState.mjSTATE_INTEGRATION
+        mujoco.mj_setState(self._env.model, self._env.data, state, kind)
         mujoco.mj_forward(self._env.model, self._env.data)
+        mujoco.mj_setState(self._env.model, self._env.data, state, kind)  # the solver's warm start, which that replaced
 
     def _build(self, task: str) -> tuple:
         env = ALL_V3_ENVIRONMENTS[f"{task}-v3"]()

@@ -1,12 +1,13 @@
 """LIBERO: tasks build, repeat and end in success; skipped where its meshes and textures are not."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from efn_ros.worlds.deployment import KINDS, Deployment
-from efn_ros.worlds.libero import IDLE, SUITES, LiberoWorld, find_files, read_initial_states, read_instruction
+from efn_ros.worlds.libero import IDLE, SUITES, LiberoWorld, find_files, instruction_of, read_initial_states
 
 DRAWER = "libero_goal/open_the_middle_drawer_of_the_cabinet"
 BOWL = "libero_goal/put_the_bowl_on_the_plate"
@@ -236,12 +237,10 @@ def test_an_unknown_suite_is_named(tmp_path):
         LiberoWorld(assets=tmp_path, suites=["libero_11"])
 
 
-def test_a_task_file_without_language_is_named(tmp_path):
-    (tmp_path / "task.bddl").write_text("(define (problem X) (:language ))")
-    with pytest.raises(ValueError, match="task.bddl has no"):
-        read_instruction(tmp_path / "task.bddl")
-    (tmp_path / "task.bddl").write_text("(define (problem X)\n  (:language Put it\n there )\n)")
-    assert read_instruction(tmp_path / "task.bddl").split() == ["Put", "it", "there"]
+def test_a_task_is_told_in_the_words_of_its_file_name():
+    assert instruction_of(Path("libero_goal/put_the_bowl_on_the_stove.bddl")) == "put the bowl on the stove"
+    long = Path("libero_10/KITCHEN_SCENE3_turn_on_the_stove_and_put_the_moka_pot_on_it.bddl")
+    assert instruction_of(long) == "turn on the stove and put the moka pot on it"
 
 
 def test_initial_states_that_would_run_code_are_refused(tmp_path):

@@ -111,7 +111,6 @@ def test_a_run_repeats_bit_for_bit(world):
     assert_same(runs[0][1], runs[1][1])
 
 
-@pytest.mark.xfail(strict=True, reason="mj_forward in restore replaces the warm start: 1e-15 off from the next step on")
 @pytest.mark.parametrize("latency", [0, 2])
 def test_restoring_is_exact(deployed, latency):
     world = deployed(latency_steps=latency)

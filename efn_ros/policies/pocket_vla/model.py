@@ -75,7 +75,11 @@ class Block(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm_x, self.norm_context, self.norm_ffn = (nn.LayerNorm(width) for _ in range(3))
-        self.query, self.key_value, self.out = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
+        self.query, self.key_value, self.out = (
+            nn.Linear(width, width),
+            nn.Linear(width, 2 * width),
+            nn.Linear(width, width),
+        )
         self.ffn = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -100,7 +104,11 @@ class PocketVla(PreTrainedModel):
         self.text_embedding = nn.Embedding(c.vocabulary_size, c.text_width)
         self.text_mlp = nn.Sequential(nn.Linear(c.text_width, 128), nn.GELU(), nn.Linear(128, c.text_width))
 
-        self.conv1, self.conv2, self.conv3 = nn.Conv2d(3, 64, 8, 4, 2), nn.Conv2d(64, 64, 3, 1, 1), nn.Conv2d(64, 64, 3, 1, 1)
+        self.conv1, self.conv2, self.conv3 = (
+            nn.Conv2d(3, 64, 8, 4, 2),
+            nn.Conv2d(64, 64, 3, 1, 1),
+            nn.Conv2d(64, 64, 3, 1, 1),
+        )
         self.film2, self.film3 = Film(c.text_width, 64), Film(c.text_width, 64)
         self.to_patches = nn.Conv2d(64, d, 4, 4)
         self.to_heatmaps = nn.Conv2d(64, c.keypoints, 1)

@@ -44,7 +44,7 @@ class PocketVlaPolicy:
 
     @classmethod
     def from_pretrained(cls, checkpoint: str | Path = "", *, threads: int = 1) -> PocketVlaPolicy:
-        """Load a checkpoint directory (the one in the package if empty). Raises FileNotFoundError where there is none."""
+        """Load a checkpoint directory; empty: the one in the package. Raises FileNotFoundError if it is none."""
         directory = Path(str(checkpoint or PACKAGED))
         if not (directory / "config.json").is_file():
             raise FileNotFoundError(f"no PocketVLA checkpoint in {directory}: config.json is missing")
