@@ -56,7 +56,7 @@ def make_retriever(p: Parameters, bank: str | Path) -> Retriever:
         proprio=p["weight_proprio"],
         argmax=p["argmax"],
     )
-    return Retriever(BankReader(bank), config)
+    return Retriever(BankReader(bank, skip_corrupt=True), config)
 
 
 def make_writer(p: Parameters, bank: str | Path) -> BankWriter:

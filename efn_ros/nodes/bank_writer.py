@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 
 from efn_ros.assembly import make_writer
-from efn_ros.bank import RolloutRecorder
+from efn_ros.bank import BankError, RolloutRecorder
 from efn_ros.msg import BankChanged, CorrectedAction, EpisodeState, Observation, PolicyStep
 from efn_ros.ros import conversions
 from efn_ros.ros.diagnostics import ERROR, OK
 from efn_ros.ros.node import EfnNode, Parameter, run
-from efn_ros.ros.qos import LATCHED, STEPS
+from efn_ros.ros.qos import EVERY_STEP, LATCHED
 from efn_ros.types import Outcome
 
 
@@ -36,9 +36,11 @@ class BankWriterNode(EfnNode):
         self._grace = self.timer(self.parameter("grace_s"), self._on_grace)
         self._grace.cancel()
         self.listen(EpisodeState, "episode", self._on_episode, LATCHED)
-        self.listen(Observation, "observation", lambda m: self._add(conversions.observation_from_msg(m)), STEPS)
-        self.listen(PolicyStep, "policy_step", lambda m: self._add(conversions.policy_step_from_msg(m)), STEPS)
-        self.listen(CorrectedAction, "corrected_action", lambda m: self._add(conversions.correction_from_msg(m)), STEPS)
+        self.listen(Observation, "observation", lambda m: self._add(conversions.observation_from_msg(m)), EVERY_STEP)
+        self.listen(PolicyStep, "policy_step", lambda m: self._add(conversions.policy_step_from_msg(m)), EVERY_STEP)
+        self.listen(
+            CorrectedAction, "corrected_action", lambda m: self._add(conversions.correction_from_msg(m)), EVERY_STEP
+        )
 
     def start(self) -> None:
         self._announce("", 0.0)
@@ -95,10 +97,14 @@ class BankWriterNode(EfnNode):
         if rollout is None:
             self.get_logger().warning(f"episode {episode.episode_id} held no whole step; nothing is remembered")
             return
+        if rollout.steps[0].observation.context.step > 0:  # this node was started in mid-episode
+            self.diagnostics.counts["missed_beginnings"] += 1
+            self.get_logger().warning(f"the beginning of episode {episode.episode_id} was missed; it is not remembered")
+            return
         started = time.perf_counter()
         try:
             self._writer.append(rollout)
-        except OSError as error:
+        except (BankError, OSError, ValueError) as error:
             self.diagnostics.state(ERROR, f"rollout {rollout.episode_id} could not be written: {error}")
             self.get_logger().error(f"rollout {rollout.episode_id} could not be written: {error}")
             return

@@ -11,7 +11,7 @@ from efn_ros.msg import EpisodeState, Observation
 from efn_ros.ros import conversions
 from efn_ros.ros.images import resize_crop, to_rgb
 from efn_ros.ros.node import EfnNode, Parameter, run
-from efn_ros.ros.qos import LATCHED, LOSSLESS_SENSOR_DATA, SENSOR_DATA, STEPS
+from efn_ros.ros.qos import KEPT_STEPS, LATCHED, LOSSLESS_SENSOR_DATA, SENSOR_DATA
 from efn_ros.ros.synchroniser import Synchroniser
 from efn_ros.types import Observation as ObservationType
 from efn_ros.types import StepContext
@@ -38,7 +38,7 @@ class CameraIngest(EfnNode):
         self._synchroniser = Synchroniser([*self._cameras, STATE], round(self.parameter("slop_s") * 1e9))
         self._episode: EpisodeState | None = None
         self._step, self._last_stamp_ns = 0, 0
-        self._out = self.publisher(Observation, "observation", STEPS)
+        self._out = self.publisher(Observation, "observation", KEPT_STEPS)
         self.listen(EpisodeState, "episode", self._on_episode, LATCHED)
         qos = LOSSLESS_SENSOR_DATA if self.parameter("lossless") else SENSOR_DATA
         compressed = self.parameter("compressed")

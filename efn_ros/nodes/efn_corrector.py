@@ -11,7 +11,7 @@ from efn_ros.msg import CorrectedAction, PolicyStep
 from efn_ros.ros import conversions
 from efn_ros.ros.diagnostics import ERROR, OK, WARN
 from efn_ros.ros.node import EfnNode, Parameter, run
-from efn_ros.ros.qos import STEPS
+from efn_ros.ros.qos import KEPT_STEPS, STEPS
 from efn_ros.srv import RetrieveExperience
 from efn_ros.types import Mode, Recall
 from efn_ros.types import PolicyStep as PolicyStepType
@@ -45,7 +45,7 @@ class EfnCorrector(EfnNode):
         self._pending: tuple[PolicyStepType, int] | None = None  # the step that waits for memory, and when it came
         self._answered = ("", -1, -1)
         self._memory_lost = ""
-        self._out = self.publisher(CorrectedAction, "corrected_action", STEPS)
+        self._out = self.publisher(CorrectedAction, "corrected_action", KEPT_STEPS)
         self._memory = self.create_client(RetrieveExperience, "retrieve")
         self._made.append((self.destroy_client, self._memory))
         self._deadline = self.timer(self.parameter("deadline_s"), self._on_deadline)

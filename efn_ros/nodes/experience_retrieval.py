@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from efn_ros.assembly import make_retriever
+from efn_ros.bank import BankError
 from efn_ros.msg import BankChanged
 from efn_ros.ros import conversions
 from efn_ros.ros.node import EfnNode, Parameter, run
@@ -37,8 +38,12 @@ class ExperienceRetrieval(EfnNode):
         self.serve(RetrieveExperience, "retrieve", self._retrieve)
 
     def _on_bank(self, bank: BankChanged) -> None:
-        self._retriever.reader.snapshot()
-        self.diagnostics.counts["revision"] = bank.revision
+        try:
+            snapshot = self._retriever.reader.snapshot()
+        except BankError as error:
+            raise ValueError(str(error)) from error
+        self.diagnostics.counts["revision"] = snapshot.revision
+        self.diagnostics.counts["corrupt_rollouts"] = len(snapshot.skipped)
 
     def _retrieve(self, request, response):
         started = time.perf_counter()
@@ -54,7 +59,7 @@ class ExperienceRetrieval(EfnNode):
         )
         try:
             response = conversions.recall_to_response(self._retriever.recall(query), response)
-        except ValueError as error:
+        except (BankError, ValueError) as error:
             self.diagnostics.error(str(error))
             response.success, response.drawn, response.reason = False, -1, str(error)
         response.search_s = time.perf_counter() - started

@@ -8,7 +8,7 @@ from efn_ros.assembly import make_inference
 from efn_ros.msg import Observation, PolicyStep
 from efn_ros.ros import conversions
 from efn_ros.ros.node import EfnNode, Parameter, run
-from efn_ros.ros.qos import STEPS
+from efn_ros.ros.qos import KEPT_STEPS, STEPS
 from efn_ros.srv import DecodeLatent
 from efn_ros.types import Observation as ObservationType
 from efn_ros.types import StepContext
@@ -35,7 +35,7 @@ class VlaPolicy(EfnNode):
         self._inference = make_inference(self.parameters())
         self._warm_up()
         self._context: StepContext | None = None
-        self._out = self.publisher(PolicyStep, "policy_step", STEPS)
+        self._out = self.publisher(PolicyStep, "policy_step", KEPT_STEPS)
         self.listen(Observation, "observation", self._on_observation, STEPS)
         self.serve(DecodeLatent, "~/decode", self._decode)
         self.get_logger().info(f"policy {self._inference.policy.spec.fingerprint}")

@@ -11,8 +11,10 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 
 from efn_ros.msg import BankChanged, CorrectedAction, EpisodeState, Observation, PolicyStep
-from efn_ros.ros.qos import LATCHED, STEPS
+from efn_ros.ros.qos import EVERY_STEP, LATCHED
 from efn_ros.srv import Abort, StartEpisode
+
+STRAGGLERS_S = 2.0
 
 
 @dataclass
@@ -47,12 +49,12 @@ class Client:
         subscribe = self.node.create_subscription
         subscribe(EpisodeState, "episode", self._on_episode, LATCHED)
         subscribe(BankChanged, "bank_changed", lambda m: setattr(self, "bank", m), LATCHED)
-        subscribe(CorrectedAction, "corrected_action", lambda m: self._record.actions.append(m), STEPS)
+        subscribe(CorrectedAction, "corrected_action", lambda m: self._record.actions.append(m), EVERY_STEP)
         subscribe(DiagnosticArray, "/diagnostics", self._on_diagnostics, 50)
         if steps:
-            subscribe(PolicyStep, "policy_step", lambda m: self._record.steps.append(m), STEPS)
+            subscribe(PolicyStep, "policy_step", lambda m: self._record.steps.append(m), EVERY_STEP)
         if observations:
-            subscribe(Observation, "observation", lambda m: self._record.observations.append(m), STEPS)
+            subscribe(Observation, "observation", lambda m: self._record.observations.append(m), EVERY_STEP)
         self._start = self.node.create_client(StartEpisode, "start_episode")
         self._abort = self.node.create_client(Abort, "abort")
 
@@ -138,9 +140,12 @@ class Client:
                 watch()
             state = self.episode
             ended = state.episode_id == episode_id and state.phase == EpisodeState.ENDED
-            return ended and (state.saved or not record) and len(self._record.actions) >= state.decisions
+            return ended and (state.saved or not record)
 
         self.spin_until(over, timeout_s, f"episode {episode_id} ({task}) has not ended")
+        deadline = time.monotonic() + STRAGGLERS_S  # the end may have overtaken the last actions
+        while len(self._record.actions) < self.episode.decisions and time.monotonic() < deadline:
+            self._executor.spin_once(timeout_sec=0.05)
         self._record.state = self.episode
         return self._record
 
