@@ -4,11 +4,15 @@ import argparse
 import ast
 import difflib
 import importlib
+import os
 import pkgutil
 import sys
 from pathlib import Path
 
 from efn_ros import commands
+
+# As in the nodes, before NumPy is imported: small matrices, and processes side by side.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 USAGE = """usage: efn COMMAND [...]      (efn COMMAND --help tells more)
 
