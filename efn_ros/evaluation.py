@@ -26,7 +26,7 @@ BASE, MEMORY = "base", "memory"
 
 @dataclass(frozen=True)
 class Job:
-    """deployment: name of config/deployments/<name>.yaml, or "as trained"."""
+    """deployment: name of config/deployments/<name>.yaml, or "as trained". ways: BASE, MEMORY or both."""
 
     robot: str
     deployment: str
@@ -34,6 +34,7 @@ class Job:
     episodes: int
     remembered: int
     overlays: tuple[str, ...] = ()
+    ways: tuple[str, ...] = (BASE, MEMORY)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def evaluate(jobs: Sequence[Job], output: Path, executor: Executor | None = None
     output.mkdir(parents=True, exist_ok=True)
     log = output / "episodes.jsonl"
     done = _read(log)
-    missing = [job for job in jobs if sum(_of(job, e) for e in done) < 2 * job.episodes]
+    missing = [job for job in jobs if sum(_of(job, e) for e in done) < len(job.ways) * job.episodes]
     done = [e for e in done if not any(_of(job, e) for job in missing)]
     _write(log, done)
     own = executor is None
@@ -114,8 +115,8 @@ def run_job(job: Job, output: str) -> list[Episode]:
             run(REMEMBERED_SEED + i, "remembered", correct=False, record=True)
         episodes = []
         for seed in range(job.episodes):
-            episodes.append(run(seed, BASE, correct=False, record=False))
-            episodes.append(run(seed, MEMORY, correct=True, record=True))
+            for way in job.ways:
+                episodes.append(run(seed, way, correct=way == MEMORY, record=way == MEMORY))
         return episodes
     finally:
         world.close()

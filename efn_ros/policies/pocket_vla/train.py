@@ -8,6 +8,7 @@ state only; positions of objects serve one auxiliary loss on the keypoints, whos
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -17,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
@@ -32,16 +35,21 @@ LANDMARK_STD = torch.tensor([0.15, 0.12, 0.10])
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """episodes, updates: one entry a round, episodes for each task. seed: of everything. processes: that collect."""
+    """episodes, updates: one entry a round, episodes for each task. seed: of everything. processes: that collect.
+    threads: of training. save_every: updates after which an interrupted run goes on."""
 
     directory: str
-    episodes: tuple[int, ...] = (120, 30, 30, 30, 30, 30)
-    updates: tuple[int, ...] = (4000, 1500, 1500, 1500, 1500, 6000)
-    batch: int = 256
-    learning_rate: float = 1e-3
+    tasks: tuple[str, ...] = tuple(TASKS)
+    episodes: tuple[int, ...] = (60, 30, 30, 30, 30)
+    updates: tuple[int, ...] = (2000, 1000, 1000, 1000, 3500)
+    batch: int = 128
+    learning_rate: float = 8e-4
+    warm_up: int = 200
+    cool_down: float = 0.4  # share of all updates over which the learning rate falls to zero
     weight_decay: float = 1e-3
     grounding: float = 0.5
     ema: float = 0.998
+    save_every: int = 250
     seed: int = 0
     first_seed: int = 100_000  # scenes of demonstrations; evaluation uses seeds below
     processes: int = 2
@@ -49,60 +57,109 @@ class TrainConfig:
 
 
 def train(config: TrainConfig) -> Path:
-    """Run every round that is not yet on disk and return the directory of the checkpoint."""
+    """Run, or go on with, all rounds; returns the directory of the checkpoint."""
     directory = Path(config.directory)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "train.json").write_text(json.dumps(asdict(config), indent=1))
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.threads)
     tokenizer = train_tokenizer(TASKS.values(), 512)
     processor = PocketVlaProcessor(tokenizer)
-    model = PocketVla(PocketVlaConfig(vocabulary_size=len(tokenizer)))
-    grounding = nn.Linear(2 * model.config.keypoints * len(model.config.cameras), LANDMARK_MEAN.numel() * 3)
+    model = PocketVla(PocketVlaConfig(vocabulary_size=len(tokenizer))).to(memory_format=torch.channels_last).train()
+    landmarks = LANDMARK_MEAN.numel() * 3
+    grounding = nn.Linear(2 * model.config.keypoints * len(model.config.cameras), landmarks)
     average = deepcopy(model)
-    optimiser = torch.optim.AdamW(
-        [*model.parameters(), *grounding.parameters()], config.learning_rate, weight_decay=config.weight_decay
-    )
-    tokens = processor.tokenizer(list(TASKS.values()), padding=True, return_tensors="pt")
-    checkpoint, minutes = directory / "checkpoint", 0.0
-    total, done = sum(config.updates), 0
-    for round_, (episodes, updates) in enumerate(zip(config.episodes, config.updates, strict=True)):
-        state = directory / f"round_{round_}.pt"
-        data = collect(config, round_, episodes, checkpoint if round_ else None)
-        if state.exists():
-            saved = torch.load(state, weights_only=True)
-            for part, value in zip((model, grounding, average, optimiser), saved["parts"], strict=True):
-                part.load_state_dict(value)
-            minutes, done = saved["minutes"], saved["done"]
+    parameters = [*model.parameters(), *grounding.parameters()]
+    optimiser = torch.optim.AdamW(parameters, config.learning_rate, weight_decay=config.weight_decay)
+    run = Run(directory / "state.safetensors", model, grounding, average, optimiser)
+    run.load()
+    tokens = tokenizer(list(TASKS.values()), padding=True, return_tensors="pt")
+    checkpoint, total = directory / "checkpoint", sum(config.updates)
+    for round_, episodes in enumerate(config.episodes):
+        end = sum(config.updates[: round_ + 1])
+        if run.done >= end:
             continue
-        started = time.monotonic()
-        rng = np.random.default_rng([config.seed, round_])
-        model.to(memory_format=torch.channels_last).train()
-        progress = tqdm(range(updates), desc=f"round {round_}: {len(data)} decisions", mininterval=5.0)
-        shown = 0.0
-        for _ in progress:
-            # Constant at first, then a cosine to zero over the last 40 %.
-            fraction = max(0.0, done / total - 0.6) / 0.4
+        if run.done == end - config.updates[round_]:
+            average.save_pretrained(checkpoint)
+            processor.save_pretrained(checkpoint)
+        data = collect(config, round_, episodes, checkpoint if round_ else None)
+        progress = tqdm(total=config.updates[round_], initial=run.done - end + config.updates[round_], mininterval=5.0)
+        progress.set_description(f"round {round_}: {len(data)} decisions")
+        shown, started = None, time.monotonic()
+        while run.done < end:
+            rows = np.random.default_rng([config.seed, run.done]).integers(len(data), size=config.batch)
             for group in optimiser.param_groups:
-                group["lr"] = config.learning_rate * min(1.0, (done + 1) / 200) * 0.5 * (1 + np.cos(np.pi * fraction))
-            loss = losses(model, grounding, data, rng.integers(len(data), size=config.batch), tokens, config)
+                group["lr"] = learning_rate(config, run.done, total)
+            loss = losses(model, grounding, data, rows, tokens, config)
             optimiser.zero_grad(set_to_none=True)
             sum(loss.values()).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
-            done += 1
+            run.done += 1
             with torch.no_grad():
-                rate = min(config.ema, done / (done + 10))
+                rate = min(config.ema, run.done / (run.done + 10))
                 for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
                     slow.lerp_(fast, 1 - rate)
-            shown = 0.98 * shown + 0.02 * loss["action"].item() if shown else loss["action"].item()
+            action = loss["action"].item()
+            shown = action if shown is None else 0.98 * shown + 0.02 * action
+            progress.update()
             progress.set_postfix(action=f"{shown:.4f}", grounding=f"{loss['grounding'].item():.3f}")
-        minutes += (time.monotonic() - started) / 60
-        average.save_pretrained(checkpoint)
-        processor.save_pretrained(checkpoint)
-        parts = [part.state_dict() for part in (model, grounding, average, optimiser)]
-        torch.save({"parts": parts, "minutes": minutes, "done": done}, state)
+            if run.done % config.save_every == 0 or run.done == end:
+                run.minutes += (time.monotonic() - started) / 60
+                started = time.monotonic()
+                run.save()
+    average.save_pretrained(checkpoint)
+    processor.save_pretrained(checkpoint)
+    facts = {"config": asdict(config), "updates": run.done, "minutes_of_updates": round(run.minutes, 1)}
+    (directory / "train.json").write_text(json.dumps(facts, indent=1) + "\n")
     return checkpoint
+
+
+def learning_rate(config: TrainConfig, update: int, total: int) -> float:
+    """Constant after a warm-up, then a cosine to zero over the last part."""
+    cooling = max(0.0, update / total - (1 - config.cool_down)) / config.cool_down
+    return config.learning_rate * min(1.0, (update + 1) / config.warm_up) * 0.5 * (1 + math.cos(math.pi * cooling))
+
+
+@dataclass
+class Run:
+    """What an interrupted training needs to go on: one safetensors file, replaced as a whole."""
+
+    file: Path
+    model: nn.Module
+    grounding: nn.Module
+    average: nn.Module
+    optimiser: torch.optim.Optimizer
+    done: int = 0
+    minutes: float = 0.0
+
+    def save(self) -> None:
+        tensors = {}
+        for name in ("model", "grounding", "average"):
+            tensors |= {f"{name}.{key}": value.contiguous() for key, value in getattr(self, name).state_dict().items()}
+        for i, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{i}.{key}": value.contiguous() for key, value in state.items()}
+        partial = self.file.with_suffix(".tmp")
+        save_file(tensors, partial, metadata={"done": str(self.done), "minutes": str(self.minutes)})
+        partial.replace(self.file)
+
+    def load(self) -> None:
+        """Nothing, if there is no file."""
+        if not self.file.exists():
+            return
+        with safe_open(self.file, framework="pt") as file:
+            facts = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        self.done, self.minutes = int(facts["done"]), float(facts["minutes"])
+        states: dict[int, dict[str, torch.Tensor]] = {}
+        for name, value in tensors.items():
+            part, _, key = name.partition(".")
+            if part == "optimiser":
+                index, _, key = key.partition(".")
+                states.setdefault(int(index), {})[key] = value
+        for name in ("model", "grounding", "average"):
+            own = {key.partition(".")[2]: value for key, value in tensors.items() if key.startswith(f"{name}.")}
+            getattr(self, name).load_state_dict(own)
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": states})
 
 
 def losses(model, grounding, data: Demonstrations, rows: np.ndarray, tokens, config: TrainConfig) -> dict:
@@ -128,8 +185,8 @@ def collect(config: TrainConfig, round_: int, episodes: int, student: Path | Non
     """All demonstrations up to this round; those of this round are made where they are not on disk yet."""
     directory = Path(config.directory) / "demonstrations"
     directory.mkdir(exist_ok=True)
-    wanted = [directory / f"{round_}_{task}.npz" for task in TASKS]
-    missing = [(task, path) for task, path in zip(TASKS, wanted, strict=True) if not path.exists()]
+    wanted = [directory / f"{round_}_{task}.npz" for task in config.tasks]
+    missing = [(task, path) for task, path in zip(config.tasks, wanted, strict=True) if not path.exists()]
     if missing:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(config.processes, mp_context=context) as pool:
@@ -137,7 +194,7 @@ def collect(config: TrainConfig, round_: int, episodes: int, student: Path | Non
             jobs = [pool.submit(_collect_task, task, seeds, student, path) for task, path in missing]
             for job in tqdm(jobs, desc=f"round {round_}: demonstrations"):
                 tqdm.write(job.result())
-    paths = [directory / f"{r}_{task}.npz" for r in range(round_ + 1) for task in TASKS]
+    paths = [directory / f"{r}_{task}.npz" for r in range(round_ + 1) for task in config.tasks]
     return Demonstrations.concatenate([_read(path) for path in paths])
 
 

@@ -1,0 +1,38 @@
+"""train the small policy from Meta-World's scripted experts, measure it on unseen scenes and write its card"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--directory", type=Path, default=Path("efn_policy"), help="a second run goes on in it")
+    parser.add_argument("--episodes", type=int, nargs="+", help="episodes for each task, one number a round")
+    parser.add_argument("--updates", type=int, nargs="+", help="updates, one number a round")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=2, help="that collect demonstrations and evaluate")
+    parser.add_argument("--threads", type=int, default=2, help="of training")
+    parser.add_argument("--test-episodes", type=int, default=20, help="unseen scenes a task, for the card")
+    parser.add_argument("--install", action="store_true", help="put the checkpoint into the package")
+
+
+def run(args: argparse.Namespace) -> int:
+    from efn_ros.policies.pocket_vla.card import write_card
+    from efn_ros.policies.pocket_vla.policy import PACKAGED
+    from efn_ros.policies.pocket_vla.train import TrainConfig, train
+
+    rounds = {name: tuple(getattr(args, name)) for name in ("episodes", "updates") if getattr(args, name)}
+    config = TrainConfig(str(args.directory), **rounds, seed=args.seed, processes=args.processes, threads=args.threads)
+    if len(config.episodes) != len(config.updates):
+        raise SystemExit(f"--episodes names {len(config.episodes)} rounds, --updates {len(config.updates)}")
+    checkpoint = train(config)
+    facts = json.loads((args.directory / "train.json").read_text())
+    print(write_card(checkpoint, facts, args.test_episodes, args.directory / "test", args.processes))
+    if args.install:
+        shutil.copytree(checkpoint, Path(str(PACKAGED)), dirs_exist_ok=True)
+        checkpoint = PACKAGED
+    print(f"\ncheckpoint {checkpoint}")
+    return 0
