@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--episodes", type=int, default=3, help="scenes a task, each with and without memory")
     parser.add_argument("--remembered", type=int, default=4, help="episodes a task that fill the memory before")
     parser.add_argument("--deployment", default="actuation", help="which config/deployments/<name>.yaml, or 'none'")
+    parser.add_argument("--params-file", type=Path, action="append", default=[], help="laid over config/libero_sim.yaml")
     parser.add_argument("--output", type=Path, default=Path("efn_demo"), help="directory of the results")
     parser.add_argument("--seed", type=int, default=0, help="of the first scene")
 
@@ -36,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
         raise SystemExit(f"unknown task {', '.join(sorted(unknown))}; there are {', '.join(INSTRUCTIONS)}")
     output = args.output.resolve() / time.strftime("%Y%m%d-%H%M%S")
     overlays = [config_directory() / "deployments" / f"{args.deployment}.yaml"] if args.deployment != "none" else []
+    overlays += args.params_file
     bank = output / "bank"
     graph = Graph.load("libero_sim", overlays, bank=str(bank))
     names = [node.executable for node in graph.nodes]

@@ -33,10 +33,23 @@ RATE_HZ = 20.0
 # Two cameras across the table: either alone leaves depth to be guessed.
 CAMERAS = {"left": 150.0, "right": 30.0}  # azimuth, degrees
 LOOKAT_M, DISTANCE_M, ELEVATION_DEG = (0.0, 0.66, 0.12), 1.15, -40.0
+FIELD_OF_VIEW_DEG = 45.0
 # Hidden, because nobody misses them in a small image and they cost half of its rendering: two shoulder links and the
 # inside of the gripper's base.
 HIDDEN_MESHES = ("l0", "l1", "eGripperBase")
 PROPRIO = ("hand_x_m", "hand_y_m", "hand_z_m", "gripper_opening")
+
+
+def project(points: np.ndarray, camera: str) -> np.ndarray:
+    """Where points float (..., 3), in metres, appear to a camera of the nominal deployment: (..., 2), x to the right
+    and y down, each from -1 to 1 across the image."""
+    azimuth, elevation = np.radians(CAMERAS[camera]), np.radians(ELEVATION_DEG)
+    level = np.array([np.cos(azimuth), np.sin(azimuth), 0.0])
+    forward = np.cos(elevation) * level + np.array([0.0, 0.0, np.sin(elevation)])
+    up = -np.sin(elevation) * level + np.array([0.0, 0.0, np.cos(elevation)])
+    seen = points - (np.array(LOOKAT_M) - DISTANCE_M * forward)
+    depth = (seen @ forward) * np.tan(np.radians(FIELD_OF_VIEW_DEG) / 2)
+    return np.stack([seen @ np.cross(forward, up) / depth, -(seen @ up) / depth], axis=-1)
 
 
 class MetaWorld:

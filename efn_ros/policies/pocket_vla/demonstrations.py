@@ -17,8 +17,8 @@ DECISIONS_AFTER_SUCCESS = 2  # so that the student learns to stay
 @dataclass
 class Demonstrations:
     """N decisions. images: uint8 (N, C, S, S, 3). proprio: (N, P). actions: (N, H, A), what the expert would do from
-    here. landmarks: (N, 3, 3) metres, for the grounding loss alone. task: int64 (N,). succeeded: bool (N,) of its
-    episode."""
+    here. landmarks: (N, 3, 3) metres, of hand, object and goal, for the grounding loss alone. task: int64 (N,).
+    succeeded: bool (N,) of its episode."""
 
     images: np.ndarray
     proprio: np.ndarray

@@ -127,7 +127,7 @@ class PocketVla(PreTrainedModel):
         self.decoder = nn.Sequential(
             nn.Linear((c.latent_tokens + 1) * d, 512), nn.GELU(), nn.Linear(512, c.horizon * len(c.action_low))
         )
-        coordinates = torch.linspace(-1, 1, 4 * grid)
+        coordinates = (torch.arange(4 * grid) + 0.5) / (2 * grid) - 1.0  # of the cells' centres
         self.register_buffer("grid_x", coordinates.repeat(4 * grid))
         self.register_buffer("grid_y", coordinates.repeat_interleave(4 * grid))
         for name in ("proprio_mean", "proprio_std", "action_low", "action_high"):
@@ -141,33 +141,39 @@ class PocketVla(PreTrainedModel):
         """ids, mask: (B, N) -> (B, text_width), the mean embedding of the instruction's tokens."""
         return (self.text_embedding(ids) * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
-    def keypoints(self, features: Tensor) -> Tensor:
-        """Feature maps (N, 64, S/4, S/4) -> expected positions (N, 2 * keypoints) in [-1, 1]."""
-        weights = self.to_heatmaps(features).flatten(2).float().softmax(-1)
-        return torch.cat([(weights * self.grid_x).sum(-1), (weights * self.grid_y).sum(-1)], dim=-1)
+    def encode(self, images: Tensor, proprio: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """images: (B, C, 3, S, S) in [-1, 1]; proprio: (B, P); text: (B, text_width) -> Z (B, L, D), V (B, T, D)."""
+        visual, points, _ = self.see(images, text)
+        return self.intend(visual, points, proprio, text), visual
 
-    def encode(self, images: Tensor, proprio: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """images: (B, C, 3, S, S) in [-1, 1]; proprio: (B, P); text: (B, text_width) -> Z (B, L, D), V (B, T, D) and
-        the keypoints (B, C * 2 * keypoints), which a grounding loss reads."""
+    def see(self, images: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """V (B, T, D), the keypoints' expected positions (B, C * 2 * keypoints) in [-1, 1], and the logarithms of their
+        heatmaps (B, C, keypoints, (S / 4) ** 2), up to a constant."""
         b, cameras = images.shape[:2]
-        text = text + self.text_mlp(text)
-        told = text.repeat_interleave(cameras, dim=0)
+        text = self.told(text).repeat_interleave(cameras, dim=0)
         x = F.relu(self.conv1(images.flatten(0, 1)))
-        x = F.relu(self.film2(self.conv2(x), told))
-        x = F.relu(self.film3(self.conv3(x), told))
-        points = self.keypoints(x)
+        x = F.relu(self.film2(self.conv2(x), text))
+        x = F.relu(self.film3(self.conv3(x), text))
+        heatmaps = self.to_heatmaps(x).flatten(2).float()
+        weights = heatmaps.softmax(-1)
+        points = torch.cat([(weights * self.grid_x).sum(-1), (weights * self.grid_y).sum(-1)], dim=-1)
         patches = self.to_patches(x).flatten(2).transpose(1, 2)
         tokens = torch.cat([patches, self.from_keypoints(points).unflatten(-1, (-1, patches.shape[-1]))], dim=1)
         visual = (tokens.unflatten(0, (b, cameras)) + self.position).flatten(1, 2)
-        visual = self.vision_norm(self.vision_block(visual))
+        points, heatmaps = points.unflatten(0, (b, cameras)).flatten(1), heatmaps.unflatten(0, (b, cameras))
+        return self.vision_norm(self.vision_block(visual)), points, heatmaps
 
-        proprio = (proprio - self.proprio_mean) / self.proprio_std
-        points = points.unflatten(0, (b, cameras)).flatten(1)
+    def intend(self, visual: Tensor, points: Tensor, proprio: Tensor, text: Tensor) -> Tensor:
+        """Z (B, L, D): what to do, from what was seen, felt and told."""
+        text, proprio = self.told(text), (proprio - self.proprio_mean) / self.proprio_std
         latent = self.intent(torch.cat([points, proprio, text], dim=-1)).unflatten(-1, (-1, visual.shape[-1]))
         context = torch.cat([visual, self.proprio_token(proprio)[:, None], self.text_token(text)[:, None]], dim=1)
         for block in self.latent_blocks:
             latent = block(latent, context)
-        return self.latent_norm(latent), visual, points
+        return self.latent_norm(latent)
+
+    def told(self, text: Tensor) -> Tensor:
+        return text + self.text_mlp(text)
 
     def decode(self, latent: Tensor, visual: Tensor) -> Tensor:
         """Z (B, L, D), V (B, T, D) -> actions (B, H, A) within the bounds; a pure function, equation (2)."""

@@ -70,7 +70,7 @@ class PocketVlaPolicy:
         pixels = torch.from_numpy(images).movedim(-1, -3).float() / 127.5 - 1.0
         proprio = torch.from_numpy(np.asarray(observation.proprio, np.float32))
         text = self._embed(observation.context.instruction)
-        latent, visual, _ = self._model.encode(pixels[None], proprio[None], text)
+        latent, visual = self._model.encode(pixels[None], proprio[None], text)
         action = self._model.decode(latent, visual)
         return PolicyOutput(latent=latent[0].numpy(), visual=visual[0].numpy(), action=action[0].numpy())
 

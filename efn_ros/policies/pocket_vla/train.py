@@ -2,7 +2,7 @@
 
 Round 0 shows the expert under noise; every later round lets the student drive and asks the expert what it would have
 done. After each round's data the network trains on all of it. The policy sees images, instruction and end-effector
-state only; positions of objects serve one auxiliary loss on the keypoints, whose head is not part of the policy.
+state only; where hand, object and goal appear in the images teaches three of its keypoints where to look.
 """
 
 from __future__ import annotations
@@ -27,10 +27,7 @@ from efn_ros.policies.pocket_vla.demonstrations import Demonstrations, demonstra
 from efn_ros.policies.pocket_vla.model import PocketVla, PocketVlaConfig
 from efn_ros.policies.pocket_vla.policy import PocketVlaPolicy
 from efn_ros.policies.pocket_vla.processor import PocketVlaProcessor, train_tokenizer
-from efn_ros.worlds.metaworld import TASKS, MetaWorld
-
-LANDMARK_MEAN = torch.tensor([0.0, 0.65, 0.15])
-LANDMARK_STD = torch.tensor([0.15, 0.12, 0.10])
+from efn_ros.worlds.metaworld import TASKS, MetaWorld, project
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class TrainConfig:
     warm_up: int = 200
     cool_down: float = 0.4  # share of all updates over which the learning rate falls to zero
     weight_decay: float = 1e-3
-    grounding: float = 0.5
+    grounding: float = 0.03
     ema: float = 0.998
     save_every: int = 250
     seed: int = 0
@@ -65,12 +62,9 @@ def train(config: TrainConfig) -> Path:
     tokenizer = train_tokenizer(TASKS.values(), 512)
     processor = PocketVlaProcessor(tokenizer)
     model = PocketVla(PocketVlaConfig(vocabulary_size=len(tokenizer))).to(memory_format=torch.channels_last).train()
-    landmarks = LANDMARK_MEAN.numel() * 3
-    grounding = nn.Linear(2 * model.config.keypoints * len(model.config.cameras), landmarks)
     average = deepcopy(model)
-    parameters = [*model.parameters(), *grounding.parameters()]
-    optimiser = torch.optim.AdamW(parameters, config.learning_rate, weight_decay=config.weight_decay)
-    run = Run(directory / "state.safetensors", model, grounding, average, optimiser)
+    optimiser = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    run = Run(directory / "state.safetensors", model, average, optimiser)
     run.load()
     tokens = tokenizer(list(TASKS.values()), padding=True, return_tensors="pt")
     checkpoint, total = directory / "checkpoint", sum(config.updates)
@@ -89,7 +83,7 @@ def train(config: TrainConfig) -> Path:
             rows = np.random.default_rng([config.seed, run.done]).integers(len(data), size=config.batch)
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(config, run.done, total)
-            loss = losses(model, grounding, data, rows, tokens, config)
+            loss = losses(model, data, rows, tokens, config)
             optimiser.zero_grad(set_to_none=True)
             sum(loss.values()).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -126,7 +120,6 @@ class Run:
 
     file: Path
     model: nn.Module
-    grounding: nn.Module
     average: nn.Module
     optimiser: torch.optim.Optimizer
     done: int = 0
@@ -134,7 +127,7 @@ class Run:
 
     def save(self) -> None:
         tensors = {}
-        for name in ("model", "grounding", "average"):
+        for name in ("model", "average"):
             tensors |= {f"{name}.{key}": value.contiguous() for key, value in getattr(self, name).state_dict().items()}
         for i, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{i}.{key}": value.contiguous() for key, value in state.items()}
@@ -156,29 +149,40 @@ class Run:
             if part == "optimiser":
                 index, _, key = key.partition(".")
                 states.setdefault(int(index), {})[key] = value
-        for name in ("model", "grounding", "average"):
+        for name in ("model", "average"):
             own = {key.partition(".")[2]: value for key, value in tensors.items() if key.startswith(f"{name}.")}
             getattr(self, name).load_state_dict(own)
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": states})
 
 
-def losses(model, grounding, data: Demonstrations, rows: np.ndarray, tokens, config: TrainConfig) -> dict:
-    """L1 to the expert's chunk, and of the landmarks read off the keypoints."""
+def losses(model, data: Demonstrations, rows: np.ndarray, tokens, config: TrainConfig) -> dict[str, torch.Tensor]:
+    """L1 to the expert's chunk, and cross-entropy of each camera's first keypoints with where hand, object and goal
+    appear to it; what is out of the picture does not count."""
     images = torch.from_numpy(data.images[rows])  # (B, C, S, S, 3): already channels last
     pixels = images.flatten(0, 1).permute(0, 3, 1, 2).to(torch.bfloat16) / 127.5 - 1.0
     task = torch.from_numpy(data.task[rows])
     with torch.autocast("cpu", torch.bfloat16):
         text = model.embed_text(tokens["input_ids"], tokens["attention_mask"])[task]
-        latent, visual, points = model.encode(
-            pixels.unflatten(0, images.shape[:2]), torch.from_numpy(data.proprio[rows]), text
-        )
+        visual, points, heatmaps = model.see(pixels.unflatten(0, images.shape[:2]), text)
+        latent = model.intend(visual, points, torch.from_numpy(data.proprio[rows]), text)
         action = model.decode(latent, visual)
-        landmarks = grounding(points).float().unflatten(-1, (3, 3))
-    target = (torch.from_numpy(data.landmarks[rows]) - LANDMARK_MEAN) / LANDMARK_STD
+    side = round(heatmaps.shape[-1] ** 0.5)
+    seen = np.stack([project(data.landmarks[rows], camera) for camera in model.config.cameras], axis=1)
+    target = torch.from_numpy(heat(seen, side))
+    entropy = -(target * heatmaps[:, :, : seen.shape[2]].log_softmax(-1)).sum(-1)
     return {
         "action": (action - torch.from_numpy(data.actions[rows])).abs().mean(),
-        "grounding": config.grounding * (landmarks - target).abs().mean(),
+        "grounding": config.grounding * entropy.mean(),
     }
+
+
+def heat(points: np.ndarray, side: int) -> np.ndarray:
+    """Positions (..., 2) in [-1, 1] as weights float32 (..., side * side) on the four nearest cells, whose expectation
+    is the position; all zero where it lies outside of their centres."""
+    cell = (points + 1) / 2 * side - 0.5
+    x, y = (np.clip(1 - np.abs(cell[..., i, None] - np.arange(side)), 0, None) for i in (0, 1))
+    inside = ((cell >= 0) & (cell <= side - 1)).all(-1)[..., None]
+    return (y[..., :, None] * x[..., None, :]).reshape(*points.shape[:-1], -1).astype(np.float32) * inside
 
 
 def collect(config: TrainConfig, round_: int, episodes: int, student: Path | None) -> Demonstrations:
