@@ -45,16 +45,15 @@ class ActionLimits:
             if array.shape != (size,):
                 raise ValueError(f"limit {name!r} has {array.size} entries, but an action has {size}")
             if np.isnan(array).any() or (least is not None and (array < least).any()):
-                raise ValueError(
-                    f"limit {name!r} is {array.tolist()}: every entry must be a number of at least {least}"
-                )
+                wanted = "a number" if least is None else f"a number of at least {least}"
+                raise ValueError(f"limit {name!r} is {array.tolist()}: every entry must be {wanted}")
             return array
 
         low, high = bound("low", low, None), bound("high", high, None)
         if not (low < high).all():
             raise ValueError(f"limit 'low' {low.tolist()} must lie below 'high' {high.tolist()}")
-        if not rate_hz > 0:
-            raise ValueError(f"rate_hz is {rate_hz}; it must be positive")
+        if not 0 < rate_hz < np.inf:
+            raise ValueError(f"rate_hz is {rate_hz}; it must be positive and finite")
         return cls(
             low=low,
             high=high,
@@ -91,17 +90,21 @@ class ActionLimits:
 
         Each entry of the residual is bounded and the sum clipped to `low` and `high`; then each dimension's residual
         is scaled back over the whole chunk until none of its differences exceeds its limit, or what the base alone
-        reaches where that is more. The admissible set is convex and holds the base, so a scale always exists.
+        reaches where that is more. The admissible set is convex and holds the base, so a scale always exists. Changes
+        of a difference that are no larger than the rounding of float32 are none.
         """
         target = np.clip(base + np.clip(residual, -self.residual, self.residual), self.low, self.high)
         past = history[-HISTORY:].reshape(-1, base.shape[1])
         before, after = np.concatenate([past, base]), np.concatenate([past, target])
         scale = np.ones(base.shape[1])
-        for order, bound in enumerate((self.velocity, self.acceleration, self.jerk), start=1):
+        rounding = np.finfo(np.float32).eps / 2 * np.abs(after).max(axis=0)
+        first = np.minimum(self.velocity, self.reject * self.rate_hz)  # a residual must not jump beyond reject either
+        for order, bound in enumerate((first, self.acceleration, self.jerk), start=1):
             if np.isinf(bound).all() or len(before) <= order:
                 continue
-            plain = np.diff(before, order, axis=0).astype(np.float64)
-            change = np.diff(after, order, axis=0) - plain
+            plain = np.diff(before.astype(np.float64), order, axis=0)
+            change = np.diff(after.astype(np.float64), order, axis=0) - plain
+            change = np.where(np.abs(change) <= 2**order * rounding, 0.0, change)
             allowed = np.maximum(bound / self.rate_hz**order, np.abs(plain))
             with np.errstate(divide="ignore", invalid="ignore"):
                 room = np.where(change == 0, np.inf, (allowed - np.sign(change) * plain) / np.abs(change))
