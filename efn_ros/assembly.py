@@ -56,12 +56,12 @@ def make_retriever(p: Parameters, bank: str | Path) -> Retriever:
         proprio=p["weight_proprio"],
         argmax=p["argmax"],
     )
-    return Retriever(BankReader(bank, skip_corrupt=True), config)
+    return Retriever(BankReader(Path(bank).expanduser(), skip_corrupt=True), config)
 
 
 def make_writer(p: Parameters, bank: str | Path) -> BankWriter:
     """Of bank_writer."""
-    return BankWriter(bank, projection=make_projection(p), image_quality=p["image_quality"])
+    return BankWriter(Path(bank).expanduser(), projection=make_projection(p), image_quality=p["image_quality"])
 
 
 def make_corrector(p: Parameters) -> Corrector:

@@ -16,6 +16,7 @@ WATCH_S = 0.2
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("robot", choices=robots(), help="which config/<robot>.yaml")
     parser.add_argument("--params-file", type=Path, action="append", default=[], help="laid over the robot's own")
+    parser.add_argument("--bank", help="directory of the experience bank; default: what the robot's file says")
     parser.add_argument("--namespace", default="efn")
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warn", "error", "fatal"))
     parser.add_argument("--use-sim-time", action="store_true", help="take time from /clock")
@@ -24,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    graph = Graph.load(args.robot, args.params_file, autostart=not args.no_autostart, use_sim_time=args.use_sim_time)
+    settings = {"autostart": not args.no_autostart, "use_sim_time": args.use_sim_time}
+    settings |= {"bank": args.bank} if args.bank else {}
+    graph = Graph.load(args.robot, args.params_file, **settings)
     if args.on_exit:
         graph = Graph(graph.robot, graph.nodes, args.on_exit)
 

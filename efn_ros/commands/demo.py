@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--episodes", type=int, default=3, help="scenes a task, each with and without memory")
     parser.add_argument("--remembered", type=int, default=4, help="episodes a task that fill the memory before")
     parser.add_argument("--deployment", default="actuation", help="which config/deployments/<name>.yaml, or 'none'")
-    parser.add_argument("--params-file", type=Path, action="append", default=[], help="laid over config/libero_sim.yaml")
+    parser.add_argument("--params-file", type=Path, action="append", default=[], help="laid over the robot's own")
     parser.add_argument("--output", type=Path, default=Path("efn_demo"), help="directory of the results")
     parser.add_argument("--seed", type=int, default=0, help="of the first scene")
 

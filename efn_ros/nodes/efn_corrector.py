@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from rclpy.task import Future
 from std_srvs.srv import SetBool, Trigger
 
 from efn_ros.assembly import make_corrector
@@ -43,6 +44,7 @@ class EfnCorrector(EfnNode):
         self._corrector = make_corrector(self.parameters())
         self._enabled = self.parameter("enabled")
         self._pending: tuple[PolicyStepType, int] | None = None  # the step that waits for memory, and when it came
+        self._asked: Future | None = None
         self._answered = ("", -1, -1)
         self._memory_lost = ""
         self._out = self.publisher(CorrectedAction, "corrected_action", KEPT_STEPS)
@@ -80,7 +82,10 @@ class EfnCorrector(EfnNode):
                 proprio=message.proprio,
                 projection=message.projection,
             )
-            self._memory.call_async(request).add_done_callback(lambda future: self._on_answer(key, future))
+            if self._asked is not None and not self._asked.done():  # it will hardly come, and would be kept for ever
+                self._memory.remove_pending_request(self._asked)
+            self._asked = self._memory.call_async(request)
+            self._asked.add_done_callback(lambda future: self._on_answer(key, future))
             if self._memory_lost:  # ask, so that its return is noticed, but do not wait
                 self._finish(Recall(reason=self._memory_lost))
             else:

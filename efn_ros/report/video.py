@@ -27,9 +27,11 @@ def frame(
     canvas = np.full((height + height % 2, width + width % 2, 3), PAPER, np.uint8)
     top = MARGIN + 24
     canvas[top : top + SIDE, MARGIN : MARGIN + SIDE] = _fit(current)
+    _text(canvas, "now", MARGIN + 6, top + 16, PAPER)
     right = 2 * MARGIN + SIDE
     if recalled is not None:
         canvas[top : top + SIDE, right : right + SIDE] = _fit(recalled)
+        _text(canvas, "recalled", right + 6, top + 16, PAPER)
     else:
         _text(canvas, "nothing recalled", right + 70, top + SIDE // 2)
     _text(canvas, caption, MARGIN, 18)
@@ -77,5 +79,5 @@ def _fit(image: np.ndarray) -> np.ndarray:
     return cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST)
 
 
-def _text(canvas: np.ndarray, text: str, x: int, y: int) -> None:
-    cv2.putText(canvas, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.42, INK, 1, cv2.LINE_AA)
+def _text(canvas: np.ndarray, text: str, x: int, y: int, colour: tuple[int, int, int] = INK) -> None:
+    cv2.putText(canvas, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1, cv2.LINE_AA)

@@ -26,7 +26,9 @@ def describe(robot: str) -> LaunchDescription:
             description="Nodes configure and activate themselves.",
         ),
         DeclareLaunchArgument("log_level", default_value="info", description="Log level of the nodes."),
-        DeclareLaunchArgument("bank", default_value="bank", description="Directory of the experience bank."),
+        DeclareLaunchArgument(
+            "bank", default_value="", description="Directory of the bank; empty: what the robot's file says."
+        ),
         DeclareLaunchArgument(
             "on_exit",
             default_value="",
@@ -47,7 +49,7 @@ def _nodes(context, robot: str) -> list[Node]:
         overlays,
         autostart=FLAGS[value("autostart")],
         use_sim_time=FLAGS[value("use_sim_time")],
-        bank=value("bank"),
+        **({"bank": value("bank")} if value("bank") else {}),
     )
     restart = (value("on_exit") or graph.on_exit) == RESTART
     return [
