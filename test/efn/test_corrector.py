@@ -1,0 +1,255 @@
+"""The corrector: the order of what can go wrong, the latched stop, and a history that is counted in steps."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from efn_ros.efn import Corrector, RecalledAction
+from efn_ros.robots import ActionLimits
+from efn_ros.types import Experience, Mode, Outcome, PolicyStep, Quantised, Recall, StepContext
+
+SIZE = 2  # the first dimension is a velocity, the second a position
+EPS = float(np.finfo(np.float32).eps)
+NO_TOKENS = Quantised(np.zeros((1, 4), np.int8), np.ones(1, np.float32))
+
+
+def limits(**bounds) -> ActionLimits:
+    values = {"low": [-1.0] * SIZE, "high": [1.0] * SIZE, "residual": [0.5] * SIZE, "holds_last": [False, True]}
+    return ActionLimits.create(**{"rate_hz": 10.0, **values, **bounds})
+
+
+def step(base, index=0, episode="e0", correct=True) -> PolicyStep:
+    context = StepContext(episode, index, 100 * index, "reach", "reach the goal", correct=correct)
+    base, nothing = np.asarray(base, np.float32), np.zeros(0, np.float32)
+    return PolicyStep(context, base, NO_TOKENS, NO_TOKENS, nothing[None], nothing, nothing)
+
+
+def recalled(executed, confidence=1.0) -> Recall:
+    executed, nothing = np.asarray(executed, np.float32), np.zeros(0, np.float32)
+    experience = Experience(
+        "r7",
+        3,
+        "reach the goal",
+        Outcome.SUCCESS,
+        8,
+        executed,
+        executed,
+        nothing,
+        nothing,
+        nothing[None],
+        1.0,
+        1.0,
+        1.0,
+    )
+    return Recall(steps=(experience,), drawn=0, confidence=confidence)
+
+
+def corrector(residual=None, control_steps=1, **bounds) -> Corrector:
+    return Corrector(limits(**bounds), residual or RecalledAction(gain=0.5), control_steps=control_steps)
+
+
+def always(value):
+    """A residual that asks for `value` in every entry."""
+    return lambda step, recall: (np.full_like(step.base, value), "")
+
+
+BASE = np.array([[0.1, 0.2], [0.3, 0.4], [-0.5, 0.6]], np.float32)
+SEEN = recalled(BASE + np.float32(0.25))
+REFUSED = np.where(BASE == BASE[1, 1], np.nan, BASE)
+
+
+# Which mode, and why
+
+
+def test_an_experience_corrects_the_base():
+    correction = corrector().correct(step(BASE), SEEN)
+    assert (correction.mode, correction.reason, correction.confidence) == (Mode.CORRECTED, "", 1.0)
+    assert (correction.rollout_id, correction.rollout_step) == ("r7", 3)
+    np.testing.assert_array_equal(correction.base, BASE)
+    np.testing.assert_allclose(correction.corrected, BASE + 0.125, atol=1e-6)
+
+
+def test_a_recall_without_an_experience_leaves_the_base_bit_for_bit_and_says_why():
+    correction = corrector().correct(step(BASE), Recall(reason="the bank is empty"))
+    assert (correction.mode, correction.reason) == (Mode.BASE, "the bank is empty")
+    assert (correction.rollout_id, correction.rollout_step, correction.confidence) == ("", -1, 0.0)
+    assert correction.corrected.tobytes() == BASE.tobytes()
+    assert not correction.residual.any()
+
+
+def test_an_experience_that_is_not_followed_is_named_all_the_same():
+    unsure = recalled(BASE + 1, confidence=0.2)
+    correction = corrector().correct(step(BASE), unsure)
+    assert (correction.mode, correction.rollout_id, correction.confidence) == (Mode.BASE, "r7", 0.2)
+    assert correction.corrected.tobytes() == BASE.tobytes()
+
+
+def test_an_episode_may_switch_correction_off():
+    correction = corrector(always(0.3)).correct(step(BASE, correct=False), SEEN)
+    assert (correction.mode, correction.reason) == (Mode.BASE, "correction is off")
+    assert correction.corrected.tobytes() == BASE.tobytes()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_residual_that_is_not_finite_is_left_out(value):
+    correction = corrector(always(value)).correct(step(BASE), SEEN)
+    assert (correction.mode, correction.reason) == (Mode.BASE, "the residual is not finite")
+    assert correction.corrected.tobytes() == BASE.tobytes()
+
+
+@pytest.mark.parametrize("correct", [True, False])
+def test_a_base_that_is_refused_is_held_even_where_correction_is_off(correct):
+    guard = corrector()
+    guard.correct(step(BASE), SEEN)
+    correction = guard.correct(step(REFUSED, 1, correct=correct), SEEN)
+    assert (correction.mode, correction.reason) == (Mode.HOLD, "action[1][1] is nan")
+    assert not correction.residual.any() and correction.corrected.shape == BASE.shape
+    assert np.isfinite(correction.base).all()
+
+
+@pytest.mark.parametrize("base", [BASE, REFUSED])
+@pytest.mark.parametrize("correct", [True, False])
+@pytest.mark.parametrize("recall", [SEEN, Recall(reason="the bank is empty")])
+def test_a_stop_wins_over_everything(base, correct, recall):
+    guard = corrector()
+    guard.stop("the operator said so")
+    correction = guard.correct(step(base, correct=correct), recall)
+    assert (correction.mode, correction.reason) == (Mode.STOPPED, "the operator said so")
+    assert not correction.corrected.any() and not correction.residual.any()
+
+
+def test_a_stop_stays_until_it_is_reset_and_keeps_its_first_reason():
+    guard = corrector()
+    guard.correct(step(BASE), SEEN)
+    guard.stop("first")
+    guard.stop("second")
+    for index, episode in ((1, "e0"), (2, "e0"), (0, "e1")):
+        correction = guard.correct(step(BASE, index, episode), SEEN)
+        assert (guard.stopped, correction.mode, correction.reason) == ("first", Mode.STOPPED, "first")
+    guard.reset()
+    assert guard.stopped == ""
+    assert guard.correct(step(BASE, 1, "e1"), SEEN).mode == Mode.CORRECTED
+
+
+# The history: what was commanded, by count of control steps
+
+
+def held_after(chunk, control_steps, steps_later) -> list:
+    """What is held when, after one chunk, the decision `steps_later` is refused."""
+    guard = corrector(control_steps=control_steps)
+    guard.correct(step(chunk), Recall(reason="base"))
+    correction = guard.correct(step(np.full_like(chunk, np.nan), steps_later), Recall(reason="base"))
+    assert correction.mode == Mode.HOLD
+    assert (correction.corrected == correction.corrected[0]).all()
+    return correction.corrected[0].tolist()
+
+
+CHUNK = np.array([[0.5, 0.125], [0.5, 0.25], [0.5, 0.375], [0.5, 0.5]], np.float32)
+
+
+@pytest.mark.parametrize(
+    "control_steps, steps_later, row",
+    [(1, 1, 0), (2, 1, 1), (4, 1, 3), (9, 1, 3), (1, 2, 1), (1, 3, 2), (2, 2, 3), (2, 7, 3)],
+)
+def test_holding_repeats_the_row_that_was_executed_last(control_steps, steps_later, row):
+    """One decision executes `control_steps` rows; after a decision that never came, the chunk went on."""
+    velocity, position = held_after(CHUNK, control_steps, steps_later)
+    assert velocity == 0
+    assert position == CHUNK[row, 1]
+
+
+def test_holding_goes_on_from_what_is_held():
+    guard = corrector(control_steps=2)
+    guard.correct(step(CHUNK), Recall())
+    for index in (1, 2, 3):
+        held = guard.correct(step(np.full_like(CHUNK, np.inf), index), Recall())
+        np.testing.assert_array_equal(held.corrected, np.tile(np.float32([0, 0.25]), (4, 1)))
+
+
+def test_a_jump_is_measured_from_the_row_that_was_executed_last():
+    far = np.tile(np.float32([0.5, 0.75]), (2, 1))
+    for control_steps, refused in ((1, True), (4, False)):
+        guard = corrector(control_steps=control_steps, reject=[0.3, 0.3])
+        guard.correct(step(CHUNK), Recall())
+        assert (guard.correct(step(far, 1), Recall()).mode == Mode.HOLD) == refused
+
+
+def test_a_new_episode_has_nothing_behind_it():
+    guard = corrector(control_steps=4, reject=[0.3, 0.3])
+    guard.correct(step(CHUNK), Recall())
+    far = np.tile(np.float32([-0.9, -0.9]), (2, 1))
+    assert guard.correct(step(far, 0, "e1"), Recall()).mode == Mode.BASE
+    guard.correct(step(CHUNK, 0, "e2"), Recall())
+    held = guard.correct(step(np.full_like(far, np.nan), 0, "e3"), Recall())
+    assert held.mode == Mode.HOLD and not held.corrected.any()
+
+
+# What always holds
+
+
+anything = st.floats(width=32)
+
+
+@st.composite
+def decisions(draw):
+    """A few decisions in a row of an episode: base, residual (any bits in both), and whether one was skipped."""
+    horizon = draw(st.integers(1, 4))
+    sane, mad = (
+        hnp.arrays(np.float32, (horizon, SIZE), elements=e) for e in (st.floats(-1.5, 1.5, width=32), anything)
+    )
+    chunk = st.one_of(sane, sane, mad)
+    return draw(st.lists(st.tuples(chunk, chunk, st.integers(1, 2)), min_size=1, max_size=4))
+
+
+@settings(max_examples=60, deadline=None)
+@given(decisions(), st.integers(1, 3), st.booleans())
+def test_whatever_policy_and_memory_say_the_limits_hold_over_a_whole_episode(episode, control_steps, stopping):
+    bounds = {"velocity": [4.0, 8.0], "acceleration": [60.0, 90.0], "jerk": [900.0, 2000.0], "reject": [1.5, 1.5]}
+    bounded, wanted = limits(**bounds), iter([residual for _, residual, _ in episode])
+    guard = Corrector(bounded, lambda step, recall: (next(wanted), ""), control_steps=control_steps)
+    executed, index = np.empty((0, SIZE), np.float32), 0
+    for base, _, skip in episode:
+        if stopping and index > 1:
+            guard.stop("enough")
+        correction = guard.correct(step(base, index), SEEN)
+        corrected = correction.corrected
+        assert np.isfinite(corrected).all() and (np.abs(corrected) <= 1).all()
+        if correction.mode == Mode.CORRECTED:
+            np.testing.assert_array_equal(correction.residual, corrected - correction.base)
+            assert (np.abs(correction.residual) <= 0.5 + EPS).all()
+        else:
+            assert not correction.residual.any() and correction.reason
+        if correction.mode in (Mode.CORRECTED, Mode.BASE):
+            past = executed[-3:].astype(np.float64)
+            for order, name in enumerate(("velocity", "acceleration", "jerk"), start=1):
+                plain, reached = (
+                    np.diff(np.concatenate([past, c]), order, axis=0) for c in (correction.base, corrected)
+                )
+                allowed = np.maximum(np.divide(bounds[name], 10.0**order), np.abs(plain))
+                assert (np.abs(reached) <= allowed + 2 ** (order + 1) * EPS).all(), name
+        executed = np.concatenate([executed, corrected[: skip * control_steps]])
+        index += skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(hnp.arrays(np.float32, (3, SIZE), elements=st.floats(-1, 1, width=32)))
+def test_a_base_within_its_limits_goes_out_bit_for_bit_where_memory_says_nothing(base):
+    correction = corrector().correct(step(base), Recall())
+    assert correction.corrected.tobytes() == base.tobytes()
+    assert correction.reason == "nothing was recalled"
+
+
+def test_the_same_decisions_give_the_same_bits():
+    rng = np.random.default_rng(0)
+    bases = rng.uniform(-1, 1, (20, 4, SIZE)).astype(np.float32)
+    recalls = [recalled(rng.uniform(-1, 1, (4, SIZE)), confidence=rng.uniform()) for _ in bases]
+    chunks = []
+    for _ in range(2):
+        guard = corrector(control_steps=2, velocity=[3.0, 3.0], jerk=[500.0, 500.0])
+        chunks.append(
+            [guard.correct(step(b, i), r).corrected for i, (b, r) in enumerate(zip(bases, recalls, strict=True))]
+        )
+    np.testing.assert_array_equal(*chunks)
+    assert any(not np.array_equal(c, b) for c, b in zip(chunks[0], bases, strict=True))
