@@ -10,7 +10,7 @@ from efn_ros.msg import BankChanged, CorrectedAction, EpisodeState, Observation,
 from efn_ros.ros import conversions
 from efn_ros.ros.diagnostics import ERROR, OK
 from efn_ros.ros.node import EfnNode, Parameter, run
-from efn_ros.ros.qos import EVERY_STEP, LATCHED
+from efn_ros.ros.qos import EVERY_KEPT_STEP, LATCHED
 from efn_ros.types import Outcome
 
 
@@ -36,10 +36,17 @@ class BankWriterNode(EfnNode):
         self._grace = self.timer(self.parameter("grace_s"), self._on_grace)
         self._grace.cancel()
         self.listen(EpisodeState, "episode", self._on_episode, LATCHED)
-        self.listen(Observation, "observation", lambda m: self._add(conversions.observation_from_msg(m)), EVERY_STEP)
-        self.listen(PolicyStep, "policy_step", lambda m: self._add(conversions.policy_step_from_msg(m)), EVERY_STEP)
         self.listen(
-            CorrectedAction, "corrected_action", lambda m: self._add(conversions.correction_from_msg(m)), EVERY_STEP
+            Observation, "observation", lambda m: self._add(conversions.observation_from_msg(m)), EVERY_KEPT_STEP
+        )
+        self.listen(
+            PolicyStep, "policy_step", lambda m: self._add(conversions.policy_step_from_msg(m)), EVERY_KEPT_STEP
+        )
+        self.listen(
+            CorrectedAction,
+            "corrected_action",
+            lambda m: self._add(conversions.correction_from_msg(m)),
+            EVERY_KEPT_STEP,
         )
 
     def start(self) -> None:

@@ -17,6 +17,7 @@ LOSSLESS_SENSOR_DATA = _profile(5)  # of a world in lockstep, which waits for ea
 STEPS = _profile(10)  # observation, policy step, corrected action
 # As these are published: whoever asks for it like this gets the last ten, also from before it was discovered.
 KEPT_STEPS = _profile(10, latched=True)
-EVERY_STEP = _profile(2000)  # the same, for whoever must miss none even when busy
+EVERY_STEP = _profile(2000)  # for whoever must miss none even when busy
+EVERY_KEPT_STEP = _profile(2000, latched=True)  # nor the first ones, although it has just come
 LATCHED = _profile(1, latched=True)  # the present episode, the bank's revision
 EVENTS = _profile(50)

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from efn_ros.msg import EpisodeState
 
 from efn_ros.agent import EpisodeResult
 from efn_ros.assembly import make_corrector, make_inference, make_simulation, make_writer
 from efn_ros.bank import BankReader, StoredRollout
 from efn_ros.graph import Graph
-from efn_ros.msg import EpisodeState
 from efn_ros.ros.bringup import Bringup
 from efn_ros.ros.client import Client
 from efn_ros.types import Outcome, Rollout
@@ -50,7 +50,7 @@ UNTRAINED: dict[str, dict[str, Any]] = {
 # Every recall is followed, whatever it resembles, so that memory acts also on a policy without skill.
 TRUSTING: dict[str, dict[str, Any]] = {"efn_corrector": {"min_confidence": 0.0, "deadline_s": 10.0}}
 READY_S = 120.0
-EPISODE_S = 120.0
+EPISODE_S = 60.0
 END_S = 5.0  # within which everything has ended after SIGINT or SIGTERM
 RUN_MARK = "EFN_TEST_RUN"  # in the environment of every process of a test
 _domains = itertools.count(os.getpid())

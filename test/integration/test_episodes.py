@@ -6,10 +6,10 @@ import signal
 
 import numpy as np
 import pytest
+from efn_ros.msg import CorrectedAction, EpisodeState, Observation, PolicyStep, WorldState
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
-from efn_ros.msg import CorrectedAction, EpisodeState, Observation, PolicyStep, WorldState
 from efn_ros.ros.conversions import chunk_from_msg, from_time
 from efn_ros.ros.qos import EVENTS, LOSSLESS_SENSOR_DATA, STEPS
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from efn_ros.msg import CorrectedAction
 from harness import LIBERO_SIM, TRUSTING, load_graph, remember_successes
 
 from efn_ros.assembly import make_agent, make_simulation
 from efn_ros.bank import BankReader
-from efn_ros.msg import CorrectedAction
 from efn_ros.ros.conversions import chunk_from_msg
 from efn_ros.types import Mode
 

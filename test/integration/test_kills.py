@@ -1,0 +1,95 @@
+"""kill -9 of a node in mid-episode: the robot goes on, the node comes back, and the bank stays whole."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from efn_ros.msg import CorrectedAction, EpisodeState
+from harness import TRUSTING, RunningGraph, load_graph, remember_successes
+
+from efn_ros.bank import BankReader
+from efn_ros.ros.qos import STEPS
+from efn_ros.types import Outcome
+
+pytestmark = [pytest.mark.integration, pytest.mark.simulator]
+
+DECISIONS = 50  # of an episode that does not succeed
+LOST_MEMORY = {"experience_retrieval is not there", "the memory did not answer within its deadline"}
+
+
+def test_without_its_memory_the_loop_goes_on_with_base_actions_until_it_is_back(start, tmp_path: Path):
+    settings = {"efn_corrector": {"min_confidence": 0.0, "deadline_s": 1.0}, "experience_retrieval": {"argmax": True}}
+    remember_successes(load_graph(tmp_path, settings), [tmp_path / "bank"], [("reach", 100)])
+    graph = start(settings)
+    actions = graph.collect(CorrectedAction, "corrected_action", STEPS)
+
+    episode_id = graph.start_episode(record=False)
+    graph.spin_until(lambda: len(actions) >= 8, "no actions")
+    assert actions[-1].mode == CorrectedAction.CORRECTED, actions[-1].reason
+    killed = graph.send_signal("experience_retrieval", signal.SIGKILL)
+    graph.spin_until(lambda: graph.has_ended(episode_id) and len(actions) == DECISIONS, "the episode has not ended")
+    assert [a.context.step for a in actions] == list(range(DECISIONS))
+    lost = [a for a in actions if a.reason in LOST_MEMORY]
+    assert len(lost) >= 3
+    for action in lost:
+        assert action.mode == CorrectedAction.BASE and math.isnan(action.recall_s)
+        assert action.corrected.data == action.base.data and not np.any(action.residual.data)
+
+    graph.wait_active("experience_retrieval")
+    assert graph.bringup.process("experience_retrieval").pid != killed
+    actions.clear()
+    graph.run_episode(seed=1, record=False)
+    graph.spin_until(lambda: len(actions) == DECISIONS, "an action is missing")
+    answered = [a for a in actions if not math.isnan(a.recall_s)]
+    assert len(answered) >= DECISIONS - 3, "the memory was there, but was not asked"
+    assert {a.mode for a in answered} == {CorrectedAction.CORRECTED}
+
+
+def test_bank_writer_killed_at_any_moment_leaves_a_whole_bank(start):
+    graph = start(TRUSTING, {"episode_manager": {"save_timeout_s": 0.5}})
+    lengths: dict[str, int] = {}  # of the episodes that have ended, in control steps
+    rng = np.random.default_rng(0)
+    for attempt in range(4):
+        episode_id = graph.start_episode(seed=attempt)
+        if attempt % 2 == 0:  # while it records
+            graph.spin_for(rng.uniform(0.2, 2.0))
+        else:  # while it writes
+            graph.spin_until(lambda: graph.has_ended(episode_id), "the episode has not ended")  # noqa: B023
+            time.sleep(rng.uniform(0.0, 0.06))
+        graph.send_signal("bank_writer", signal.SIGKILL)
+        check_bank(graph, lengths)
+        graph.spin_until(lambda: graph.has_ended(episode_id), "the episode has not ended")  # noqa: B023
+        lengths[episode_id] = graph.client.episode.length
+        graph.wait_active("bank_writer")
+        check_bank(graph, lengths)
+
+    for seed in (10, 11):
+        state = graph.run_episode(seed=seed).state
+        assert state.saved
+        lengths[state.episode_id] = state.length
+        check_bank(graph, lengths)
+        assert [rollout.record.id for rollout in graph.rollouts()][-1] == state.episode_id
+
+
+def check_bank(graph: RunningGraph, lengths: dict[str, int]) -> None:
+    """The bank opens, every payload is the one that was written, and no rollout lacks anything of its episode."""
+    reader = BankReader(graph.bank)
+    snapshot = reader.snapshot()
+    assert not snapshot.skipped
+    known = {**lengths, graph.client.episode.episode_id: graph.client.episode.length}
+    for rollout in snapshot.rollouts:
+        record = rollout.record
+        assert record.id in known
+        assert record.outcome in (Outcome.SUCCESS, Outcome.FAILURE)
+        assert [*rollout.arrays.steps] == list(range(record.decisions)), "decisions are missing"
+        assert record.decisions == math.ceil(record.length / 4)
+        if graph.client.episode.phase == EpisodeState.ENDED or record.id in lengths:
+            assert record.length == known[record.id]
+        for step in (0, record.decisions - 1):
+            assert rollout.sketch(step).q.any()
+            assert reader.image(record.id, step, "left").any()
