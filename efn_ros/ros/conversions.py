@@ -22,13 +22,18 @@ def to_field(values: np.ndarray) -> array.array:
 
 
 def from_field(field: array.array, *shape: int) -> np.ndarray:
-    """A sequence field as an array of `shape` (flat without one). Raises ValueError where its length does not fit."""
+    """A sequence field as an array of `shape` (flat without one), of which one entry may be -1: what is left.
+
+    Raises ValueError where its length does not fit.
+    """
     values = np.frombuffer(field, dtype=field.typecode) if len(field) else np.empty(0, field.typecode)
     if not shape:
         return values
-    if -1 not in shape and values.size != math.prod(shape):
+    known = math.prod(n for n in shape if n != -1)
+    left = values.size // known if known else 0
+    if values.size != known * (left if -1 in shape else 1):
         raise ValueError(f"a field holds {values.size} numbers, but its shape says {shape}")
-    return values.reshape(shape)
+    return values.reshape([left if n == -1 else n for n in shape])
 
 
 def to_time(stamp_ns: int) -> Time:
@@ -92,7 +97,9 @@ def rows_from_msg(message: msg.QuantisedRows) -> types.Quantised:
 
 
 def row_from_msg(message: msg.QuantisedRows) -> types.Quantised:
-    """(d,), of a message of one row."""
+    """(d,), of a message of one row. Raises ValueError for any other number of them."""
+    if message.rows != 1:
+        raise ValueError(f"a key holds {message.rows} rows; it must be one")
     rows = rows_from_msg(message)
     return types.Quantised(rows.q[0], rows.scale[0])
 
