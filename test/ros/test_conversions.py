@@ -1,0 +1,296 @@
+"""Types to messages, over the wire and back: the same bits and the same shapes."""
+
+import array
+import dataclasses
+
+import numpy as np
+import pytest
+from efn_ros.msg import Chunk, QuantisedRows
+from efn_ros.srv import RetrieveExperience
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from rclpy.serialization import deserialize_message, serialize_message
+
+from efn_ros import types
+from efn_ros.ros import conversions
+
+thorough = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+ODD = np.array([-0.0, 1e-45, -1e-45, 3.4028235e38, np.inf, -np.inf, np.nan, 0.1], np.float32)
+
+
+def carried(message):
+    """What a subscriber gets."""
+    return deserialize_message(serialize_message(message), type(message))
+
+
+def assert_same(left, right, where=""):
+    """Equal down to the last bit, and of the same shape and type of number."""
+    if dataclasses.is_dataclass(left):
+        assert type(left) is type(right), where
+        for field in dataclasses.fields(left):
+            assert_same(getattr(left, field.name), getattr(right, field.name), f"{where}.{field.name}")
+    elif isinstance(left, dict):
+        assert list(left) == list(right), where
+        for key in left:
+            assert_same(left[key], right[key], f"{where}[{key!r}]")
+    elif isinstance(left, tuple):
+        assert len(left) == len(right), where
+        for i, pair in enumerate(zip(left, right, strict=True)):
+            assert_same(*pair, f"{where}[{i}]")
+    elif isinstance(left, (np.ndarray, np.generic)):
+        left, right = np.asarray(left), np.asarray(right)
+        assert (left.dtype, left.shape) == (right.dtype, right.shape), where
+        assert left.tobytes() == right.tobytes(), where
+    else:
+        assert left == right and type(left) is type(right), where
+
+
+# Arbitrary values of every type
+
+
+def bits(dtype, *shape):
+    """An array of any bits."""
+    unsigned = {1: np.uint8, 4: np.uint32, 8: np.uint64}[np.dtype(dtype).itemsize]
+    return hnp.arrays(unsigned, shape, elements=hnp.from_dtype(np.dtype(unsigned))).map(lambda a: a.view(dtype))
+
+
+def floats(*shape):
+    return bits(np.float32, *shape)
+
+
+sizes = st.integers(0, 4)
+names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=6)
+doubles = st.floats(allow_nan=False)
+contexts = st.builds(
+    types.StepContext,
+    episode_id=names,
+    step=st.integers(0, 2**32 - 1),
+    stamp_ns=st.integers(0, (2**31 - 1) * 10**9),
+    task=names,
+    instruction=names,
+    seed=st.integers(0, 2**64 - 1),
+    correct=st.booleans(),
+    record=st.booleans(),
+)
+
+
+@st.composite
+def quantised(draw, rows):
+    width = draw(st.integers(1, 4))
+    return types.Quantised(draw(bits(np.int8, rows, width)), draw(floats(rows)))
+
+
+@st.composite
+def observations(draw):
+    cameras = draw(st.lists(names, unique=True, max_size=3))
+    shapes = st.tuples(st.integers(1, 5), st.integers(1, 5))
+    images = {camera: draw(bits(np.uint8, *draw(shapes), 3)) for camera in cameras}
+    return types.Observation(draw(contexts), images, draw(floats(draw(sizes))))
+
+
+@st.composite
+def policy_steps(draw):
+    key = draw(quantised(1))
+    return types.PolicyStep(
+        draw(contexts),
+        base=draw(floats(draw(st.integers(1, 4)), draw(st.integers(1, 4)))),
+        key=types.Quantised(key.q[0], key.scale[0]),
+        sketch=draw(quantised(draw(sizes))),
+        latent=draw(floats(draw(st.integers(1, 4)), draw(sizes))),
+        instruction_embedding=draw(floats(draw(sizes))),
+        proprio=draw(floats(draw(sizes))),
+        policy=draw(names),
+        projection=draw(names),
+    )
+
+
+@st.composite
+def experiences(draw):
+    horizon, size, proprio = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(sizes)
+    return types.Experience(
+        rollout_id=draw(names),
+        step=draw(st.integers(0, 2**32 - 1)),
+        instruction=draw(names),
+        outcome=draw(st.sampled_from(types.Outcome)),
+        rollout_length=draw(st.integers(0, 2**32 - 1)),
+        executed=draw(floats(horizon, size)),
+        base=draw(floats(horizon, size)),
+        proprio=draw(floats(proprio)),
+        proprio_next=draw(floats(proprio)),
+        latent=draw(floats(draw(st.integers(1, 3)), draw(sizes))),
+        similarity=draw(doubles),
+        score=draw(doubles),
+        probability=draw(doubles),
+    )
+
+
+@st.composite
+def recalls(draw):
+    steps = tuple(draw(st.lists(experiences(), max_size=2)))
+    with_tokens = draw(st.booleans())
+    return types.Recall(
+        steps=steps,
+        drawn=draw(st.integers(-1, len(steps) - 1)),
+        sketch=draw(quantised(draw(st.integers(1, 3)))) if with_tokens else None,
+        successor=draw(quantised(draw(st.integers(1, 3)))) if with_tokens else None,
+        confidence=draw(doubles),
+        candidates=draw(st.integers(0, 2**32 - 1)),
+        revision=draw(st.integers(0, 2**64 - 1)),
+        reason=draw(names),
+    )
+
+
+@st.composite
+def corrections(draw):
+    shape = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    return types.Correction(
+        draw(contexts),
+        base=draw(floats(*shape)),
+        residual=draw(floats(*shape)),
+        corrected=draw(floats(*shape)),
+        confidence=draw(doubles),
+        mode=draw(st.sampled_from(types.Mode)),
+        reason=draw(names),
+        rollout_id=draw(names),
+        rollout_step=draw(st.integers(-(2**31), 2**31 - 1)),
+    )
+
+
+# Round trips
+
+
+@thorough
+@given(contexts)
+def test_a_context_comes_back(context):
+    assert_same(conversions.context_from_msg(carried(conversions.context_to_msg(context))), context)
+
+
+@thorough
+@given(observations())
+def test_an_observation_comes_back(observation):
+    message = carried(conversions.observation_to_msg(observation, 5))
+    assert_same(conversions.observation_from_msg(message), observation)
+    assert conversions.from_time(message.created) == 5
+
+
+@thorough
+@given(policy_steps())
+def test_a_policy_step_comes_back(step):
+    message = carried(conversions.policy_step_to_msg(step, 5, 6))
+    assert_same(conversions.policy_step_from_msg(message), step)
+    assert (conversions.from_time(message.received), conversions.from_time(message.created)) == (5, 6)
+
+
+@thorough
+@given(experiences())
+def test_an_experience_comes_back(experience):
+    assert_same(conversions.experience_from_msg(carried(conversions.experience_to_msg(experience))), experience)
+
+
+@thorough
+@given(recalls())
+def test_a_recall_comes_back(recall):
+    response = carried(conversions.recall_to_response(recall, RetrieveExperience.Response()))
+    assert_same(conversions.recall_from_response(response), recall)
+    assert response.success == (recall.drawn >= 0)
+
+
+@thorough
+@given(corrections())
+def test_a_correction_comes_back(correction):
+    message = carried(conversions.correction_to_msg(correction, 0.25, 5, 6))
+    assert_same(conversions.correction_from_msg(message), correction)
+    assert message.recall_s == 0.25
+    assert (conversions.from_time(message.received), conversions.from_time(message.created)) == (5, 6)
+
+
+def test_a_policy_without_latent_tokens_has_none_after_the_wire_either():
+    zero = types.Quantised(np.zeros(4, np.int8), np.float32(1))
+    sketch = types.Quantised(zero.q[None], np.ones(1, np.float32))
+    empty = np.empty(0, np.float32)
+    context = types.StepContext("e0", 0, 0, "reach", "reach the goal")
+    step = types.PolicyStep(context, ODD.reshape(2, 4), zero, sketch, np.empty((0, 0), np.float32), empty, empty)
+    assert_same(conversions.policy_step_from_msg(carried(conversions.policy_step_to_msg(step, 0, 0))), step)
+
+
+def test_an_image_of_64_kilobytes_comes_back_exactly():
+    image = np.random.default_rng(0).integers(0, 256, (128, 171, 3), np.uint8)
+    context = types.StepContext("e0", 0, 0, "reach", "reach the goal")
+    observation = types.Observation(context, {"head": image, "hand": image[::-1, ::-1]}, ODD)
+    back = conversions.observation_from_msg(carried(conversions.observation_to_msg(observation, 0)))
+    assert_same(back, dataclasses.replace(observation, images={k: v.copy() for k, v in observation.images.items()}))
+
+
+# Fields
+
+
+@pytest.mark.parametrize("dtype, typecode", [(np.float32, "f"), (np.float64, "d"), (np.int8, "b"), (np.uint8, "B")])
+def test_a_field_is_an_array_of_its_own_type(dtype, typecode):
+    values = np.arange(12).astype(dtype).reshape(3, 4)
+    for given_values in (values, values.T, values[::2], values[:, 1:3], values[0], values[0, 0], values[:0]):
+        field = conversions.to_field(given_values)
+        assert isinstance(field, array.array) and field.typecode == typecode
+        assert field.tolist() == given_values.reshape(-1).tolist()
+        back = conversions.from_field(field)
+        assert back.dtype == dtype
+        np.testing.assert_array_equal(back, given_values.reshape(-1))
+
+
+def test_a_field_keeps_the_bits_of_odd_numbers():
+    assert conversions.from_field(conversions.to_field(ODD)).tobytes() == ODD.tobytes()
+
+
+@pytest.mark.parametrize(
+    "shape, expected",
+    [((2, 6), (2, 6)), ((3, -1), (3, 4)), ((-1, 6), (2, 6)), ((-1,), (12,)), ((), (12,)), ((2, -1, 2), (2, 3, 2))],
+)
+def test_a_field_takes_the_shape_that_it_is_given(shape, expected):
+    assert conversions.from_field(array.array("f", range(12)), *shape).shape == expected
+
+
+@pytest.mark.parametrize("shape, expected", [((0, 3), (0, 3)), ((0, -1), (0, 0)), ((4, -1), (4, 0)), ((), (0,))])
+def test_an_empty_field_has_a_shape_too(shape, expected):
+    empty = conversions.from_field(array.array("f"), *shape)
+    assert (empty.shape, empty.dtype) == (expected, np.float32)
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (5, -1), (0, -1), (0, 3), (13,), (2, 2, 2)])
+def test_a_field_of_another_length_is_named(shape):
+    with pytest.raises(ValueError, match=r"a field holds 12 numbers, but its shape says \("):
+        conversions.from_field(array.array("f", range(12)), *shape)
+
+
+def test_a_chunk_that_is_shorter_than_it_says_is_named():
+    with pytest.raises(ValueError, match=r"a field holds 5 numbers, but its shape says \(2, 3\)"):
+        conversions.chunk_from_msg(Chunk(horizon=2, action_size=3, data=array.array("f", range(5))))
+
+
+@pytest.mark.parametrize("data, scale", [(7, 2), (8, 3)])
+def test_rows_that_are_not_as_many_as_they_say_are_named(data, scale):
+    rows = QuantisedRows(rows=2, width=4, data=array.array("b", range(data)), scale=array.array("f", range(scale)))
+    with pytest.raises(ValueError, match=f"a field holds {data if data != 8 else scale} numbers"):
+        conversions.rows_from_msg(rows)
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+def test_a_key_of_other_than_one_row_is_named(rows):
+    message = QuantisedRows(rows=rows, width=1, data=array.array("b", [1] * rows), scale=array.array("f", [1] * rows))
+    with pytest.raises(ValueError, match=f"a key holds {rows} rows"):
+        conversions.row_from_msg(message)
+
+
+def test_an_outcome_that_is_none_is_named():
+    context = types.StepContext("e0", 0, 0, "reach", "reach the goal")
+    chunk = np.zeros((1, 1), np.float32)
+    message = conversions.correction_to_msg(
+        types.Correction(context, chunk, chunk, chunk, 0.0, types.Mode.BASE), 0.0, 0, 0
+    )
+    message.mode = 9
+    with pytest.raises(ValueError, match="9 is not a valid Mode"):
+        conversions.correction_from_msg(message)
+
+
+@given(st.integers(-(2**31) * 10**9, (2**31) * 10**9 - 1))
+def test_a_stamp_comes_back_to_the_nanosecond(stamp_ns):
+    assert conversions.from_time(conversions.to_time(stamp_ns)) == stamp_ns
