@@ -29,9 +29,7 @@ TINY = dict(
     action_low=(-1.0, -0.5, 0.0),
     action_high=(1.0, 0.25, 1.0),
 )
-INSTRUCTIONS = (
-    "open the drawer", "close the drawer", "push the puck to the green ball", "turn the faucet on", "reach", "å, 杯子, 🤖",
-)  # fmt: skip
+INSTRUCTIONS = ("open the drawer", "close the drawer", "push the puck to the ball", "turn the faucet on", "å, 杯子, 🤖")
 any_text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 
 
@@ -228,20 +226,22 @@ def test_a_checkpoint_without_weights_is_an_error(checkpoint, tmp_path):
 # The fingerprint
 
 
-def test_the_fingerprint_is_that_of_the_weights(policy):
-    def fingerprint(model):
-        return PocketVlaPolicy(model, build()[1], name="pocket_vla").spec.fingerprint
+def test_the_fingerprint_changes_with_any_weight_and_with_nothing_else(policy):
+    model, processor = build()
 
-    assert fingerprint(build()[0]) == policy.spec.fingerprint
-    used, _ = build()
-    PocketVlaPolicy(used, build()[1], name="pocket_vla").infer(observe(policy))
-    assert fingerprint(used) == policy.spec.fingerprint
-    assert fingerprint(build(seed=1)[0]) != policy.spec.fingerprint
-    for name in (name for name, _ in used.named_parameters()):
-        changed, _ = build()
-        weight = dict(changed.named_parameters())[name].data.view(-1)
-        weight[-1] = torch.nextafter(weight[-1], torch.tensor(torch.inf))
-        assert fingerprint(changed) != policy.spec.fingerprint, name
+    def fingerprint() -> str:
+        return PocketVlaPolicy(model, processor, name="pocket_vla").spec.fingerprint
+
+    assert fingerprint() == policy.spec.fingerprint
+    PocketVlaPolicy(model, processor, name="pocket_vla").infer(observe(policy))
+    assert fingerprint() == policy.spec.fingerprint
+    for name, tensor in model.state_dict().items():
+        last = tensor.view(-1)[-1:]
+        kept = last.clone()
+        last.copy_(torch.nextafter(kept, torch.tensor(torch.inf)))
+        assert fingerprint() != policy.spec.fingerprint, name
+        last.copy_(kept)
+    assert fingerprint() == policy.spec.fingerprint
 
 
 # The network's parts
@@ -282,12 +282,8 @@ def test_a_keypoint_lies_where_its_heatmap_has_its_peak(height):
 
 
 def test_an_untrained_policy_is_the_network_at_random_by_its_seed():
-    first, same, other = (
-        (load_policy("untrained", **TINY) for _ in range(2)),
-        None,
-        PocketVlaPolicy.untrained(seed=1, **TINY),
-    )
-    first, same = first
+    first, same = load_policy("untrained", **TINY), load_policy("untrained", **TINY)
+    other = load_policy("untrained", seed=1, **TINY)
     assert first.spec == same.spec and first.spec.name == "untrained"
     assert first.spec.fingerprint != other.spec.fingerprint
     assert first.infer(observe(first)).action.tobytes() == same.infer(observe(same)).action.tobytes()
