@@ -82,7 +82,12 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     """Node name (without its namespace) -> parameters by dotted name."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no parameter file {path}")
-    document = yaml.safe_load(path.read_text()) or {}
+    try:
+        document = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not isinstance(document, dict):
+        raise ValueError(f"{path} holds no sections of parameters")
     sections = {}
     for name, section in document.items():
         if not isinstance(section, dict) or not isinstance(section.get("ros__parameters"), dict):
