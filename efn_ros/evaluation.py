@@ -57,18 +57,20 @@ def evaluate(jobs: Sequence[Job], output: Path, executor: Executor | None = None
     output.mkdir(parents=True, exist_ok=True)
     log = output / "episodes.jsonl"
     done = _read(log)
-    missing = [job for job in jobs if sum(_of(job, e) for e in done) < len(job.ways) * job.episodes]
+    missing = [job for job in jobs if not _is_whole(job, done)]
     done = [e for e in done if not any(_of(job, e) for job in missing)]
     _write(log, done)
     own = executor is None
     if own:
         executor = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
-    futures = {executor.submit(run_job, job, str(output)): job for job in missing}
-    for future in tqdm(as_completed(futures), total=len(futures), desc="tasks in deployments"):
-        done += future.result()
-        _write(log, done)
-    if own:
-        executor.shutdown()
+    try:
+        futures = {executor.submit(run_job, job, str(output)): job for job in missing}
+        for future in tqdm(as_completed(futures), total=len(futures), desc="tasks in deployments"):
+            done += future.result()
+            _write(log, done)
+    finally:
+        if own:
+            executor.shutdown(cancel_futures=True)
     return [e for e in done if any(_of(job, e) for job in jobs)]
 
 
@@ -171,8 +173,15 @@ def _of(job: Job, episode: Episode) -> bool:
     return (episode.deployment, episode.task) == (job.deployment, job.task)
 
 
+def _is_whole(job: Job, episodes: Iterable[Episode]) -> bool:
+    there = {(e.way, e.seed) for e in episodes if _of(job, e)}
+    return all((way, seed) in there for way in job.ways for seed in range(job.episodes))
+
+
 def _read(log: Path) -> list[Episode]:
-    return [Episode(**json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else []
+    """Without a last line that a crash tore; its job is then not whole."""
+    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+    return [Episode(**json.loads(line)) for line in lines if line.endswith("\n")]
 
 
 def _write(log: Path, episodes: Iterable[Episode]) -> None:

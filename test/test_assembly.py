@@ -1,0 +1,184 @@
+"""From parameters to parts: each parameter arrives where it belongs."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from efn_ros import assembly
+from efn_ros.bank import BankReader
+from efn_ros.graph import Graph
+from efn_ros.types import Mode, Observation, PolicyStep, Quantised, Recall, StepContext
+from efn_ros.worlds import Deployment
+from efn_ros.worlds.deployment import KINDS
+
+CONSTANT = {
+    "policy": "constant",
+    "checkpoint": "",
+    "threads": 1,
+    "cameras": ["head"],
+    "image_size": 8,
+    "proprio_size": 3,
+    "action_size": 2,
+    "horizon": 5,
+    "tokens_width": 128,
+    "descriptor_size": 16,
+    "projection_seed": 9,
+}
+CORRECTOR = {
+    "gain": 0.5,
+    "min_confidence": 0.5,
+    "control_steps": 2,
+    "rate_hz": 10.0,
+    "limits.low": [-1.0, -2.0],
+    "limits.high": [1.0, 2.0],
+    "limits.residual": [0.25],
+    "limits.velocity": [np.inf],
+    "limits.acceleration": [np.inf],
+    "limits.jerk": [np.inf],
+    "limits.reject": [0.5],
+    "limits.holds_last": [False, True],
+}
+
+
+def observation(context=None):
+    context = context or StepContext("e0", 0, 0, "task", "open the drawer")
+    return Observation(context, {"head": np.zeros((8, 8, 3), np.uint8)}, np.zeros(3, np.float32))
+
+
+def step(base, index=0):
+    context, nothing = StepContext("e0", index, 0, "task", "open the drawer"), np.zeros(0, np.float32)
+    tokens = Quantised(np.zeros((1, 4), np.int8), np.ones(1, np.float32))
+    return PolicyStep(context, np.asarray(base, np.float32), tokens, tokens, nothing[None], nothing, nothing)
+
+
+# Policies and inference
+
+
+def test_a_constant_policy_has_the_sizes_of_the_parameters():
+    spec = assembly.make_policy(CONSTANT).spec
+    assert (spec.name, spec.cameras, spec.image_size, spec.proprio_size) == ("constant", ("head",), 8, 3)
+    assert (spec.horizon, spec.action_size) == (5, 2)
+
+
+def test_an_untrained_policy_has_the_sizes_of_the_parameters():
+    spec = assembly.make_policy({**CONSTANT, "policy": "untrained", "image_size": 32}).spec
+    assert (spec.name, spec.cameras, spec.image_size, spec.proprio_size) == ("untrained", ("head",), 32, 3)
+    assert (spec.horizon, spec.action_size) == (5, 2)
+
+
+def test_the_policy_of_the_agibot_can_be_made_and_fits_its_projection():
+    parameters = Graph.load("agibot_g1").parameters("vla_policy")
+    inference = assembly.make_inference(parameters)
+    spec = inference.policy.spec
+    assert spec.cameras == ("head", "hand_left", "hand_right")
+    assert (spec.horizon, spec.action_size, spec.proprio_size) == (30, 16, 14)
+    assert spec.tokens[1] == inference.projection.input_size
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=str(tmp_path)):
+        assembly.make_policy({**CONSTANT, "policy": "pocket_vla", "checkpoint": str(tmp_path)})
+
+
+def test_an_unknown_policy_is_named():
+    with pytest.raises(ValueError, match="policy 'gato' is unknown"):
+        assembly.make_policy({**CONSTANT, "policy": "gato"})
+
+
+def test_inference_projects_as_the_parameters_say():
+    projection = assembly.make_inference(CONSTANT).projection
+    assert (projection.input_size, projection.output_size, projection.seed) == (128, 16, 9)
+
+
+# The corrector
+
+
+def test_a_limit_of_one_entry_stands_for_every_dimension():
+    corrector = assembly.make_corrector({**CORRECTOR, "limits.low": [-1.0]})
+    held = corrector.correct(step([[-5.0, -5.0]]), Recall())
+    np.testing.assert_array_equal(held.corrected, [[-1, -1]])
+
+
+def test_limits_arrive_where_they_belong():
+    corrector = assembly.make_corrector(CORRECTOR)
+    assert corrector.correct(step([[9, 9], [9, 9], [9, 9]]), Recall()).corrected.tolist() == [[1, 2]] * 3
+    held = corrector.correct(step([[1, 1.4]], 1), Recall())
+    assert (held.mode, held.reason) == (Mode.HOLD, "action[0][1] jumps by 0.6000, beyond 0.5000")
+    np.testing.assert_array_equal(held.corrected, [[0, 2]])
+
+
+def test_limits_that_do_not_fit_one_another_are_named():
+    with pytest.raises(ValueError, match="limit 'high' has 3 entries, but an action has 2"):
+        assembly.make_corrector({**CORRECTOR, "limits.high": [1.0, 1.0, 1.0]})
+
+
+# The memory
+
+
+def test_recall_is_configured_by_the_parameters(tmp_path):
+    values = {
+        "rollouts": 3,
+        "k": 5,
+        "temperature": 0.5,
+        "similarity_weight": 0.75,
+        "length_decay": 2.0,
+        "weight_visual": 0.5,
+        "weight_latent": 0.25,
+        "weight_proprio": 0.125,
+        "argmax": True,
+    }
+    config = assembly.make_retriever(values, tmp_path)._config
+    assert (config.rollouts_n, config.k, config.temperature, config.argmax) == (3, 5, 0.5, True)
+    assert (config.lambda_, config.beta) == (0.75, 2.0)
+    assert (config.visual, config.latent, config.proprio) == (0.5, 0.25, 0.125)
+
+
+def test_a_bank_may_be_named_by_the_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assembly.make_writer({**CONSTANT, "image_quality": 90}, "~/banks/mine").close()
+    assert BankReader(tmp_path / "banks" / "mine").snapshot().rollouts == ()
+
+
+# Worlds
+
+
+def test_a_deployment_is_drawn_from_its_seed_and_strengths():
+    strengths = {"yaw": 0.5, "latency": 1.0}
+    values = {f"deployment.{kind}": strengths.get(kind, 0.0) for kind in KINDS}
+    assert assembly.make_deployment({"deployment.seed": 12, **values}) == Deployment.draw(12, strengths)
+
+
+def test_an_unknown_world_is_named():
+    parameters = {**Graph.load("libero_sim").parameters("libero_bridge"), "world": "mars"}
+    with pytest.raises(ValueError, match="world 'mars' is unknown"):
+        assembly.make_simulation(parameters)
+
+
+# The agent
+
+
+@pytest.fixture
+def graph():
+    """The simulated robot's, with a policy that costs nothing."""
+
+    def configured(node):
+        return dataclasses.replace(node, parameters={**node.parameters, **CONSTANT, "action_size": 4})
+
+    plain = Graph.load("libero_sim")
+    return dataclasses.replace(plain, nodes=tuple(map(configured, plain.nodes)))
+
+
+def test_an_agent_without_a_bank_is_the_policy_alone(graph):
+    agent = assembly.make_agent(graph, None)
+    made, recall, correction = agent.act(observation())
+    assert (recall.reason, correction.mode) == ("no memory", Mode.BASE)
+    np.testing.assert_array_equal(correction.corrected, made.base)
+    agent.close()
+
+
+def test_an_agent_with_a_bank_reads_and_writes_there(graph, tmp_path):
+    agent = assembly.make_agent(graph, tmp_path / "bank")
+    _, recall, _ = agent.act(observation())
+    assert recall.reason == "the bank is empty"
+    agent.close()
