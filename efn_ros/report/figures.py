@@ -26,9 +26,10 @@ def demo_figure(
     left.set(ylabel="success, %", ylim=(0, 119), title="Same scenes, same seeds")
     left.legend(frameon=False, ncols=2, loc="upper left")
     names = list(stages)
+    scale = "log" if any((values > 0).any() for values in stages.values()) else "linear"
     right.boxplot([1000 * stages[name] for name in names], showfliers=False, whis=(1, 99))
     right.set_xticks(range(1, len(names) + 1), names)
-    right.set(ylabel="ms", title="Latency by stage (whiskers: 1 % to 99 %)", yscale="log")
+    right.set(ylabel="ms", title="Latency by stage (whiskers: 1 % to 99 %)", yscale=scale)
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)

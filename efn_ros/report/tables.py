@@ -8,7 +8,7 @@ from collections.abc import Sequence
 def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A table with aligned columns; everything but the first column to the right."""
     cells = [[str(cell) for cell in row] for row in (header, *rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    widths = [max(2, *(len(row[i]) for row in cells)) for i in range(len(header))]  # a rule is at least "-:" wide
 
     def line(row: Sequence[str]) -> str:
         first, *rest = (
