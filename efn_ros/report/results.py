@@ -45,10 +45,10 @@ def latency_block(results: dict) -> str:
     names = {**STAGES, "relay_hop": "plain relay: one hop", "relay_round_trip": "plain relay: there and back"}
     columns = ("p50_s", "p95_s", "p99_s", "max_s")
     rows = [
-        [names.get(stage, stage), *(tables.milliseconds(values[c]) for c in columns)]
+        [names.get(stage, stage), *(tables.milliseconds(values[c]) for c in columns), values["n"]]
         for stage, values in results["stages"].items()
     ]
-    table = tables.markdown(["latency, ms", "median", "p95", "p99", "max"], rows)
+    table = tables.markdown(["latency, ms", "median", "p95", "p99", "max", "n"], rows)
     said = (
         f"{results['rate_hz']:g} images a second, {results['corrected_actions']} corrected actions of "
         f"{results['images']} images, {results['without_recall']} without an answer of the memory. "

@@ -36,7 +36,12 @@ COMPARISON = {
 }
 RESULTS = {
     "latency": {
-        **MADE_BY, "rate_hz": 30.0, "images": 1000, "corrected_actions": 990, "without_recall": 3, "stages": {"total": STAGE}
+        **MADE_BY,
+        "rate_hz": 30.0,
+        "images": 1000,
+        "corrected_actions": 990,
+        "without_recall": 3,
+        "stages": {"total": STAGE},
     },
     "evaluation": {
         **MADE_BY,
@@ -46,9 +51,13 @@ RESULTS = {
         "episodes": [],
     },
     "policy": {**MADE_BY, "training": {}, "tasks": {"push": {"success": 0.95, "steps": 60.2, "n": 20}}, "mean": 0.95},
-}  # fmt: skip
+}
 SAID = {
-    "latency": ["| image stamp to corrected action |   1.20 | 2.00 | 3.40 | 10.00 |", "30 images a second", "n = 990"],
+    "latency": [
+        "| image stamp to corrected action |   1.20 | 2.00 | 3.40 | 10.00 | 990 |",
+        "30 images a second",
+        "n = 990",
+    ],
     "evaluation": ["| actuation  | 240 | 50 % |", "-2 .. +20", "40 / 10", "|    61 |", "actuation: push", "n = 240"],
     "policy": ["| push |    95 % |    60 |", "n = 20"],
 }
