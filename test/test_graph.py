@@ -61,7 +61,9 @@ def test_a_parameter_given_by_name_wins_over_every_file_and_goes_to_every_node(o
     assert all((node.parameters["bank"], node.parameters["use_sim_time"]) == ("here", True) for node in graph.nodes)
 
 
-@pytest.mark.parametrize("name", ["/efn/efn_corrector", "/robot_7/efn_corrector", "efn_corrector", "/**/efn_corrector"])
+@pytest.mark.parametrize(
+    "name", ["/efn/efn_corrector", "/site/robot_7/efn_corrector", "efn_corrector", "/**/efn_corrector"]
+)
 def test_the_namespace_of_a_section_does_not_matter(overlay, name):
     assert Graph.load("libero_sim", [overlay({name: {"gain": 0.25}})]).parameters("efn_corrector")["gain"] == 0.25
 

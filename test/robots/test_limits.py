@@ -233,6 +233,14 @@ def test_an_even_push_passes_whole_also_where_the_base_moves_at_its_limit_or_bey
     np.testing.assert_array_equal(limits.add(base, push, pushed_before), base + push)
 
 
+def test_a_push_that_grows_a_little_is_more_than_rounding():
+    limits = make(1, residual=[0.2], velocity=[0.5])
+    base = np.linspace(0, 0.5, 11, dtype=np.float32)[:, None]
+    growing = np.linspace(0, 1e-5, 11, dtype=np.float32)[:, None]
+    np.testing.assert_array_equal(limits.add(base, growing, base[:0]), base)
+    np.testing.assert_array_equal(limits.add(base, -growing, base[:0]), base - growing)
+
+
 def test_the_last_three_commands_matter_and_older_ones_do_not():
     limits = make(1, low=[-9.0], high=[9.0], residual=[9.0], jerk=[1.0], rate_hz=1.0)
     past, base = np.array([[7], [0], [0], [0]], np.float32), np.zeros((1, 1), np.float32)
