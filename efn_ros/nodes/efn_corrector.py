@@ -17,6 +17,8 @@ from efn_ros.srv import RetrieveExperience
 from efn_ros.types import Mode, Recall
 from efn_ros.types import PolicyStep as PolicyStepType
 
+ASK_AGAIN_NS = 1_000_000_000  # a memory that is lost gets this long to answer before it is asked once more
+
 
 class EfnCorrector(EfnNode):
     """In: policy_step; calls `retrieve`. Out: corrected_action. Services: ~/stop (latched), ~/reset, ~/enable."""
@@ -44,7 +46,8 @@ class EfnCorrector(EfnNode):
         self._corrector = make_corrector(self.parameters())
         self._enabled = self.parameter("enabled")
         self._pending: tuple[PolicyStepType, int] | None = None  # the step that waits for memory, and when it came
-        self._asked: Future | None = None
+        self._asked: Future | None = None  # and since when
+        self._asked_ns = 0
         self._answered = ("", -1, -1)
         self._memory_lost = ""
         self._out = self.publisher(CorrectedAction, "corrected_action", KEPT_STEPS)
@@ -60,8 +63,8 @@ class EfnCorrector(EfnNode):
     def _on_step(self, message: PolicyStep) -> None:
         received_ns = self.now_ns()
         step = conversions.policy_step_from_msg(message)
-        key = (step.context.episode_id, step.context.step, step.context.stamp_ns)
-        if key == self._answered:
+        key = _key(step)
+        if key in (self._answered, self._pending and _key(self._pending[0])):
             self.diagnostics.counts["duplicates"] += 1
             return
         if self._pending is not None:
@@ -71,6 +74,8 @@ class EfnCorrector(EfnNode):
             self._finish(Recall(reason="correction is off"))
         elif not self._memory.service_is_ready():
             self._lose_memory("experience_retrieval is not there")
+            self._finish(Recall(reason=self._memory_lost))
+        elif self._memory_lost and self._is_asked() and received_ns - self._asked_ns < ASK_AGAIN_NS:
             self._finish(Recall(reason=self._memory_lost))
         else:
             request = RetrieveExperience.Request(
@@ -82,14 +87,17 @@ class EfnCorrector(EfnNode):
                 proprio=message.proprio,
                 projection=message.projection,
             )
-            if self._asked is not None and not self._asked.done():  # it will hardly come, and would be kept for ever
+            if self._is_asked():  # the answer will hardly come, and the request would be kept for ever
                 self._memory.remove_pending_request(self._asked)
-            self._asked = self._memory.call_async(request)
+            self._asked, self._asked_ns = self._memory.call_async(request), received_ns
             self._asked.add_done_callback(lambda future: self._on_answer(key, future))
-            if self._memory_lost:  # ask, so that its return is noticed, but do not wait
+            if self._memory_lost:  # it is asked, so that its return is noticed, but nobody waits
                 self._finish(Recall(reason=self._memory_lost))
             else:
                 self._deadline.reset()
+
+    def _is_asked(self) -> bool:
+        return self._asked is not None and not self._asked.done()
 
     def _on_answer(self, key: tuple, future) -> None:
         if self._memory_lost:
@@ -99,8 +107,7 @@ class EfnCorrector(EfnNode):
         if self._pending is None:
             self.diagnostics.counts["late_answers"] += 1
             return
-        context = self._pending[0].context
-        if key == (context.episode_id, context.step, context.stamp_ns):
+        if key == _key(self._pending[0]):
             self._finish(conversions.recall_from_response(future.result()), answered=True)
 
     def _on_deadline(self) -> None:
@@ -121,7 +128,7 @@ class EfnCorrector(EfnNode):
         self._deadline.cancel()
         (step, received_ns), self._pending = self._pending, None
         context = step.context
-        self._answered = (context.episode_id, context.step, context.stamp_ns)
+        self._answered = _key(step)
         correction = self._corrector.correct(step, recall)
         now_ns = self.now_ns()
         recall_s = (now_ns - received_ns) * 1e-9 if answered else math.nan
@@ -147,6 +154,10 @@ class EfnCorrector(EfnNode):
         self._enabled = request.data
         response.success, response.message = True, "corrections are " + ("on" if request.data else "off")
         return response
+
+
+def _key(step: PolicyStepType) -> tuple[str, int, int]:
+    return step.context.episode_id, step.context.step, step.context.stamp_ns
 
 
 def main() -> None:

@@ -9,8 +9,10 @@ lifecycle does.
 from __future__ import annotations
 
 import faulthandler
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import rclpy
@@ -44,6 +46,9 @@ class Parameter:
                 descriptor.floating_point_range = [FloatingPointRange(from_value=float(low or 0.0), to_value=top)]
         return descriptor
 
+
+# As Fast DDS calls it from 3.0 on, and before.
+FAST_DDS_PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 
 COMMON = (
     Parameter("autostart", True, "Configure and activate at start, without a lifecycle manager."),
@@ -184,6 +189,8 @@ class EfnNode(LifecycleNode):
 def run(make_node: Callable[[], EfnNode]) -> None:
     """Spin one node until SIGINT or SIGTERM, then leave within a second. The main function of every executable."""
     faulthandler.enable()
+    if not any(name in os.environ for name in FAST_DDS_PROFILES):
+        os.environ.update(dict.fromkeys(FAST_DDS_PROFILES, str(Path(__file__).resolve().with_name("fastdds.xml"))))
     rclpy.init(signal_handler_options=SignalHandlerOptions.ALL)
     node = make_node()
     executor = SingleThreadedExecutor()

@@ -187,10 +187,11 @@ def load_graph(
     only: Iterable[str] = (),
     on_exit: str = "",
     overlays: Iterable[Path] = (),
+    base: Parameters = UNTRAINED,
     **common: Any,
 ) -> Graph:
-    """The graph of a robot with parameters laid over it, all of its nodes or `only` some."""
-    overlay = write_overlay(directory / f"overlay_{robot}.yaml", merged(UNTRAINED, *layers))
+    """The graph of a robot with parameters laid over it (`base` first), all of its nodes or `only` some."""
+    overlay = write_overlay(directory / f"overlay_{robot}.yaml", merged(base, *layers))
     graph = Graph.load(robot, [overlay, *overlays], **common)
     nodes = tuple(node for node in graph.nodes if not only or node.executable in set(only))
     return Graph(graph.robot, nodes, on_exit or graph.on_exit)
