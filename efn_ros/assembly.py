@@ -70,7 +70,9 @@ def make_corrector(p: Parameters) -> Corrector:
     size = max(map(len, values.values()))
     values = {name: value * size if len(value) == 1 else value for name, value in values.items()}
     limits = ActionLimits.create(rate_hz=p["rate_hz"], **values)
-    return Corrector(limits, RecalledAction(p["gain"], p["min_confidence"]), control_steps=p["control_steps"])
+    measured = [] if list(p["limits.measured"]) == [-1] else p["limits.measured"]
+    residual = RecalledAction(p["gain"], p["min_confidence"])
+    return Corrector(limits, residual, control_steps=p["control_steps"], measured=measured)
 
 
 def make_deployment(p: Parameters) -> Deployment:

@@ -55,6 +55,7 @@ class Episode:
 def evaluate(jobs: Sequence[Job], output: Path, executor: Executor | None = None, processes: int = 2) -> list[Episode]:
     """Run what is missing and return every episode. executor: anything with the interface of concurrent.futures."""
     output.mkdir(parents=True, exist_ok=True)
+    _same_settings(jobs, output / "settings.json")
     log = output / "episodes.jsonl"
     done = _read(log)
     missing = [job for job in jobs if not _is_whole(job, done)]
@@ -167,6 +168,15 @@ def compare(episodes: Iterable[Episode], deployment: str, task: str, resamples: 
         memory_steps=float(steps[1]),
         residual=float(np.mean([memory[k].residual for k in keys])),
     )
+
+
+def _same_settings(jobs: Sequence[Job], file: Path) -> None:
+    """A directory holds episodes of one kind: raises ValueError where its were made with other settings."""
+    kinds = sorted({(job.robot, job.remembered, *(Path(o).read_text() for o in job.overlays)) for job in jobs})
+    settings = json.dumps(kinds)
+    if file.exists() and file.read_text() != settings:
+        raise ValueError(f"{file.parent} holds episodes of another robot, memory or parameters; name another directory")
+    file.write_text(settings)
 
 
 def _of(job: Job, episode: Episode) -> bool:

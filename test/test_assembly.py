@@ -38,6 +38,7 @@ CORRECTOR = {
     "limits.jerk": [np.inf],
     "limits.reject": [0.5],
     "limits.holds_last": [False, True],
+    "limits.measured": [-1],
 }
 
 

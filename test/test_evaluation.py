@@ -248,3 +248,10 @@ def test_a_job_meets_every_scene_both_ways_with_a_memory_of_its_own(tmp_path):
         ("memory-reach-0", 0, Outcome.FAILURE),
     ]
     assert not leftover.exists()
+
+
+def test_a_directory_refuses_episodes_of_other_settings(tmp_path):
+    evaluate(jobs("reach"), tmp_path, Scheduled())
+    for other in (jobs("reach", remembered=JOB.remembered + 1), jobs("reach", robot="another")):
+        with pytest.raises(ValueError, match="name another directory"):
+            evaluate(other, tmp_path, Scheduled())

@@ -28,12 +28,12 @@ class RecallConfig:
 
     rollouts_n: int = 50
     k: int = 16
-    temperature: float = 0.05
+    temperature: float = 0.02
     lambda_: float = 0.9
     beta: float = 1.0
     visual: float = 0.2
-    latent: float = 0.6
-    proprio: float = 0.2
+    latent: float = 0.4
+    proprio: float = 0.4
     proprio_sigma: float | tuple[float, ...] | None = None
     argmax: bool = False
     success_only: bool = False

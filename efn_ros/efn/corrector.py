@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -23,9 +24,17 @@ class Corrector:
     A stop wins over everything; a base action that is refused holds; no useful memory means base; else corrected.
     """
 
-    def __init__(self, limits: ActionLimits, residual: Residual, *, control_steps: int) -> None:
-        """control_steps: from one decision to the next, the rows of a chunk that are executed in between."""
+    def __init__(
+        self, limits: ActionLimits, residual: Residual, *, control_steps: int, measured: Sequence[int] = ()
+    ) -> None:
+        """control_steps: from one decision to the next, the rows of a chunk that are executed in between. measured: for
+        each entry of an action the entry of proprioception that measures it, -1 for none; where it is given, an episode
+        begins as if the measured posture had been commanded. Raises ValueError for another length than an action's.
+        """
+        if len(measured) not in (0, len(limits.low)):
+            raise ValueError(f"measured has {len(measured)} entries, but an action has {len(limits.low)}")
         self._limits, self._residual, self._control_steps = limits, residual, control_steps
+        self._measured = np.asarray(measured, int)
         self._stopped = ""
         self._episode_id = ""
         self._last: tuple[int, np.ndarray] | None = None  # step and chunk of the last correction
@@ -46,7 +55,7 @@ class Corrector:
     def correct(self, step: PolicyStep, recall: Recall) -> Correction:
         """The correction of one decision. `recall` without a drawn experience gives the base action, and its reason."""
         context = step.context
-        history = self._commanded_before(context.episode_id, context.step)
+        history = self._commanded_before(step)
         mode, reason, residual = Mode.CORRECTED, "", np.zeros_like(step.base)
         try:
             base = corrected = self._limits.accept(step.base, history)
@@ -76,11 +85,20 @@ class Corrector:
             rollout_step=drawn.step if drawn else -1,
         )
 
-    def _commanded_before(self, episode_id: str, step: int) -> np.ndarray:
+    def _commanded_before(self, step: PolicyStep) -> np.ndarray:
         """The latest actions (n <= HISTORY, A) executed before this decision, by count of steps and not by a clock."""
-        if episode_id != self._episode_id:
-            self._episode_id, self._last, self._history = episode_id, None, self._history[:0]
+        context = step.context
+        if context.episode_id != self._episode_id:
+            self._episode_id, self._last, self._history = context.episode_id, None, self._posture(step.proprio)
         if self._last is None:
             return self._history
-        executed = self._last[1][: max(step - self._last[0], 1) * self._control_steps]
+        executed = self._last[1][: max(context.step - self._last[0], 1) * self._control_steps]
         return np.concatenate([self._history, executed])[-HISTORY:]
+
+    def _posture(self, proprio: np.ndarray) -> np.ndarray:
+        """The measured posture as an action (1, A); (0, A) where actions are no positions."""
+        if not len(self._measured):
+            return np.empty((0, len(self._limits.low)), np.float32)
+        if self._measured.max() >= len(proprio):
+            raise ValueError(f"limits.measured names entry {self._measured.max()} of {len(proprio)} of proprioception")
+        return np.where(self._measured >= 0, proprio[self._measured], 0.0).astype(np.float32)[None]

@@ -39,6 +39,11 @@ class EfnCorrector(EfnNode):
         Parameter("limits.acceleration", [math.inf], "Bound of the second difference, units/s^2."),
         Parameter("limits.jerk", [math.inf], "Bound of the third difference, units/s^3."),
         Parameter("limits.reject", [math.inf], "A jump beyond it in one control step is refused, units."),
+        Parameter(
+            "limits.measured",
+            [-1],
+            "Entry of proprioception that measures each action entry, -1: none; [-1]: no action is a position.",
+        ),
         Parameter("limits.holds_last", [False], "True: holding repeats the last command. False: it means zero."),
     )
 

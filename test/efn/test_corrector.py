@@ -1,5 +1,7 @@
 """The corrector: the order of what can go wrong, the latched stop, and a history that is counted in steps."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -253,3 +255,39 @@ def test_the_same_decisions_give_the_same_bits():
         )
     np.testing.assert_array_equal(*chunks)
     assert any(not np.array_equal(c, b) for c, b in zip(chunks[0], bases, strict=True))
+
+
+MEASURED = np.array([0.7, -0.4], np.float32)  # proprioception: its second entry measures the action's second
+
+
+def measuring(base, **more):
+    return replace(step(base, **more), proprio=MEASURED)
+
+
+def test_before_the_first_command_holding_means_the_measured_posture():
+    own = Corrector(limits(), RecalledAction(), control_steps=1, measured=[-1, 1])
+    correction = own.correct(measuring(REFUSED), Recall())
+    assert correction.mode == Mode.HOLD
+    np.testing.assert_array_equal(correction.corrected, np.tile(np.float32([0.0, -0.4]), (3, 1)))
+
+
+def test_the_first_command_may_not_jump_from_the_measured_posture():
+    own = Corrector(limits(reject=[np.inf, 0.5]), RecalledAction(), control_steps=1, measured=[-1, 1])
+    correction = own.correct(measuring(BASE), Recall())
+    assert correction.mode == Mode.HOLD
+    assert "action[0][1] jumps by 0.6000, beyond 0.5000" in correction.reason
+
+
+def test_a_new_episode_begins_at_the_measured_posture_again():
+    own = Corrector(limits(), RecalledAction(), control_steps=3, measured=[-1, 1])
+    own.correct(measuring(BASE), Recall())
+    correction = own.correct(measuring(REFUSED, episode="e1"), Recall())
+    np.testing.assert_array_equal(correction.corrected[0], np.float32([0.0, -0.4]))
+
+
+def test_an_index_for_every_entry_is_asked_for_and_must_exist():
+    with pytest.raises(ValueError, match="measured has 1 entries, but an action has 2"):
+        Corrector(limits(), RecalledAction(), control_steps=1, measured=[0])
+    own = Corrector(limits(), RecalledAction(), control_steps=1, measured=[-1, 5])
+    with pytest.raises(ValueError, match="names entry 5 of 2"):
+        own.correct(measuring(BASE), Recall())
