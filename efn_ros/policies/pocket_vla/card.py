@@ -25,7 +25,7 @@ everything around a frozen policy can be run and measured without any download.
 * **Data**: {episodes} episodes of Meta-World's scripted experts on {tasks} tasks, in {rounds} rounds: the first
   with noise on the expert's actions, the others driven by the student while the expert said what it would have done.
   Scenes from seed {first_seed} on. The policy sees images, instruction and end-effector state only; where hand,
-  object and goal appear in the images taught three of its keypoints where to look.
+  object and goal appear in the images taught three of its keypoints where to look.{note}
 * **Training**: {updates} updates of {batch} decisions, seed {seed}, {minutes:.0f} minutes on {threads} threads
   of {cpu}.
 * **Test**: {test} scenes a task (seeds 0 to {last}), never seen in training, without memory.
@@ -37,7 +37,7 @@ everything around a frozen policy can be run and measured without any download.
 def write_card(checkpoint: Path, facts: dict, episodes: int, output: Path, processes: int) -> str:
     """Measure the checkpoint, write card.json and README.md beside it, and return the table.
 
-    facts: train.json. output: directory of the measurement, which goes on there if it was interrupted.
+    facts: train.json; a `note` in it goes into the card. output: directory of the measurement, which goes on there if it was interrupted.
     """
     output.mkdir(parents=True, exist_ok=True)
     overlay = output / "checkpoint.yaml"
@@ -59,6 +59,7 @@ def write_card(checkpoint: Path, facts: dict, episodes: int, output: Path, proce
     config = facts["config"]
     (checkpoint / "README.md").write_text(
         CARD.format(
+            note=f" {facts['note']}" if "note" in facts else "",
             episodes=sum(config["episodes"]) * len(TASKS),
             tasks=len(TASKS),
             rounds=len(config["episodes"]),

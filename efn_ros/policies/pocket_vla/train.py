@@ -103,7 +103,8 @@ def train(config: TrainConfig) -> Path:
                 run.save()
     average.save_pretrained(checkpoint)
     processor.save_pretrained(checkpoint)
-    facts = {"config": asdict(config), "updates": run.done, "minutes_of_updates": round(run.minutes, 1)}
+    settings = {name: value for name, value in asdict(config).items() if name != "directory"}
+    facts = {"config": settings, "updates": run.done, "minutes_of_updates": round(run.minutes, 1)}
     (directory / "train.json").write_text(json.dumps(facts, indent=1) + "\n")
     return checkpoint
 
