@@ -171,6 +171,11 @@ class RunningGraph:
         process.send_signal(number)
         return process.pid
 
+    def wait_restarted(self, executable: str, killed: int) -> None:
+        """Wait until bring-up has started it anew and it says that it is active."""
+        self.spin_until(lambda: self.bringup.process(executable).pid != killed, f"{executable} is not restarted")
+        self.wait_active(executable)
+
     def log(self, executable: str) -> str:
         path = self.logs / f"{executable}.log"
         return path.read_text(errors="replace") if path.exists() else ""

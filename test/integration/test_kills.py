@@ -42,8 +42,7 @@ def test_without_its_memory_the_loop_goes_on_with_base_actions_until_it_is_back(
         assert action.mode == CorrectedAction.BASE and math.isnan(action.recall_s)
         assert action.corrected.data == action.base.data and not np.any(action.residual.data)
 
-    graph.wait_active("experience_retrieval")
-    assert graph.bringup.process("experience_retrieval").pid != killed
+    graph.wait_restarted("experience_retrieval", killed)
     for seed in range(1, 6):
         actions.clear()
         graph.run_episode(seed=seed, record=False)
@@ -66,11 +65,11 @@ def test_bank_writer_killed_at_any_moment_leaves_a_whole_bank(start):
         else:  # while it writes
             graph.spin_until(lambda: graph.has_ended(episode_id), "the episode has not ended")  # noqa: B023
             time.sleep(rng.uniform(0.0, 0.06))
-        graph.send_signal("bank_writer", signal.SIGKILL)
+        killed = graph.send_signal("bank_writer", signal.SIGKILL)
         check_bank(graph, lengths)
         graph.spin_until(lambda: graph.has_ended(episode_id), "the episode has not ended")  # noqa: B023
         lengths[episode_id] = graph.client.episode.length
-        graph.wait_active("bank_writer")
+        graph.wait_restarted("bank_writer", killed)
         check_bank(graph, lengths)
 
     # A writer that has just come back may not have found every node yet: the first of these may be lost, no other.
