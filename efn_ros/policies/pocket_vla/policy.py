@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from efn_ros.policies.pocket_vla.processor import PocketVlaProcessor, train_toke
 from efn_ros.policies.policy import PolicyOutput, PolicySpec
 from efn_ros.types import Observation
 
-PACKAGED = resources.files("efn_ros.policies.pocket_vla") / "checkpoint"
+PACKAGED = Path(__file__).resolve().parent / "checkpoint"
 
 
 class PocketVlaPolicy:
@@ -45,7 +44,7 @@ class PocketVlaPolicy:
     @classmethod
     def from_pretrained(cls, checkpoint: str | Path = "", *, threads: int = 1) -> PocketVlaPolicy:
         """Load a checkpoint directory; empty: the one in the package. Raises FileNotFoundError if it is none."""
-        directory = Path(str(checkpoint or PACKAGED))
+        directory = Path(checkpoint or PACKAGED)
         if not (directory / "config.json").is_file():
             raise FileNotFoundError(f"no PocketVLA checkpoint in {directory}: config.json is missing")
         model = PocketVla.from_pretrained(directory, local_files_only=True)
