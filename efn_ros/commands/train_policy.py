@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     facts = json.loads((args.directory / "train.json").read_text())
     print(write_card(checkpoint, facts, args.test_episodes, args.directory / "test", args.processes))
     if args.install:
-        shutil.copytree(checkpoint, Path(str(PACKAGED)), dirs_exist_ok=True)
+        shutil.copytree(checkpoint, PACKAGED, dirs_exist_ok=True)
         checkpoint = PACKAGED
     print(f"\ncheckpoint {checkpoint}")
     return 0

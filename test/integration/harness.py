@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 from efn_ros.msg import EpisodeState
+from rclpy.qos import QoSProfile
 
 from efn_ros.agent import EpisodeResult
 from efn_ros.assembly import make_corrector, make_inference, make_simulation, make_writer
@@ -139,9 +140,10 @@ class RunningGraph:
         self.spin_until(lambda: time.monotonic() >= deadline, "time does not pass", seconds + 60.0)
 
     def collect(self, kind: type, topic: str, qos: Any) -> list[Any]:
-        """Every message of a topic from now on, in a list that grows while the client spins."""
+        """Every message of a topic from now on, in a list that grows while the client spins; none is lost meanwhile."""
         messages: list[Any] = []
-        self.client.node.create_subscription(kind, topic, messages.append, qos)
+        deep = QoSProfile(depth=2000, reliability=qos.reliability, durability=qos.durability)
+        self.client.node.create_subscription(kind, topic, messages.append, deep)
         return messages
 
     def wait_active(self, *nodes: str) -> None:

@@ -1,6 +1,6 @@
 """Whole episodes over real processes: one corrected action for every image, held when late, stopped when asked."""
 
-from __future__ import annotations
+from __future__ import itertools
 
 import signal
 
@@ -119,24 +119,27 @@ def test_after_a_stop_every_action_holds_until_it_is_reset(start):
     stop, reset = (client.node.create_client(Trigger, f"efn_corrector/{name}") for name in ("stop", "reset"))
     actions = graph.collect(CorrectedAction, "corrected_action", STEPS)
 
+    def since(mode: int) -> list[CorrectedAction]:
+        """What came from the first action of a mode on; those before it were under way when it was asked for."""
+        return list(itertools.dropwhile(lambda action: action.mode != mode, actions))
+
     episode_id = graph.start_episode()
     graph.spin_until(lambda: len(actions) >= 3, "no actions")
     assert client.call(stop, Trigger.Request()).success
-    before = len(actions) + 1  # one may have been under way
-    graph.spin_until(lambda: len(actions) >= before + 8, "no actions after the stop")
-    stopped = actions[before:]
+    graph.spin_until(lambda: len(since(CorrectedAction.STOPPED)) >= 8, "no actions after the stop")
+    assert "stopped by the operator" in _state(graph)
+    stopped = since(CorrectedAction.STOPPED)
     assert {a.mode for a in stopped} == {CorrectedAction.STOPPED}
     assert {a.reason for a in stopped} == {"stopped by the operator"}
     for action in stopped:
         held = chunk_from_msg(action.corrected)
         assert not held[:, :3].any(), "the hand was to stay where it is"
         assert (held[:, 3] == held[0, 3]).all(), "the gripper was to keep what it holds"
-    assert "stopped by the operator" in _state(graph)
 
     assert client.call(reset, Trigger.Request()).success
-    before = len(actions) + 1
-    graph.spin_until(lambda: len(actions) >= before + 3, "no actions after the reset")
-    assert {a.mode for a in actions[before:]} == {CorrectedAction.BASE}
+    actions.clear()
+    graph.spin_until(lambda: len(since(CorrectedAction.BASE)) >= 3, "no actions after the reset")
+    assert {a.mode for a in since(CorrectedAction.BASE)} == {CorrectedAction.BASE}
     client.abort("enough was seen")
     graph.spin_until(lambda: graph.has_ended(episode_id), "the episode has not ended")
 

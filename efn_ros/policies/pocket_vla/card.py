@@ -37,7 +37,8 @@ everything around a frozen policy can be run and measured without any download.
 def write_card(checkpoint: Path, facts: dict, episodes: int, output: Path, processes: int) -> str:
     """Measure the checkpoint, write card.json and README.md beside it, and return the table.
 
-    facts: train.json; a `note` in it goes into the card. output: directory of the measurement, which goes on there if it was interrupted.
+    facts: train.json; a `note` in it goes into the card. output: directory of the measurement, which goes on there if
+    it was interrupted.
     """
     output.mkdir(parents=True, exist_ok=True)
     overlay = output / "checkpoint.yaml"
@@ -59,7 +60,7 @@ def write_card(checkpoint: Path, facts: dict, episodes: int, output: Path, proce
     config = facts["config"]
     (checkpoint / "README.md").write_text(
         CARD.format(
-            note=f" {facts['note']}" if "note" in facts else "",
+            note="\n  " + facts["note"] if "note" in facts else "",
             episodes=sum(config["episodes"]) * len(TASKS),
             tasks=len(TASKS),
             rounds=len(config["episodes"]),
