@@ -1,7 +1,8 @@
 """Whole episodes over real processes: one corrected action for every image, held when late, stopped when asked."""
 
-from __future__ import itertools
+from __future__ import annotations
 
+import itertools
 import signal
 
 import numpy as np
