@@ -143,7 +143,10 @@ class RunningGraph:
         """Every message of a topic from now on, in a list that grows while the client spins; none is lost meanwhile."""
         messages: list[Any] = []
         deep = QoSProfile(depth=2000, reliability=qos.reliability, durability=qos.durability)
-        self.client.node.create_subscription(kind, topic, messages.append, deep)
+        subscription = self.client.node.create_subscription(kind, topic, messages.append, deep)
+        with contextlib.suppress(TimeoutError):  # of a topic that nobody publishes yet
+            self.spin_until(lambda: subscription.get_publisher_count() > 0, "", 2.0)
+        self.spin_for(0.2)  # until the publisher knows of it too
         return messages
 
     def wait_active(self, *nodes: str) -> None:
