@@ -7,7 +7,7 @@ from collections import deque
 from efn_ros.types import Correction, Observation, Outcome, PolicyStep, Rollout, RolloutStep
 
 PARTS = 3  # of a decision: observation, policy step, correction
-EARLY = 48  # items kept for an episode that has not begun yet: its messages may overtake the news of its beginning
+EARLY = 192  # items kept for an episode that has not begun yet: its messages may overtake the news of its beginning
 
 
 class RolloutRecorder:

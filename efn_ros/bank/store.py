@@ -170,6 +170,10 @@ class BankWriter:
         """How many decisions are in the bank."""
         return self._catalogue.execute("SELECT coalesce(sum(decisions), 0) FROM rollout").fetchone()[0]
 
+    def __contains__(self, rollout_id: str) -> bool:
+        row = self._catalogue.execute("SELECT 1 FROM rollout WHERE id = ?", (rollout_id,)).fetchone()
+        return row is not None
+
     def append(self, rollout: Rollout) -> int:
         """Store a rollout; on return it survives a crash of process and machine. Returns the bank's new revision.
 

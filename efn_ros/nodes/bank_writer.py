@@ -58,7 +58,7 @@ class BankWriterNode(EfnNode):
             self._writer.close()
 
     def _on_episode(self, episode: EpisodeState) -> None:
-        if not episode.record or episode.saved or not episode.episode_id:
+        if not episode.record or episode.saved or episode.unsaved or not episode.episode_id:
             return
         if episode.phase == EpisodeState.RUNNING:
             if self._episode is not None:
@@ -76,6 +76,10 @@ class BankWriterNode(EfnNode):
             self._episode = episode
             self._grace.reset()
             self._finish_if_whole()
+        elif episode.episode_id in self._writer:  # written by this node before it was restarted
+            self._announce(episode.episode_id, 0.0)
+        else:
+            self._refuse(episode.episode_id, "its beginning was missed")
 
     def _add(self, item) -> None:
         if self._episode is None or not item.context.record:
@@ -102,27 +106,32 @@ class BankWriterNode(EfnNode):
         rollout = self._recorder.finish(outcome, length=length)
         self.diagnostics.counts["incomplete_steps"] += self._recorder.incomplete
         if rollout is None:
-            self.get_logger().warning(f"episode {episode.episode_id} held no whole step; nothing is remembered")
+            self._refuse(episode.episode_id, "it held no whole step")
             return
         if rollout.steps[0].observation.context.step > 0:  # this node was started in mid-episode
             self.diagnostics.counts["missed_beginnings"] += 1
-            self.get_logger().warning(f"the beginning of episode {episode.episode_id} was missed; it is not remembered")
+            self._refuse(episode.episode_id, "its beginning was missed")
             return
         started = time.perf_counter()
         try:
             self._writer.append(rollout)
         except (BankError, OSError, ValueError) as error:
             self.diagnostics.state(ERROR, f"rollout {rollout.episode_id} could not be written: {error}")
-            self.get_logger().error(f"rollout {rollout.episode_id} could not be written: {error}")
+            self._refuse(episode.episode_id, f"it could not be written: {error}")
             return
         self.diagnostics.state(OK, "")
         self._announce(rollout.episode_id, time.perf_counter() - started)
 
-    def _announce(self, episode_id: str, write_s: float) -> None:
+    def _refuse(self, episode_id: str, reason: str) -> None:
+        self.get_logger().warning(f"episode {episode_id} is not remembered: {reason}")
+        self._announce(episode_id, 0.0, reason)
+
+    def _announce(self, episode_id: str, write_s: float, unsaved: str = "") -> None:
         self._out.publish(
             BankChanged(
                 stamp=self.get_clock().now().to_msg(),
                 episode_id=episode_id,
+                unsaved=unsaved,
                 revision=self._writer.revision,
                 rollouts=self._writer.rollouts,
                 steps=self._writer.steps,

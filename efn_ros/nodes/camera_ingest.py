@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 
 import numpy as np
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
-from efn_ros.msg import EpisodeState, Observation
+from efn_ros.msg import CorrectedAction, EpisodeState, Observation
 from efn_ros.ros import conversions
 from efn_ros.ros.images import resize_crop, to_rgb
 from efn_ros.ros.node import EfnNode, Parameter, run
@@ -17,10 +18,14 @@ from efn_ros.types import Observation as ObservationType
 from efn_ros.types import StepContext
 
 STATE = "state"
+JOIN_S = 5.0  # a node that comes into a running episode gives its last action this long to arrive
 
 
 class CameraIngest(EfnNode):
-    """In: camera/<name>/image (or camera/<name>/image/compressed), joint_states, episode. Out: observation."""
+    """In: camera/<name>/image (or camera/<name>/image/compressed), joint_states, episode. Out: observation.
+
+    corrected_action tells a node that was restarted in mid-episode how far the episode has come.
+    """
 
     PARAMETERS = (
         Parameter("cameras", ["left", "right"], "Names of the cameras, in the policy's order."),
@@ -38,8 +43,11 @@ class CameraIngest(EfnNode):
         self._synchroniser = Synchroniser([*self._cameras, STATE], round(self.parameter("slop_s") * 1e9))
         self._episode: EpisodeState | None = None
         self._step, self._last_stamp_ns = 0, 0
+        self._last_action: CorrectedAction | None = None
+        self._joining_until_s = 0.0
         self._out = self.publisher(Observation, "observation", KEPT_STEPS)
         self.listen(EpisodeState, "episode", self._on_episode, LATCHED)
+        self.listen(CorrectedAction, "corrected_action", self._on_action, LATCHED)
         qos = LOSSLESS_SENSOR_DATA if self.parameter("lossless") else SENSOR_DATA
         compressed = self.parameter("compressed")
         for camera in self._cameras:
@@ -47,13 +55,32 @@ class CameraIngest(EfnNode):
             self.listen(CompressedImage if compressed else Image, topic, partial(self._on_image, camera), qos)
         self.listen(JointState, "joint_states", self._on_state, qos)
 
+    def start(self) -> None:
+        self._started_ns = self.now_ns()
+
     def _on_episode(self, episode: EpisodeState) -> None:
         if episode.phase == EpisodeState.RUNNING and (
             self._episode is None or self._episode.episode_id != episode.episode_id
         ):
             self._step, self._last_stamp_ns = 0, conversions.from_time(episode.stamp)
             self._synchroniser.clear()
+            joined = self._last_stamp_ns < self._started_ns
+            self._joining_until_s = time.monotonic() + JOIN_S if joined else 0.0
         self._episode = episode
+        self._catch_up()
+
+    def _on_action(self, action: CorrectedAction) -> None:
+        self._last_action = action
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Decisions go on from the last one that was answered."""
+        if self._episode is None or self._last_action is None:
+            return
+        context = self._last_action.context
+        if context.episode_id == self._episode.episode_id and context.step >= self._step:
+            self._step, self._last_stamp_ns = context.step + 1, conversions.from_time(context.header.stamp)
+            self._joining_until_s = 0.0
 
     def _on_image(self, camera: str, image: Image | CompressedImage) -> None:
         pixels = resize_crop(to_rgb(image), self._size)
@@ -80,6 +107,9 @@ class CameraIngest(EfnNode):
         chosen = self._synchroniser.add(source, stamp_ns, item)
         self.diagnostics.counts["dropped"] = self._synchroniser.dropped
         if chosen is None or self._episode is None or self._episode.phase != EpisodeState.RUNNING:
+            return
+        if time.monotonic() < self._joining_until_s:
+            self.diagnostics.counts["while_joining"] += 1
             return
         stamp_ns = chosen[self._cameras[0]][0]
         if stamp_ns < self._last_stamp_ns:

@@ -14,13 +14,13 @@ class EpisodeManager(EfnNode):
     """Services: start_episode, end_episode, abort. A simulated world ends its episodes itself, over `world_state`."""
 
     PARAMETERS = (
-        Parameter("save_timeout_s", 10.0, "How long the next episode waits for the last one to be remembered.", 0.0),
+        Parameter("save_timeout_s", 10.0, "How long the next episode waits for the last one to be remembered.", 0.1, 3600.0),
     )
 
     def setup(self) -> None:
         self._state = EpisodeState()
-        self._ended_ns = 0
-        self._save_timeout_s = self.parameter("save_timeout_s")
+        self._save_timeout = self.timer(self.parameter("save_timeout_s"), self._on_save_timeout)
+        self._save_timeout.cancel()
         self._out = self.publisher(EpisodeState, "episode", LATCHED)
         self.listen(WorldState, "world_state", self._on_world, EVENTS)
         self.listen(BankChanged, "bank_changed", self._on_bank, LATCHED)
@@ -55,8 +55,7 @@ class EpisodeManager(EfnNode):
             return "the instruction is empty; say what the robot is to do"
         if self._state.phase == EpisodeState.RUNNING:
             return f"episode {self._state.episode_id} is running; end or abort it first"
-        waiting = self._state.phase == EpisodeState.ENDED and self._state.record and not self._state.saved
-        if waiting and (self.now_ns() - self._ended_ns) * 1e-9 < self._save_timeout_s:
+        if self._waits_for_memory():
             return f"episode {self._state.episode_id} is not remembered yet; try again"
         return ""
 
@@ -67,8 +66,21 @@ class EpisodeManager(EfnNode):
 
     def _on_bank(self, bank: BankChanged) -> None:
         if bank.episode_id and bank.episode_id == self._state.episode_id and not self._state.saved:
-            self._state.saved = True
-            self._publish()
+            self._settle(bank.unsaved)
+
+    def _on_save_timeout(self) -> None:
+        if self._waits_for_memory():
+            self._settle(f"bank_writer said nothing of it within {self.parameter('save_timeout_s'):g} s")
+
+    def _waits_for_memory(self) -> bool:
+        state = self._state
+        return state.phase == EpisodeState.ENDED and state.record and not (state.saved or state.unsaved)
+
+    def _settle(self, unsaved: str) -> None:
+        """The episode is in the memory, or never will be, for the reason in `unsaved`."""
+        self._save_timeout.cancel()
+        self._state.saved, self._state.unsaved = not unsaved, unsaved
+        self._publish()
 
     def _end_by_call(self, request, response):
         return self._answer(response, request.outcome)
@@ -88,7 +100,7 @@ class EpisodeManager(EfnNode):
             return False
         self._state.phase, self._state.outcome = EpisodeState.ENDED, outcome
         self._state.length, self._state.decisions = length, decisions
-        self._ended_ns = self.now_ns()
+        self._save_timeout.reset()
         self._publish()
         return True
 

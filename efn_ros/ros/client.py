@@ -132,7 +132,7 @@ class Client:
         timeout_s: float = 300.0,
         watch: Callable[[], None] | None = None,
     ) -> EpisodeRecord:
-        """One whole episode; returns when it has ended, and where it is recorded, when it is remembered."""
+        """One whole episode; returns when it has ended, and where it is recorded, when it is remembered or said not to be."""
         episode_id = self.start_episode(task, instruction, seed, correct=correct, record=record)
 
         def over() -> bool:
@@ -140,7 +140,7 @@ class Client:
                 watch()
             state = self.episode
             ended = state.episode_id == episode_id and state.phase == EpisodeState.ENDED
-            return ended and (state.saved or not record)
+            return ended and (state.saved or bool(state.unsaved) or not record)
 
         self.spin_until(over, timeout_s, f"episode {episode_id} ({task}) has not ended")
         deadline = time.monotonic() + STRAGGLERS_S  # the end may have overtaken the last actions

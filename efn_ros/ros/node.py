@@ -18,11 +18,12 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, State, TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 
 from efn_ros.ros.diagnostics import ERROR, OK, Diagnostics
+from efn_ros.ros.executor import make_executor, spin
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,6 @@ class EfnNode(LifecycleNode):
         self.active = False
         self._diagnostics_out = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_timer(self.parameter("diagnostics_period_s"), self._publish_diagnostics)
-        if self.parameter("autostart"):
-            self._autostart = self.create_timer(0.0, self._start_by_itself)
 
     # What a node fills in.
 
@@ -174,8 +173,8 @@ class EfnNode(LifecycleNode):
         self.diagnostics.state(OK, "")
         return TransitionCallbackReturn.SUCCESS
 
-    def _start_by_itself(self) -> None:
-        self.destroy_timer(self._autostart)
+    def start_by_itself(self) -> None:
+        """Configure and activate. Raises SystemExit where that fails."""
         for trigger in (self.trigger_configure, self.trigger_activate):
             if trigger() != TransitionCallbackReturn.SUCCESS:
                 raise SystemExit(f"{self.get_name()} could not start; the reason stands above")
@@ -193,11 +192,13 @@ def run(make_node: Callable[[], EfnNode]) -> None:
         os.environ.update(dict.fromkeys(FAST_DDS_PROFILES, str(Path(__file__).resolve().with_name("fastdds.xml"))))
     rclpy.init(signal_handler_options=SignalHandlerOptions.ALL)
     node = make_node()
-    executor = SingleThreadedExecutor()
+    executor = make_executor()
     executor.add_node(node)
     code = 0
     try:
-        executor.spin()
+        if node.parameter("autostart"):
+            node.start_by_itself()
+        spin(executor)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except SystemExit as failure:

@@ -15,8 +15,8 @@ def _profile(depth: int, reliable: bool = True, latched: bool = False) -> QoSPro
 SENSOR_DATA = _profile(5, reliable=False)  # images and joint states of a robot
 LOSSLESS_SENSOR_DATA = _profile(5)  # of a world in lockstep, which waits for each
 STEPS = _profile(10)  # observation, policy step, corrected action
-# As these are published: whoever asks for it like this gets the last ten, also from before it was discovered.
-KEPT_STEPS = _profile(10, latched=True)
+# As these are published: whoever asks for it like this gets the last ones, also from before it was discovered.
+KEPT_STEPS = _profile(64, latched=True)
 EVERY_STEP = _profile(2000)  # for whoever must miss none even when busy
 EVERY_KEPT_STEP = _profile(2000, latched=True)  # nor the first ones, although it has just come
 LATCHED = _profile(1, latched=True)  # the present episode, the bank's revision

@@ -50,6 +50,11 @@ def edited(rollout, row, part, **changes):
 # What goes in comes out
 
 
+def test_a_writer_knows_what_its_bank_holds(writer):
+    writer.append(make_rollout("known"))
+    assert "known" in writer and "unknown" not in writer
+
+
 def test_every_array_comes_back_bit_for_bit(writer, reader):
     rollout = make_rollout(decisions=4)
     writer.append(rollout)

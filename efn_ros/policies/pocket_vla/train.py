@@ -37,10 +37,10 @@ class TrainConfig:
 
     directory: str
     tasks: tuple[str, ...] = tuple(TASKS)
-    episodes: tuple[int, ...] = (60, 30, 30, 30, 30)
-    updates: tuple[int, ...] = (2000, 1000, 1000, 1000, 3500)
+    episodes: tuple[int, ...] = (60, 30, 30, 30, 40)
+    updates: tuple[int, ...] = (1500, 600, 600, 600, 3200)
     batch: int = 128
-    learning_rate: float = 8e-4
+    learning_rate: float = 1e-3
     warm_up: int = 200
     cool_down: float = 0.4  # share of all updates over which the learning rate falls to zero
     weight_decay: float = 1e-3
