@@ -133,9 +133,10 @@ class Recall:
 
 @dataclass(frozen=True)
 class Correction:
-    """The action that goes out: corrected = base + residual, equation (7), all (H, A), within every limit.
+    """The action that goes out: base + residual, equation (7), kept within every limit as `corrected`; all (H, A).
 
-    mode, reason: what it is and, where it is not `CORRECTED`, why. rollout_id, rollout_step: the experience behind it.
+    limited: a limit of motion made `corrected` differ from base + residual. mode, reason: what it is and, where it is
+    not `CORRECTED`, why. rollout_id, rollout_step: the experience behind it.
     """
 
     context: StepContext
@@ -147,6 +148,7 @@ class Correction:
     reason: str = ""
     rollout_id: str = ""
     rollout_step: int = -1
+    limited: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -200,10 +201,11 @@ def decode_image(payload: bytes, row: int, camera: str) -> np.ndarray:
     return cv2.cvtColor(cv2.imdecode(blob, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
-def read_sketch(path: str, row: int) -> Quantised:
-    """Token sketch of one row, q (T, d) and scale (T,), without reading the rest of the file."""
+def read_sketches(path: str, rows: Sequence[int]) -> list[Quantised]:
+    """Token sketches of some rows, each q (T, d) and scale (T,), without reading the rest of the file."""
     with safetensors.safe_open(path, framework="numpy") as payload:
-        return Quantised(payload.get_slice("sketch.q")[row], payload.get_slice("sketch.scale")[row])
+        q, scale = payload.get_slice("sketch.q"), payload.get_slice("sketch.scale")
+        return [Quantised(q[row], scale[row]) for row in rows]
 
 
 def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:

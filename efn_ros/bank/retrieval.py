@@ -125,10 +125,11 @@ class Retriever:
         self._candidates: _Candidates | None = None
         self._revision, self._projection, self._reason = 0, "", ""
 
-    def begin(self, episode_id: str, instruction_embedding: np.ndarray) -> None:
+    def begin(self, episode_id: str, instruction_embedding: np.ndarray, policy: str = "") -> None:
         """Take a snapshot and choose the candidates, (17): the steps of the n rollouts with the likest instruction.
 
-        instruction_embedding: (E,). Among equally like rollouts the newest are taken. A second call for the same
+        instruction_embedding: (E,). policy: fingerprint; rollouts of another one are left out, as their tokens cannot
+        be compared; empty: take all. Among equally like rollouts the newest are taken. A second call for the same
         episode does nothing. Raises the errors of `BankReader.snapshot`, and ValueError for an embedding of another
         size than the bank's.
         """
@@ -137,6 +138,9 @@ class Retriever:
         config, snapshot = self._config, self.reader.snapshot()
         rollouts = [rollout for rollout in snapshot.rollouts if rollout.record.recallable]
         self._reason = "" if rollouts else "the bank is empty"
+        if rollouts and policy:
+            rollouts = [rollout for rollout in rollouts if rollout.record.policy == policy]
+            self._reason = "" if rollouts else "the bank holds nothing of this policy"
         if rollouts and config.success_only:
             rollouts = [rollout for rollout in rollouts if rollout.record.outcome == Outcome.SUCCESS]
             self._reason = "" if rollouts else "the bank holds no success"
@@ -163,7 +167,7 @@ class Retriever:
         bank's, BankProjectionError for one whose key is of another projection.
         """
         context, config = query.context, self._config
-        self.begin(context.episode_id, query.instruction_embedding)
+        self.begin(context.episode_id, query.instruction_embedding, query.policy)
         candidates = self._candidates
         if candidates is None:
             return Recall(revision=self._revision, reason=self._reason)
@@ -196,13 +200,13 @@ class Retriever:
         above_floor = np.clip((similarity[top] - config.confidence_floor) / (1 - config.confidence_floor), 0, 1)
         successes = np.mean([step.outcome == Outcome.SUCCESS for step in steps])
         rollout, row = candidates.rollout[top[drawn]], candidates.row[top[drawn]]
-        stored, after = candidates.rollouts[rollout], candidates.successors[rollout][row]
-        sketch = stored.sketch(int(row))
+        after = candidates.successors[rollout][row]
+        sketch, successor = candidates.rollouts[rollout].sketches(int(row), int(after))
         return Recall(
             steps=steps,
             drawn=drawn,
             sketch=sketch,
-            successor=stored.sketch(int(after)) if after != row else sketch,
+            successor=successor,
             confidence=float(probability @ above_floor * successes),
             candidates=count,
             revision=self._revision,

@@ -92,7 +92,7 @@ class RolloutRecord:
 
 @dataclass(frozen=True)
 class StoredRollout:
-    """A remembered rollout. Sketches stay on disk until `sketch` asks for one.
+    """A remembered rollout. Sketches stay on disk until `sketches` asks for some.
 
     instruction_embedding: float32 (E,). features: float32 (N, d + dz), for each decision its key and its mean latent
     token side by side, both of unit norm (zero where there is none): what (32) and (37) compare.
@@ -104,12 +104,12 @@ class StoredRollout:
     features: np.ndarray
     path: Path
 
-    def sketch(self, row: int) -> Quantised:
-        """Visual tokens of one decision, q int8 (T, d), scale float32 (T,). Raises BankCorruptionError."""
+    def sketches(self, *rows: int) -> list[Quantised]:
+        """Visual tokens of some decisions, each q int8 (T, d), scale float32 (T,). Raises BankCorruptionError."""
         try:
-            return payload.read_sketch(str(self.path), row)
+            return payload.read_sketches(str(self.path), rows)
         except Exception as error:
-            raise _corrupt(self.path, self.record.id, f"its sketch {row} cannot be read ({error})") from error
+            raise _corrupt(self.path, self.record.id, f"sketches {rows} cannot be read ({error})") from error
 
 
 @dataclass(frozen=True)

@@ -42,13 +42,13 @@ def run(args: argparse.Namespace) -> int:
     graph = Graph.load("libero_sim", overlays, bank=str(bank))
     names = [node.executable for node in graph.nodes]
     results: dict[str, dict[str, list]] = {task: {"base": [], "memory": []} for task in args.tasks}
-    seen: dict[str, list] = {"observations": [], "steps": [], "actions": []}
+    corrected = []
     filmed = []
     total = len(args.tasks) * (args.remembered + 2 * args.episodes)
     print(f"starting {len(names)} nodes; what they print goes to {output / 'log'}")
     with (
         Bringup(graph, output=output / "log") as bringup,
-        Client(steps=True, observations=True) as client,
+        Client(observations=True) as client,
         tqdm(total=total, unit="episode", mininterval=0.5) as progress,
     ):
         client.wait_ready(names, watch=bringup.watch)
@@ -68,9 +68,7 @@ def run(args: argparse.Namespace) -> int:
                 results[task]["base"].append(episode(task, seed, correct=False, record=False, what="base alone"))
                 done = episode(task, seed, correct=True, record=True, what="base + memory")
                 results[task]["memory"].append(done)
-                seen["observations"] += done.observations
-                seen["steps"] += done.steps
-                seen["actions"] += done.actions
+                corrected += done.actions
             filmed.append(results[task]["memory"][-1])
 
     def share(task: str, way: str) -> float:
@@ -86,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     rows.append(["mean", *(tables.percent(mean) for mean in means), "", ""])
     print(f"\nDeployment: {args.deployment}; {args.episodes} scenes a task, the same for both\n")
     print(tables.markdown(["task", "base", "base + memory", "steps base", "steps base + memory"], rows))
-    times = latency.stages(**seen)
+    times = latency.stages(corrected)
     rows = [
         [f"{stage}: {latency.STAGES[stage]}", *(tables.milliseconds(values[q]) for q in ("p50_s", "p99_s"))]
         for stage, values in latency.summary(times).items()

@@ -142,4 +142,4 @@ class BankWriterNode(EfnNode):
 
 
 def main() -> None:
-    run(lambda: BankWriterNode("bank_writer"))
+    run(lambda: BankWriterNode("bank_writer"), niceness=10)

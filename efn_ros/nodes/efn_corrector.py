@@ -50,7 +50,8 @@ class EfnCorrector(EfnNode):
     def setup(self) -> None:
         self._corrector = make_corrector(self.parameters())
         self._enabled = self.parameter("enabled")
-        self._pending: tuple[PolicyStepType, int] | None = None  # the step that waits for memory, and when it came
+        # The step that waits for memory, as it came, and when.
+        self._pending: tuple[PolicyStepType, PolicyStep, int] | None = None
         self._asked: Future | None = None  # and since when
         self._asked_ns = 0
         self._answered = ("", -1, -1)
@@ -74,7 +75,7 @@ class EfnCorrector(EfnNode):
             return
         if self._pending is not None:
             self._finish(Recall(reason="the next step came before the memory's answer"))
-        self._pending = (step, received_ns)
+        self._pending = (step, message, received_ns)
         if not (self._enabled and step.context.correct) or self._corrector.stopped:
             self._finish(Recall(reason="correction is off"))
         elif not self._memory.service_is_ready():
@@ -90,6 +91,7 @@ class EfnCorrector(EfnNode):
                 latent_tokens=message.latent_tokens,
                 latent=message.latent,
                 proprio=message.proprio,
+                policy=message.policy,
                 projection=message.projection,
             )
             if self._is_asked():  # the answer will hardly come, and the request would be kept for ever
@@ -131,13 +133,13 @@ class EfnCorrector(EfnNode):
     def _finish(self, recall: Recall, answered: bool = False) -> None:
         """Answer the pending step."""
         self._deadline.cancel()
-        (step, received_ns), self._pending = self._pending, None
+        (step, message, received_ns), self._pending = self._pending, None
         context = step.context
         self._answered = _key(step)
         correction = self._corrector.correct(step, recall)
         now_ns = self.now_ns()
         recall_s = (now_ns - received_ns) * 1e-9 if answered else math.nan
-        self._out.publish(conversions.correction_to_msg(correction, recall_s, received_ns, now_ns))
+        self._out.publish(conversions.correction_to_msg(correction, recall_s, received_ns, now_ns, message))
         self.diagnostics.counts[correction.mode.name.lower()] += 1
         if correction.mode == Mode.HOLD:
             self.diagnostics.error(f"holding: {correction.reason}")

@@ -14,7 +14,7 @@ class EpisodeManager(EfnNode):
     """Services: start_episode, end_episode, abort. A simulated world ends its episodes itself, over `world_state`."""
 
     PARAMETERS = (
-        Parameter("save_timeout_s", 10.0, "How long the next episode waits for the last one to be remembered.", 0.1, 3600.0),
+        Parameter("save_timeout_s", 10.0, "How long an episode waits for the memory to take it, seconds.", 0.1, 3600.0),
     )
 
     def setup(self) -> None:

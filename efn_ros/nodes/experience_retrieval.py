@@ -55,6 +55,7 @@ class ExperienceRetrieval(EfnNode):
             latent=conversions.from_field(request.latent, request.latent_tokens, -1),
             instruction_embedding=conversions.from_field(request.instruction_embedding),
             proprio=conversions.from_field(request.proprio),
+            policy=request.policy,
             projection=request.projection,
         )
         try:

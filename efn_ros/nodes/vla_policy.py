@@ -55,7 +55,7 @@ class VlaPolicy(EfnNode):
         step = self._inference(observation)
         self._context = observation.context
         created_ns = self.now_ns()
-        self._out.publish(conversions.policy_step_to_msg(step, received_ns, created_ns))
+        self._out.publish(conversions.policy_step_to_msg(step, received_ns, created_ns, message.created))
         self.diagnostics.tick((created_ns - observation.context.stamp_ns) * 1e-9)
 
     def _decode(self, request, response):

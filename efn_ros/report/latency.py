@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from efn_ros.msg import CorrectedAction, Observation, PolicyStep
+from efn_ros.msg import CorrectedAction
 from efn_ros.ros.conversions import from_time
 
 STAGES = {
@@ -18,22 +18,13 @@ STAGES = {
 }
 
 
-def stages(
-    observations: Sequence[Observation], steps: Sequence[PolicyStep], actions: Sequence[CorrectedAction]
-) -> dict[str, np.ndarray]:
-    """Stage -> seconds, one entry for each corrected action whose observation and policy step are there too."""
-
-    def key(message) -> tuple:
-        return message.context.episode_id, message.context.step
-
-    observed, inferred = {key(m): m for m in observations}, {key(m): m for m in steps}
+def stages(actions: Sequence[CorrectedAction]) -> dict[str, np.ndarray]:
+    """Stage -> seconds, one entry for each corrected action."""
     rows = []
     for action in actions:
-        if key(action) not in observed or key(action) not in inferred:
-            continue
-        image = from_time(action.context.header.stamp)
-        observation, step = from_time(observed[key(action)].created), from_time(inferred[key(action)].created)
-        out = from_time(action.created)
+        image, observation, step, out = map(
+            from_time, (action.context.header.stamp, action.observed, action.inferred, action.created)
+        )
         recall = action.recall_s * 1e9 if action.recall_s == action.recall_s else 0.0
         rows.append((observation - image, step - observation, recall, out - step - recall, out - image))
     columns = np.array(rows, float).reshape(-1, len(STAGES)).T * 1e-9

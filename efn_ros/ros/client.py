@@ -10,7 +10,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 
-from efn_ros.msg import BankChanged, CorrectedAction, EpisodeState, Observation, PolicyStep
+from efn_ros.msg import BankChanged, CorrectedAction, EpisodeState, Observation
 from efn_ros.ros.qos import EVERY_STEP, LATCHED
 from efn_ros.srv import Abort, StartEpisode
 
@@ -23,7 +23,6 @@ class EpisodeRecord:
 
     state: EpisodeState
     observations: list[Observation] = field(default_factory=list)
-    steps: list[PolicyStep] = field(default_factory=list)
     actions: list[CorrectedAction] = field(default_factory=list)
 
     @property
@@ -34,8 +33,8 @@ class EpisodeRecord:
 class Client:
     """Owns a ROS context, a node and its executor; use it as a context manager, from one thread."""
 
-    def __init__(self, namespace: str = "efn", *, steps: bool = False, observations: bool = False) -> None:
-        """steps, observations: also keep what the policy published, and the images."""
+    def __init__(self, namespace: str = "efn", *, observations: bool = False) -> None:
+        """observations: also keep the images."""
         self._context = rclpy.Context()
         rclpy.init(context=self._context)
         self.node = rclpy.create_node("efn_client", namespace=namespace, context=self._context)
@@ -51,8 +50,6 @@ class Client:
         subscribe(BankChanged, "bank_changed", lambda m: setattr(self, "bank", m), LATCHED)
         subscribe(CorrectedAction, "corrected_action", lambda m: self._record.actions.append(m), EVERY_STEP)
         subscribe(DiagnosticArray, "/diagnostics", self._on_diagnostics, 50)
-        if steps:
-            subscribe(PolicyStep, "policy_step", lambda m: self._record.steps.append(m), EVERY_STEP)
         if observations:
             subscribe(Observation, "observation", lambda m: self._record.observations.append(m), EVERY_STEP)
         self._start = self.node.create_client(StartEpisode, "start_episode")
@@ -132,7 +129,7 @@ class Client:
         timeout_s: float = 300.0,
         watch: Callable[[], None] | None = None,
     ) -> EpisodeRecord:
-        """One whole episode; returns when it has ended, and where it is recorded, when it is remembered or said not to be."""
+        """One whole episode; returns when it has ended and, where it is recorded, is `saved` or `unsaved`."""
         episode_id = self.start_episode(task, instruction, seed, correct=correct, record=record)
 
         def over() -> bool:

@@ -120,7 +120,9 @@ def observation_from_msg(message: msg.Observation) -> types.Observation:
     return types.Observation(context_from_msg(message.context), images, from_field(message.proprio))
 
 
-def policy_step_to_msg(step: types.PolicyStep, received_ns: int, created_ns: int) -> msg.PolicyStep:
+def policy_step_to_msg(
+    step: types.PolicyStep, received_ns: int, created_ns: int, observed: Time | None = None
+) -> msg.PolicyStep:
     return msg.PolicyStep(
         context=context_to_msg(step.context),
         base=chunk_to_msg(step.base),
@@ -132,6 +134,7 @@ def policy_step_to_msg(step: types.PolicyStep, received_ns: int, created_ns: int
         proprio=to_field(step.proprio),
         policy=step.policy,
         projection=step.projection,
+        observed=observed or Time(),
         received=to_time(received_ns),
         created=to_time(created_ns),
     )
@@ -158,8 +161,10 @@ def experience_to_msg(experience: types.Experience) -> msg.ExperienceStep:
         instruction=experience.instruction,
         outcome=int(experience.outcome),
         rollout_length=experience.rollout_length,
-        executed=chunk_to_msg(experience.executed),
-        base=chunk_to_msg(experience.base),
+        horizon=experience.executed.shape[0],
+        action_size=experience.executed.shape[1],
+        executed=to_field(experience.executed),
+        base=to_field(experience.base),
         proprio=to_field(experience.proprio),
         proprio_next=to_field(experience.proprio_next),
         latent_tokens=len(experience.latent),
@@ -177,8 +182,8 @@ def experience_from_msg(message: msg.ExperienceStep) -> types.Experience:
         instruction=message.instruction,
         outcome=types.Outcome(message.outcome),
         rollout_length=message.rollout_length,
-        executed=chunk_from_msg(message.executed),
-        base=chunk_from_msg(message.base),
+        executed=from_field(message.executed, message.horizon, message.action_size),
+        base=from_field(message.base, message.horizon, message.action_size),
         proprio=from_field(message.proprio),
         proprio_next=from_field(message.proprio_next),
         latent=from_field(message.latent, message.latent_tokens, -1),
@@ -218,19 +223,27 @@ def recall_from_response(response) -> types.Recall:
 
 
 def correction_to_msg(
-    correction: types.Correction, recall_s: float, received_ns: int, created_ns: int
+    correction: types.Correction,
+    recall_s: float,
+    received_ns: int,
+    created_ns: int,
+    step: msg.PolicyStep | None = None,
 ) -> msg.CorrectedAction:
+    """step: the message that is answered, whose stamps are passed on."""
     return msg.CorrectedAction(
         context=context_to_msg(correction.context),
         base=chunk_to_msg(correction.base),
         residual=chunk_to_msg(correction.residual),
         corrected=chunk_to_msg(correction.corrected),
         mode=int(correction.mode),
+        limited=correction.limited,
         reason=correction.reason,
         confidence=correction.confidence,
         rollout_id=correction.rollout_id,
         rollout_step=correction.rollout_step,
         recall_s=recall_s,
+        observed=step.observed if step else Time(),
+        inferred=step.created if step else Time(),
         received=to_time(received_ns),
         created=to_time(created_ns),
     )
@@ -247,4 +260,5 @@ def correction_from_msg(message: msg.CorrectedAction) -> types.Correction:
         reason=message.reason,
         rollout_id=message.rollout_id,
         rollout_step=message.rollout_step,
+        limited=message.limited,
     )

@@ -9,6 +9,7 @@ lifecycle does.
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -185,9 +186,13 @@ class EfnNode(LifecycleNode):
         self._diagnostics_out.publish(self.diagnostics.message(self.get_clock().now().to_msg(), lifecycle))
 
 
-def run(make_node: Callable[[], EfnNode]) -> None:
-    """Spin one node until SIGINT or SIGTERM, then leave within a second. The main function of every executable."""
+def run(make_node: Callable[[], EfnNode], niceness: int = 0) -> None:
+    """Spin one node until SIGINT or SIGTERM, then leave within a second. The main function of every executable.
+
+    niceness: above zero for a node that has time, so that it does not run where one in the robot's loop could.
+    """
     faulthandler.enable()
+    os.nice(niceness)  # before there are threads: each has its own
     if not any(name in os.environ for name in FAST_DDS_PROFILES):
         os.environ.update(dict.fromkeys(FAST_DDS_PROFILES, str(Path(__file__).resolve().with_name("fastdds.xml"))))
     rclpy.init(signal_handler_options=SignalHandlerOptions.ALL)
@@ -198,6 +203,7 @@ def run(make_node: Callable[[], EfnNode]) -> None:
     try:
         if node.parameter("autostart"):
             node.start_by_itself()
+        gc.freeze()  # what is there now stays; collecting it again and again would only cost time
         spin(executor)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass

@@ -41,7 +41,7 @@ def assert_whole(directory):
             np.testing.assert_array_equal(stored.arrays.executed[row], step.correction.corrected)
     if snapshot.rollouts:
         stored = snapshot.rollouts[-1]
-        np.testing.assert_array_equal(stored.sketch(1).q.shape, (6, 16))
+        np.testing.assert_array_equal(stored.sketches(1)[0].q.shape, (6, 16))
         assert reader.image(stored.record.id, 1, "left").shape == (8, 8, 3)
     assert {path.name for path in (directory / PAYLOADS).iterdir()} == {s.record.payload for s in snapshot.rollouts}
     return {stored.record.id for stored in snapshot.rollouts}

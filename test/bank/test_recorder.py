@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from sample_rollouts import make_step
 
 from efn_ros.bank import RolloutRecorder
+from efn_ros.bank.recorder import EARLY
 from efn_ros.types import Outcome
 
 STEPS = [make_step("e0", step) for step in range(4)]
@@ -123,7 +124,7 @@ def test_what_waits_for_a_beginning_is_bounded():
     for step in range(1000):
         recorder.add(make_step("e9", 0).correction if step else STEPS[0].correction)
     begin(recorder, "e9")
-    assert recorder.foreign == 0 and recorder.duplicates < 100
+    assert recorder.foreign == 0 and recorder.duplicates < EARLY
 
 
 def test_a_new_episode_starts_clean():

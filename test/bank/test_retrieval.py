@@ -255,6 +255,15 @@ def test_an_empty_bank_recalls_nothing_and_says_so(tmp_path):
     assert recall.reason == "the bank is empty"
 
 
+def test_rollouts_of_another_policy_are_left_out(reader, rollouts):
+    """Its tokens live in another space; an empty fingerprint takes all."""
+    step = dataclasses.replace(rollouts[0].steps[0].policy_step, policy="another")
+    assert Retriever(reader).recall(dataclasses.replace(step, policy=rollouts[0].policy)).steps
+    assert Retriever(reader).recall(dataclasses.replace(step, policy="")).steps
+    recall = Retriever(reader).recall(step)
+    assert (recall.steps, recall.reason) == ((), "the bank holds nothing of this policy")
+
+
 def test_nothing_similar_enough_is_recalled_as_nothing(reader):
     recall = Retriever(reader, RecallConfig(min_similarity=0.999)).recall(query())
     assert recall.steps == () and recall.drawn == -1 and recall.candidates > 0

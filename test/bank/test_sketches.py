@@ -1,7 +1,5 @@
 """Random projection and quantisation, equations (30)(31)."""
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -86,14 +84,3 @@ def test_refuses_tokens_of_another_width_by_name():
 def test_refuses_sizes_and_seeds_that_make_no_matrix(arguments):
     with pytest.raises(ValueError, match="must be at least"):
         Projection(*arguments)
-
-
-def test_a_frame_costs_less_than_half_a_millisecond():
-    tokens, projection = np.ones((80, 128), np.float32), Projection(128, 128)
-    took, deadline = [1.0], time.perf_counter() + 5
-    while min(took) >= 0.5e-3 and time.perf_counter() < deadline:  # others may use the machine meanwhile
-        start = time.perf_counter()
-        projection.sketch(tokens)
-        projection.describe(tokens)
-        took.append(time.perf_counter() - start)
-    assert min(took) < 0.5e-3

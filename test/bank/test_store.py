@@ -70,8 +70,8 @@ def test_every_array_comes_back_bit_for_bit(writer, reader):
             (arrays.residual[row], correction.residual),
             (arrays.latent[row], policy_step.latent),
             (arrays.proprio[row], policy_step.proprio),
-            (stored.sketch(row).q, policy_step.sketch.q),
-            (stored.sketch(row).scale, policy_step.sketch.scale),
+            (stored.sketches(row)[0].q, policy_step.sketch.q),
+            (stored.sketches(row)[0].scale, policy_step.sketch.scale),
         ):
             assert kept.dtype == given.dtype and kept.shape == given.shape
             np.testing.assert_array_equal(kept, given)
@@ -323,8 +323,8 @@ def test_a_sketch_that_vanishes_after_the_snapshot_is_named(writer, reader, tmp_
     writer.append(make_rollout())
     (stored,) = reader.snapshot().rollouts
     payload_of(tmp_path, "e0").unlink()
-    with pytest.raises(BankCorruptionError, match="'e0'.*sketch 1"):
-        stored.sketch(1)
+    with pytest.raises(BankCorruptionError, match=r"'e0'.*sketches \(1,\)"):
+        stored.sketches(1)
 
 
 # A disk that refuses

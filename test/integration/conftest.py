@@ -38,7 +38,7 @@ def start(run_mark: str, tmp_path: Path) -> Iterator[Callable[..., harness.Runni
         def start(*layers: harness.Parameters, ready: bool = True, **settings: Any) -> harness.RunningGraph:
             bank = settings.setdefault("bank", str(tmp_path / "bank"))
             graph = harness.load_graph(tmp_path, *layers, **settings)
-            client = stack.enter_context(Client(steps=True, observations=True))
+            client = stack.enter_context(Client(observations=True))
             bringup = stack.enter_context(Bringup(graph, output=logs))
             running = harness.RunningGraph(graph, bringup, client, Path(bank), logs)
             if ready:

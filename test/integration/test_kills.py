@@ -124,5 +124,5 @@ def check_bank(graph: RunningGraph, lengths: dict[str, int]) -> None:
         if graph.client.episode.phase == EpisodeState.ENDED or record.id in lengths:
             assert record.length == known[record.id]
         for step in (0, record.decisions - 1):
-            assert rollout.sketch(step).q.any()
+            assert rollout.sketches(step)[0].q.any()
             assert reader.image(record.id, step, "left").any()
