@@ -145,11 +145,13 @@ class Comparison:
 
 
 def compare(episodes: Iterable[Episode], deployment: str, task: str, resamples: int = 10_000) -> Comparison:
-    """task: one of them, or "all"."""
+    """task: one of them, or "all". Raises ValueError where no scene was met both ways."""
     chosen = [e for e in episodes if e.deployment == deployment and task in ("all", e.task)]
     base = {(e.task, e.seed): e for e in chosen if e.way == BASE}
     memory = {(e.task, e.seed): e for e in chosen if e.way == MEMORY}
     keys = sorted(base.keys() & memory.keys())
+    if not keys:
+        raise ValueError(f"no scene of {task!r} in deployment {deployment!r} was met with and without memory")
     before = np.array([base[k].success for k in keys], float)
     after = np.array([memory[k].success for k in keys], float)
     rng = np.random.default_rng(0)

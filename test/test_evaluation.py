@@ -45,6 +45,11 @@ def test_only_scenes_met_both_ways_are_compared():
     assert (found.pairs, found.base, found.memory) == (2, 0.5, 1.0)
 
 
+def test_no_scene_met_both_ways_is_no_comparison():
+    with pytest.raises(ValueError, match="no scene of 'reach' in deployment 'as trained' was met with and without"):
+        compare([episode(8, BASE, True)], "as trained", "reach")
+
+
 def test_scenes_are_those_of_one_task_in_one_deployment():
     episodes = [
         *pairs((0, 1)),

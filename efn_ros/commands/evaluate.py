@@ -34,7 +34,8 @@ def run(args: argparse.Namespace) -> int:
     from efn_ros.worlds import world_tasks
 
     graph = Graph.load(args.robot, args.params_file)
-    tasks = args.tasks or list(world_tasks(graph.parameters("libero_bridge")["world"]))
+    bridge = graph.parameters("libero_bridge")
+    tasks = args.tasks or list(world_tasks(bridge["world"], bridge["libero_assets"]))
     jobs = [
         Job(args.robot, deployment, task, args.episodes, args.remembered, tuple(args.params_file))
         for deployment in args.deployments

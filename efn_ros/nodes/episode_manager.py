@@ -9,6 +9,8 @@ from efn_ros.ros.node import EfnNode, Parameter, run
 from efn_ros.ros.qos import EVENTS, LATCHED
 from efn_ros.srv import Abort, EndEpisode, StartEpisode
 
+JUDGED = (EpisodeState.OUTCOME_UNKNOWN, EpisodeState.OUTCOME_SUCCESS, EpisodeState.OUTCOME_FAILURE)
+
 
 class EpisodeManager(EfnNode):
     """Services: start_episode, end_episode, abort. A simulated world ends its episodes itself, over `world_state`."""
@@ -83,6 +85,10 @@ class EpisodeManager(EfnNode):
         self._publish()
 
     def _end_by_call(self, request, response):
+        if request.outcome not in JUDGED:
+            response.success = False
+            response.message = f"outcome {request.outcome} is none of {', '.join(map(str, JUDGED))}, see EpisodeState"
+            return response
         return self._answer(response, request.outcome)
 
     def _abort(self, request, response):

@@ -63,8 +63,8 @@ def make_world(name: str, *, deployment: Deployment | None = None, image_size: i
     raise ValueError(f"world {name!r} is unknown; there are 'metaworld' and 'libero'")
 
 
-def world_tasks(name: str) -> dict[str, str]:
-    """Task name to instruction of the world called `name`, without building it."""
+def world_tasks(name: str, assets: str = "") -> dict[str, str]:
+    """Task name to instruction of the world called `name`, without building it. assets: LIBERO's, see LiberoWorld."""
     if name == "metaworld":
         from efn_ros.worlds.metaworld import TASKS
 
@@ -72,5 +72,5 @@ def world_tasks(name: str) -> dict[str, str]:
     if name == "libero":
         from efn_ros.worlds.libero import LiberoWorld
 
-        return LiberoWorld.tasks()
+        return LiberoWorld.tasks(assets=assets)
     raise ValueError(f"world {name!r} is unknown; there are 'metaworld' and 'libero'")

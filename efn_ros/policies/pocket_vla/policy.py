@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from efn_ros.policies.pocket_vla.model import PocketVla, PocketVlaConfig
 from efn_ros.policies.pocket_vla.processor import PocketVlaProcessor, train_tokenizer
@@ -48,7 +49,8 @@ class PocketVlaPolicy:
         if not (directory / "config.json").is_file():
             raise FileNotFoundError(f"no PocketVLA checkpoint in {directory}: config.json is missing")
         model = PocketVla.from_pretrained(directory, local_files_only=True)
-        return cls(model, PocketVlaProcessor.from_pretrained(directory), name="pocket_vla", threads=threads)
+        processor = PocketVlaProcessor(PreTrainedTokenizerFast.from_pretrained(directory))
+        return cls(model, processor, name="pocket_vla", threads=threads)
 
     @classmethod
     def untrained(cls, *, seed: int = 0, threads: int = 1, **config) -> PocketVlaPolicy:
