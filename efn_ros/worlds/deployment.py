@@ -84,3 +84,9 @@ class Deployment:
         cos, sin = math.cos(self.yaw_rad), math.sin(self.yaw_rad)
         x, y, z = self.gain * translation
         return np.array([cos * x - sin * y, sin * x + cos * y, z]) + self.offset
+
+    def undo(self, motion: np.ndarray) -> np.ndarray:
+        """The translations that `move` turns into `motion` (..., 3): its inverse."""
+        cos, sin = math.cos(self.yaw_rad), math.sin(self.yaw_rad)
+        x, y, z = np.moveaxis((motion - np.array(self.offset)) / self.gain, -1, 0)
+        return np.stack([cos * x + sin * y, cos * y - sin * x, z], axis=-1)

@@ -52,6 +52,12 @@ def project(points: np.ndarray, camera: str) -> np.ndarray:
     return np.stack([seen @ np.cross(forward, up) / depth, -(seen @ up) / depth], axis=-1)
 
 
+def _lights(model: mujoco.MjModel) -> list[np.ndarray]:
+    """The colours of all lights, as the model holds them."""
+    headlight = model.vis.headlight
+    return [model.light_diffuse, model.light_ambient, headlight.diffuse, headlight.ambient]
+
+
 class MetaWorld:
     """Tasks of Meta-World in a deployment. Actions: (x, y, z of full speed, gripper effort), each in [-1, 1]."""
 
@@ -69,6 +75,7 @@ class MetaWorld:
     def __init__(self, *, deployment: Deployment | None = None, image_size: int = 96) -> None:
         self._deployment = deployment or Deployment()
         self._image_size = image_size
+        self._lights: dict[str, list[np.ndarray]] = {}  # task -> as trained
         self._scenes: dict[str, tuple] = {}  # task -> (environment, renderer, expert); building one costs half a second
 
     def reset(self, task: str, seed: int) -> None:
@@ -78,6 +85,7 @@ class MetaWorld:
             self._scenes[task] = self._build(task)
             atexit.register(self.close)  # EGL registers its own end with the first renderer; ours must come before
         self._env, self._renderer, self._expert = self._scenes[task]
+        self._task = task
         self._env.seed(seed)
         self._state, _ = self._env.reset()
         # Without this the first image shows the goal of the episode before.
@@ -85,7 +93,12 @@ class MetaWorld:
         self._pending = deque([np.zeros(4, np.float32)] * self._deployment.latency_steps)
 
     def observe(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        shift = self._deployment
+        return self._look(self._deployment)
+
+    def _look(self, shift: Deployment) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        model, lights = self._env.model, self._lights[self._task]
+        for light, nominal in zip(_lights(model), lights, strict=True):
+            light[:] = nominal * shift.light * np.array(shift.tint)
         images = {}
         for name, azimuth in CAMERAS.items():
             camera = mujoco.MjvCamera()
@@ -112,7 +125,11 @@ class MetaWorld:
             renderer.close()
         self._scenes.clear()
 
-    # What demonstrations are made with; a policy never sees any of it.
+    # What demonstrations and lessons are made with; a policy at work never sees any of it.
+
+    def observe_nominal(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """What `observe` would give without a deployment: the eyes of a teacher."""
+        return self._look(Deployment())
 
     def expert(self) -> np.ndarray:
         """The scripted expert's action (A,) in the present state; it reads the simulator's own positions."""
@@ -145,14 +162,11 @@ class MetaWorld:
         env._freeze_rand_vec, env.seeded_rand_vec = False, True
         name = re.sub(r"(^|-)(\w)", lambda m: m[2].upper(), task)
         expert = getattr(metaworld.policies, f"Sawyer{name}V3Policy")()
-        model, shift = env.model, self._deployment
+        model = env.model
         model.vis.quality.offsamples = 0
         for geom in range(model.ngeom):
             if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_MESH:
                 if model.mesh(model.geom_dataid[geom]).name in HIDDEN_MESHES:
                     model.geom_rgba[geom, 3] = 0.0
-        for lights in (model.light_diffuse, model.light_ambient):
-            lights *= shift.light * np.array(shift.tint)
-        for channel in (model.vis.headlight.diffuse, model.vis.headlight.ambient):
-            channel *= shift.light * np.array(shift.tint)
+        self._lights[task] = [light.copy() for light in _lights(model)]
         return env, mujoco.Renderer(model, self._image_size, self._image_size), expert

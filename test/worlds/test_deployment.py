@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from efn_ros.worlds.deployment import (
     KINDS,
@@ -85,6 +86,15 @@ def test_a_move_is_scaled_then_turned_then_offset(translation, yaw, gain):
     moved = Deployment(offset=offset, yaw_rad=yaw, gain=gain).move(np.array(translation)) - offset
     turned = gain * complex(*translation[:2]) * complex(math.cos(yaw), math.sin(yaw))
     np.testing.assert_allclose(moved, [turned.real, turned.imag, gain * translation[2]], atol=1e-12)
+
+
+@given(
+    hnp.arrays(np.float64, (3, 3), elements=st.floats(-1, 1)), st.integers(0, 10_000), st.floats(0, 1), st.floats(0, 1)
+)
+def test_undoing_is_the_inverse_of_moving(motions, seed, strength, turn):
+    shift = Deployment.draw(seed, {"offset": strength, "gain": strength, "yaw": turn})
+    moved = np.stack([shift.move(command) for command in shift.undo(motions)])
+    np.testing.assert_allclose(moved, motions, atol=1e-12)
 
 
 @given(st.tuples(*[st.floats(-1, 1)] * 3))

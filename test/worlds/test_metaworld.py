@@ -217,6 +217,18 @@ def test_cameras_and_light_change_the_image_and_nothing_else(world, deployed, sh
     np.testing.assert_array_equal(roll(shifted_world, [STILL] * 5), state)
 
 
+def test_a_teacher_sees_the_scene_as_trained_and_leaves_no_trace(world, deployed):
+    shifted = deployed(camera_shift_m=(0.05, 0.0, 0.0), zoom=1.1, light=0.6, tint=(1.2, 1.0, 0.8))
+    seen = first_images(shifted, "reach", 0)
+    nominal, proprio = shifted.observe_nominal()
+    expected = first_images(world, "reach", 0)
+    again, same = shifted.observe()
+    for name in expected:
+        np.testing.assert_array_equal(nominal[name], expected[name])
+        np.testing.assert_array_equal(again[name], seen[name])
+    np.testing.assert_array_equal(proprio, same)
+
+
 def test_light_darkens_and_brightens(world, deployed):
     nominal = first_images(world, "reach", 0)["left"].mean()
     assert first_images(deployed(light=0.5), "reach", 0)["left"].mean() < 0.8 * nominal

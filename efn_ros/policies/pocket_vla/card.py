@@ -27,7 +27,7 @@ everything around a frozen policy can be run and measured without any download.
   Scenes from seed {first_seed} on. The policy sees images, instruction and end-effector state only; where hand,
   object and goal appear in the images taught three of its keypoints where to look.{note}
 * **Training**: {updates} updates of {batch} decisions, seed {seed}, {minutes:.0f} minutes, threads: {threads},
-  of {cpu}.
+  on {cpu}.
 * **Test**: {test} scenes a task (seeds 0 to {last}), never seen in training, without memory.
 
 {table}
