@@ -9,6 +9,7 @@ from typing import Any
 from efn_ros.agent import Agent
 from efn_ros.bank import BankReader, BankWriter, Projection, RecallConfig, Retriever
 from efn_ros.efn import Corrector, RecalledAction
+from efn_ros.efn.corrector import Residual
 from efn_ros.graph import Graph
 from efn_ros.policies import FrozenPolicy, load_policy
 from efn_ros.policies.inference import Inference
@@ -48,6 +49,7 @@ def make_retriever(p: Parameters, bank: str | Path) -> Retriever:
     config = RecallConfig(
         rollouts_n=p["rollouts"],
         k=p["k"],
+        context=p["context"],
         temperature=p["temperature"],
         lambda_=p["similarity_weight"],
         beta=p["length_decay"],
@@ -64,6 +66,17 @@ def make_writer(p: Parameters, bank: str | Path) -> BankWriter:
     return BankWriter(Path(bank).expanduser(), projection=make_projection(p), image_quality=p["image_quality"])
 
 
+def make_residual(p: Parameters) -> Residual:
+    """Of efn_corrector. Raises ValueError for an unknown method."""
+    if p["method"] == "recalled_action":
+        return RecalledAction(p["gain"], p["min_confidence"])
+    if p["method"] == "learned":
+        from efn_ros.efn.learned import LearnedResidual
+
+        return LearnedResidual(p["checkpoint"], gain=p["gain"])
+    raise ValueError(f"method {p['method']!r} is unknown; there are 'recalled_action' and 'learned'")
+
+
 def make_corrector(p: Parameters) -> Corrector:
     """Of efn_corrector. A limit of one entry stands for every dimension."""
     values = {name: list(p[f"limits.{name}"]) for name in LIMITS}
@@ -71,8 +84,7 @@ def make_corrector(p: Parameters) -> Corrector:
     values = {name: value * size if len(value) == 1 else value for name, value in values.items()}
     limits = ActionLimits.create(rate_hz=p["rate_hz"], **values)
     measured = [] if list(p["limits.measured"]) == [-1] else p["limits.measured"]
-    residual = RecalledAction(p["gain"], p["min_confidence"])
-    return Corrector(limits, residual, control_steps=p["control_steps"], measured=measured)
+    return Corrector(limits, make_residual(p), control_steps=p["control_steps"], measured=measured)
 
 
 def make_deployment(p: Parameters) -> Deployment:

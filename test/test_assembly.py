@@ -26,6 +26,8 @@ CONSTANT = {
     "projection_seed": 9,
 }
 CORRECTOR = {
+    "method": "recalled_action",
+    "checkpoint": "",
     "gain": 0.5,
     "min_confidence": 0.5,
     "control_steps": 2,
@@ -106,7 +108,8 @@ def test_limits_arrive_where_they_belong():
     assert corrector.correct(step([[9, 9], [9, 9], [9, 9]]), Recall()).corrected.tolist() == [[1, 2]] * 3
     held = corrector.correct(step([[1, 1.4]], 1), Recall())
     assert (held.mode, held.reason) == (Mode.HOLD, "action[0][1] jumps by 0.6000, beyond 0.5000")
-    np.testing.assert_array_equal(held.corrected, [[0, 2]])
+    (speed, position) = held.corrected[0]
+    assert 0.5 <= speed < 1 and position == 2  # towards standstill, no faster than a jump may be
 
 
 def test_limits_that_do_not_fit_one_another_are_named():
@@ -121,6 +124,7 @@ def test_recall_is_configured_by_the_parameters(tmp_path):
     values = {
         "rollouts": 3,
         "k": 5,
+        "context": 7,
         "temperature": 0.5,
         "similarity_weight": 0.75,
         "length_decay": 2.0,
@@ -130,7 +134,7 @@ def test_recall_is_configured_by_the_parameters(tmp_path):
         "argmax": True,
     }
     config = assembly.make_retriever(values, tmp_path)._config
-    assert (config.rollouts_n, config.k, config.temperature, config.argmax) == (3, 5, 0.5, True)
+    assert (config.rollouts_n, config.k, config.context, config.temperature, config.argmax) == (3, 5, 7, 0.5, True)
     assert (config.lambda_, config.beta) == (0.75, 2.0)
     assert (config.visual, config.latent, config.proprio) == (0.5, 0.25, 0.125)
 
@@ -183,3 +187,13 @@ def test_an_agent_with_a_bank_reads_and_writes_there(graph, tmp_path):
     _, recall, _ = agent.act(observation())
     assert recall.reason == "the bank is empty"
     agent.close()
+
+
+def test_an_unknown_method_of_correction_is_named():
+    with pytest.raises(ValueError, match="method 'magic' is unknown; there are 'recalled_action' and 'learned'"):
+        assembly.make_residual({**CORRECTOR, "method": "magic"})
+
+
+def test_a_learned_correction_needs_its_checkpoint(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no EFN checkpoint in"):
+        assembly.make_residual({**CORRECTOR, "method": "learned", "checkpoint": str(tmp_path)})

@@ -22,6 +22,8 @@ class RecallConfig:
     in the fused similarity (38), renormalised where a cue is absent; the visual key hardly changes with the arm's
     position, so most of the weight is on the others. proprio_sigma: of that kernel, in units of proprioception; None
     takes a third of the candidates' range, entry by entry.
+    context: so many more of the candidates, drawn at random, follow the k: they tell a network how the robot moves
+    here, whatever it does now; they are never drawn by (19).
     argmax: the best instead of a draw. success_only: recall successes only. min_similarity: what is below is not
     recalled. confidence_floor: the similarity at which confidence is 0. Raises ValueError for a value out of range.
     """
@@ -35,6 +37,7 @@ class RecallConfig:
     latent: float = 0.4
     proprio: float = 0.4
     proprio_sigma: float | tuple[float, ...] | None = None
+    context: int = 0
     argmax: bool = False
     success_only: bool = False
     min_similarity: float = 0.0
@@ -45,6 +48,7 @@ class RecallConfig:
         for name, valid, remedy in (
             ("rollouts_n", self.rollouts_n >= 1, "at least 1"),
             ("k", self.k >= 1, "at least 1"),
+            ("context", self.context >= 0, "at least 0"),
             ("temperature", 0 < self.temperature < np.inf, "above 0"),
             ("lambda_", 0 <= self.lambda_ <= 1, "in [0, 1]"),
             ("beta", 0 <= self.beta < np.inf, "at least 0"),
@@ -189,21 +193,22 @@ class Retriever:
         top = eligible[_best(score[eligible], config.k)]
         probability = _softmax(score[top].astype(np.float64) / config.temperature)
         drawn = 0
+        # Seeds are unsigned on every wire; what is negative here is the same 64 bits.
+        rng = np.random.default_rng([context.seed % 2**64, context.step])
         if config.argmax:
             probability = np.eye(1, len(top))[0]
         else:
-            # Seeds are unsigned on every wire; what is negative here is the same 64 bits.
-            draw = np.random.default_rng([context.seed % 2**64, context.step]).random()
-            drawn = min(int(np.searchsorted(np.cumsum(probability), draw, side="right")), len(top) - 1)
+            drawn = min(int(np.searchsorted(np.cumsum(probability), rng.random(), side="right")), len(top) - 1)
 
         steps = tuple(self._experience(i, similarity[i], score[i], p) for i, p in zip(top, probability, strict=True))
+        drawn_at_random = rng.choice(count, min(config.context, count), replace=False) if config.context else ()
         above_floor = np.clip((similarity[top] - config.confidence_floor) / (1 - config.confidence_floor), 0, 1)
         successes = np.mean([step.outcome == Outcome.SUCCESS for step in steps])
         rollout, row = candidates.rollout[top[drawn]], candidates.row[top[drawn]]
         after = candidates.successors[rollout][row]
         sketch, successor = candidates.rollouts[rollout].sketches(int(row), int(after))
         return Recall(
-            steps=steps,
+            steps=steps + tuple(self._experience(i, similarity[i], score[i], 0.0) for i in drawn_at_random),
             drawn=drawn,
             sketch=sketch,
             successor=successor,
@@ -211,6 +216,11 @@ class Retriever:
             candidates=count,
             revision=self._revision,
         )
+
+    def similarities(self, query: PolicyStep) -> np.ndarray:
+        """Fused similarity (38) of every candidate, float32 (C,), by rollout and step in the order they were stored."""
+        self.begin(query.context.episode_id, query.instruction_embedding, query.policy)
+        return self._candidates.similarity(query) if self._candidates else np.zeros(0, np.float32)
 
     def _experience(self, candidate: int, similarity: float, score: float, probability: float) -> Experience:
         candidates = self._candidates

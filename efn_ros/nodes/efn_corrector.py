@@ -28,8 +28,10 @@ class EfnCorrector(EfnNode):
         Parameter(
             "deadline_s", 0.02, "Longest wait for the memory; then the base action goes out, seconds.", 0.0, 60.0
         ),
-        Parameter("gain", 0.5, "Of the non-parametric residual.", 0.0, 1.0),
-        Parameter("min_confidence", 0.5, "Recall below it is not followed.", 0.0, 1.0),
+        Parameter("method", "recalled_action", "Residual: recalled_action (without training) or learned (the EFN)."),
+        Parameter("checkpoint", "", "Directory of the EFN; of method learned."),
+        Parameter("gain", 0.5, "Factor on the residual.", 0.0, 1.0),
+        Parameter("min_confidence", 0.5, "Recall below it is not followed; of method recalled_action.", 0.0, 1.0),
         Parameter("control_steps", 1, "Control steps from one decision to the next.", 1, 1000),
         Parameter("rate_hz", 20.0, "Control rate, Hz.", 0.1, 1000.0),
         Parameter("limits.low", [-1.0], "Lower bound of an action, in its units, one entry a dimension."),

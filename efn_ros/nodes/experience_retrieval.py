@@ -21,6 +21,7 @@ class ExperienceRetrieval(EfnNode):
         Parameter("bank", "bank", "Directory of the experience bank; made by bank_writer."),
         Parameter("rollouts", 50, "Rollouts kept by the instruction filter, equation (17).", 1, 100000),
         Parameter("k", 16, "Steps recalled, equation (19).", 1, 1024),
+        Parameter("context", 0, "More steps at random, which tell a learned network how the robot moves.", 0, 1024),
         Parameter("temperature", 0.02, "Temperature of the draw among them, equation (19).", 1e-6),
         Parameter("argmax", False, "Take the best instead of drawing."),
         Parameter(

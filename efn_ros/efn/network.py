@@ -1,0 +1,223 @@
+"""The Experience Feedback Network (EFN): the present step and what was recalled go in, a residual comes out.
+
+The actor of appendix B at any size: the present step attends to the recalled ones through cross-attention layers, and a
+head gives mean and spread of a residual over the whole chunk, squashed by tanh and bounded for each dimension. Recalled
+steps are a set: their order and number do not matter, and without any the residual is exactly zero.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from efn_ros.types import Experience, Outcome, PolicyStep
+
+SIZES = {
+    "small": {"width": 128, "heads": 4, "layers": 2, "feedforward": 256},
+    "paper": {"width": 1024, "heads": 16, "layers": 2, "feedforward": 4096},  # appendix B
+}
+LOG_STD_RANGE = (-5.0, 2.0)
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+@dataclass(frozen=True)
+class EfnConfig:
+    """Sizes that the frozen policy sets, and the network's own.
+
+    horizon, action_size: H, A of a chunk. latent: (L, dz) of Z. bound: (A,) largest residual, in the action's units.
+    proprio_mean, proprio_std, motion_std: (P,) of proprioception and of its change over one decision, where it learned.
+    """
+
+    horizon: int
+    action_size: int
+    latent: tuple[int, int]
+    bound: tuple[float, ...]
+    proprio_mean: tuple[float, ...]
+    proprio_std: tuple[float, ...]
+    motion_std: tuple[float, ...]
+    width: int = 128
+    heads: int = 4
+    layers: int = 2
+    feedforward: int = 256
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):  # JSON knows no tuples
+            value = getattr(self, field.name)
+            if isinstance(value, list):
+                object.__setattr__(self, field.name, tuple(value))
+        if len(self.bound) != self.action_size:
+            raise ValueError(f"bound has {len(self.bound)} entries, but an action has {self.action_size}")
+
+
+@dataclass(frozen=True)
+class Present:
+    """The step that is to be corrected, batched: latent (B, L, dz), proprio (B, P), base (B, H, A), float32."""
+
+    latent: Tensor
+    proprio: Tensor
+    base: Tensor
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """k recalled steps for each, float32: executed, base (B, k, H, A); proprio, proprio_next (B, k, P); latent
+    (B, k, dz), the mean of Z; success, similarity (B, k). there: bool (B, k), False for what only fills up."""
+
+    executed: Tensor
+    base: Tensor
+    proprio: Tensor
+    proprio_next: Tensor
+    latent: Tensor
+    success: Tensor
+    similarity: Tensor
+    there: Tensor
+
+
+class CrossAttention(nn.Module):
+    """One pre-norm layer: the query attends to the memory, then thinks it over."""
+
+    def __init__(self, c: EfnConfig) -> None:
+        super().__init__()
+        self.heads = c.heads
+        self.query_norm, self.memory_norm, self.norm = (nn.LayerNorm(c.width) for _ in range(3))
+        self.query, self.out = nn.Linear(c.width, c.width), nn.Linear(c.width, c.width)
+        self.key_value = nn.Linear(c.width, 2 * c.width)
+        self.feedforward = nn.Sequential(
+            nn.Linear(c.width, c.feedforward), nn.GELU(), nn.Dropout(c.dropout), nn.Linear(c.feedforward, c.width)
+        )
+
+    def forward(self, query: Tensor, memory: Tensor, there: Tensor) -> Tensor:
+        """query (B, Q, width), memory (B, k, width), there (B, k) -> (B, Q, width)."""
+        q = self.query(self.query_norm(query)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k, v = self.key_value(self.memory_norm(memory)).chunk(2, dim=-1)
+        k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (k, v))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=there[:, None, None, :])
+        query = query + self.out(attended.transpose(1, 2).flatten(-2))
+        return query + self.feedforward(self.norm(query))
+
+
+class Efn(nn.Module):
+    """The actor. `residual` is what a robot gets; `forward` what training needs."""
+
+    def __init__(self, config: EfnConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        chunk, proprio, width = c.horizon * c.action_size, len(c.proprio_mean), c.width
+        tokens, channels = c.latent
+        for name in ("bound", "proprio_mean", "proprio_std", "motion_std"):
+            self.register_buffer(name, torch.tensor(getattr(c, name), dtype=torch.float32), persistent=False)
+        self.present = _mlp(tokens * channels + proprio + chunk, width)
+        self.recalled = _mlp(2 * chunk + 3 * proprio + channels + 2, width)
+        self.nothing = nn.Parameter(torch.zeros(width))  # what is attended to where no memory helps
+        self.attention = nn.ModuleList(CrossAttention(c) for _ in range(c.layers))
+        self.head = nn.Sequential(
+            nn.LayerNorm(2 * width), nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 2 * chunk)
+        )
+        nn.init.zeros_(self.head[-1].weight)  # training begins at the base policy
+        nn.init.zeros_(self.head[-1].bias)
+
+    def forward(self, present: Present, recalled: Recalled) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of the residual before tanh, each (B, H, A)."""
+        c = self.config
+        proprio = (present.proprio - self.proprio_mean) / self.proprio_std
+        latent = F.layer_norm(present.latent, present.latent.shape[-1:])
+        query = self.present(torch.cat([latent.flatten(1), proprio, present.base.flatten(1)], dim=-1))[:, None]
+        past = (recalled.proprio - self.proprio_mean) / self.proprio_std
+        memory = self.recalled(
+            torch.cat(
+                [
+                    recalled.executed.flatten(2),
+                    (recalled.executed - recalled.base).flatten(2),
+                    past,
+                    past - proprio[:, None],
+                    (recalled.proprio_next - recalled.proprio) / self.motion_std,
+                    F.layer_norm(recalled.latent, recalled.latent.shape[-1:]),
+                    recalled.success[..., None],
+                    recalled.similarity[..., None],
+                ],
+                dim=-1,
+            )
+        )
+        there = recalled.there.float()[..., None]
+        mean = (memory * there).sum(dim=1) / there.sum(dim=1).clamp(min=1)
+        memory = torch.cat([memory, self.nothing.expand(len(memory), 1, -1)], dim=1)
+        attended = F.pad(recalled.there, (0, 1), value=True)
+        for layer in self.attention:
+            query = layer(query, memory, attended)
+        mean, log_std = self.head(torch.cat([query[:, 0], mean], dim=-1)).chunk(2, dim=-1)
+        shape = (c.horizon, c.action_size)
+        return mean.unflatten(-1, shape), log_std.clamp(*LOG_STD_RANGE).unflatten(-1, shape)
+
+    def residual(self, present: Present, recalled: Recalled) -> Tensor:
+        """tanh of the mean, bounded (section 5): (B, H, A); exactly zero where nothing was recalled."""
+        mean, _ = self(present, recalled)
+        return self.bound * torch.tanh(mean) * recalled.there.any(dim=1)[:, None, None]
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / CONFIG).write_text(json.dumps(asdict(self.config), indent=1) + "\n")
+        save_file(self.state_dict(), directory / WEIGHTS)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> Efn:
+        """Raises FileNotFoundError where there is no checkpoint, ValueError, naming it, for one that does not fit."""
+        directory = Path(directory)
+        for name in (CONFIG, WEIGHTS):
+            if not (directory / name).is_file():
+                raise FileNotFoundError(f"no EFN checkpoint in {directory}: {name} is missing")
+        try:
+            efn = cls(EfnConfig(**json.loads((directory / CONFIG).read_text())))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{directory / CONFIG} is no configuration of an EFN: {error}") from error
+        weights, own = load_file(directory / WEIGHTS), efn.state_dict()
+        shape = {
+            name: [tuple(d[name].shape) if name in d else None for d in (weights, own)] for name in {*weights, *own}
+        }
+        wrong = sorted(name for name, (found, wanted) in shape.items() if found != wanted)
+        if wrong:
+            found, wanted = shape[wrong[0]]
+            raise ValueError(
+                f"{directory / WEIGHTS} does not fit its configuration: {wrong[0]} is {found}, not {wanted}; "
+                f"{len(wrong)} tensors differ"
+            )
+        efn.load_state_dict(weights)
+        return efn.eval()
+
+
+def present_of(step: PolicyStep) -> Present:
+    """One step as a batch of one."""
+    return Present(*(torch.from_numpy(np.array(a, np.float32))[None] for a in (step.latent, step.proprio, step.base)))
+
+
+def recalled_of(steps: tuple[Experience, ...], config: EfnConfig) -> Recalled:
+    """What was recalled for one step as a batch of one."""
+    k, size = len(steps), (config.horizon, config.action_size)
+    proprio = (len(config.proprio_mean),)
+
+    def stack(arrays: list[np.ndarray], shape: tuple[int, ...]) -> Tensor:
+        stacked = np.stack(arrays) if k else np.zeros((0, *shape))
+        return torch.from_numpy(stacked.astype(np.float32))[None]
+
+    return Recalled(
+        executed=stack([s.executed for s in steps], size),
+        base=stack([s.base for s in steps], size),
+        proprio=stack([s.proprio for s in steps], proprio),
+        proprio_next=stack([s.proprio_next for s in steps], proprio),
+        latent=stack([s.latent.mean(axis=0) for s in steps], (config.latent[1],)),
+        success=stack([np.float32(s.outcome == Outcome.SUCCESS) for s in steps], ()),
+        similarity=stack([np.float32(s.similarity) for s in steps], ()),
+        there=torch.ones((1, k), dtype=torch.bool),
+    )
+
+
+def _mlp(size: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(size, width), nn.GELU(), nn.Linear(width, width))

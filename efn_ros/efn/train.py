@@ -1,0 +1,207 @@
+"""Supervised training of the EFN on lessons from many simulated deployments, in rounds.
+
+Round 0 teaches beside the base policy and its teacher; in every later round the network before it drives half of the
+lessons (DAgger), so that it learns in the states to which it leads. For each taught decision a batch draws a bank
+of another size out of its deployment's rollouts, so that one set of weights serves any volume of memory.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from efn_ros.efn.lessons import LessonConfig, collect
+from efn_ros.efn.network import SIZES, Efn, EfnConfig, Present, Recalled
+
+RESIDUAL_SCALE = 0.1  # of the action's range, where the loss turns from squares to absolute values
+
+SMALLEST_SPREAD = 1e-6
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """deployments, updates: one entry a round. volumes: of banks, in rollouts. nearest, context: recalled steps.
+    validation: share of the deployments that only measure. first_seed: of deployments; those below are for evaluation.
+    """
+
+    directory: str
+    size: str = "small"
+    deployments: tuple[int, ...] = (120, 60)
+    updates: tuple[int, ...] = (3000, 4000)
+    volumes: tuple[int, ...] = (1, 2, 4, 8)
+    nearest: int = 8
+    context: int = 16
+    batch: int = 256
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    dropout: float = 0.1
+    validation: float = 0.1
+    validate_every: int = 250
+    seed: int = 0
+    first_seed: int = 10_000
+    processes: int = 2
+    threads: int = 1
+    lessons: LessonConfig = LessonConfig(seed=0)
+
+
+def train(config: TrainConfig) -> Path:
+    """Run, or go on with, all rounds; returns the directory of the checkpoint."""
+    directory, checkpoint = Path(config.directory), ""
+    seed = config.first_seed
+    for round_, (deployments, updates) in enumerate(zip(config.deployments, config.updates, strict=True)):
+        seeds = range(seed, seed + deployments)
+        gather(config, seeds, directory / "lessons", checkpoint)
+        seed += deployments
+        target = directory / f"round_{round_}"
+        if not (target / "facts.json").exists():
+            fit(config, [directory / "lessons" / f"{s}.npz" for s in range(config.first_seed, seed)], updates, target)
+        checkpoint = str(target)
+    return Path(checkpoint)
+
+
+def gather(config: TrainConfig, seeds: range, directory: Path, checkpoint: str) -> None:
+    """Lessons of every deployment that are not there yet."""
+    missing = [s for s in seeds if not (directory / f"{s}.npz").exists()]
+    if not missing:
+        return
+    with ProcessPoolExecutor(config.processes, mp_context=multiprocessing.get_context("spawn")) as executor:
+        jobs = [replace(config.lessons, seed=s, checkpoint=checkpoint) for s in missing]
+        futures = [executor.submit(collect, job, directory / f"{job.seed}.npz") for job in jobs]
+        progress = tqdm(as_completed(futures), total=len(seeds), initial=len(seeds) - len(missing), desc="deployments")
+        for future in progress:
+            future.result()
+
+
+class Lessons:
+    """All taught decisions and what their deployments remember, as arrays side by side."""
+
+    def __init__(self, paths: list[Path], config: TrainConfig) -> None:
+        self._config = config
+        self.parts = [{name: array for name, array in np.load(path).items()} for path in paths]
+        self.taught = {
+            name: np.concatenate([part[name] for part in self.parts])
+            for name in ("latent", "proprio", "base", "target")
+        }
+        counts = [len(part["base"]) for part in self.parts]
+        self.deployment = np.repeat(np.arange(len(self.parts)), counts)
+        self.row = np.concatenate([np.arange(count) for count in counts])
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def batch(
+        self, rows: np.ndarray, rng: np.random.Generator, volume: int = 0
+    ) -> tuple[Present, Recalled, torch.Tensor]:
+        """volume: of every bank; 0 draws one for each row."""
+        c = self._config
+        k = c.nearest + c.context
+        columns: dict[str, list[np.ndarray]] = {}
+        there = np.zeros((len(rows), k), bool)
+        for i, row in enumerate(rows):
+            part = self.parts[self.deployment[row]]
+            chosen = self._recall(part, self.row[row], rng, volume or int(rng.choice(c.volumes)))
+            there[i, : len(chosen)] = True
+            chosen = np.pad(chosen, (0, k - len(chosen)), mode="edge")
+            for name in ("executed", "base", "proprio", "proprio_next", "latent", "success"):
+                columns.setdefault(name, []).append(part[f"bank_{name}"][chosen])
+            columns.setdefault("similarity", []).append(part["similarity"][self.row[row]][chosen])
+        tensor = torch.from_numpy
+        recalled = Recalled(**{name: tensor(np.stack(column)) for name, column in columns.items()}, there=tensor(there))
+        taught = {name: tensor(array[rows]) for name, array in self.taught.items()}
+        return Present(taught["latent"], taught["proprio"], taught["base"]), recalled, taught["target"]
+
+    def _recall(self, part: dict, row: int, rng: np.random.Generator, volume: int) -> np.ndarray:
+        """Rows of the bank: the nearest, then some at random, out of `volume` of its rollouts."""
+        rollouts = np.unique(part["bank_rollout"])
+        kept = np.isin(part["bank_rollout"], rng.choice(rollouts, min(volume, len(rollouts)), replace=False))
+        candidates = np.flatnonzero(kept)
+        nearest = candidates[np.argsort(-part["similarity"][row][candidates], kind="stable")[: self._config.nearest]]
+        context = rng.choice(candidates, min(self._config.context, len(candidates)), replace=False)
+        return np.concatenate([nearest, context])
+
+
+def fit(config: TrainConfig, paths: list[Path], updates: int, target: Path) -> None:
+    """Train from nothing on all lessons and write checkpoint and facts to `target`."""
+    torch.manual_seed(config.seed)
+    torch.set_num_threads(config.threads)
+    held_out = max(1, round(config.validation * len(paths)))
+    stride = len(paths) // held_out  # of every round some
+    measured = paths[::stride][:held_out]
+    lessons = Lessons([path for path in paths if path not in measured], config)
+    checks = Lessons(measured, config)
+    proprio = np.concatenate([part["bank_proprio"] for part in lessons.parts])
+    motion = np.concatenate([part["bank_proprio_next"] for part in lessons.parts]) - proprio
+    _, horizon, size = lessons.taught["base"].shape
+    efn = Efn(
+        EfnConfig(
+            horizon=horizon,
+            action_size=size,
+            latent=lessons.taught["latent"].shape[1:],
+            bound=config.lessons.bound,
+            proprio_mean=proprio.mean(axis=0).tolist(),
+            proprio_std=_spread(proprio),
+            motion_std=_spread(motion),
+            dropout=config.dropout,
+            **SIZES[config.size],
+        )
+    )
+    optimiser = torch.optim.AdamW(efn.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=updates, pct_start=0.1)
+    log = SummaryWriter(target / "log")
+    rng, began = np.random.default_rng(config.seed), time.monotonic()
+    progress = tqdm(range(updates), desc=f"{target.name}: {len(lessons)} decisions", mininterval=5.0)
+    losses = {}
+    for update in progress:
+        present, recalled, wanted = lessons.batch(rng.integers(len(lessons), size=config.batch), rng)
+        loss = _loss(efn.train(), present, recalled, wanted)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(efn.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        log.add_scalar("loss/train", loss.item(), update)
+        if (update + 1) % config.validate_every == 0 or update + 1 == updates:
+            losses = validate(efn.eval(), checks, config)
+            for name, value in losses.items():
+                log.add_scalar(f"loss/{name}", value, update)
+            progress.set_postfix({"train": f"{loss.item():.4f}", **{k: f"{v:.4f}" for k, v in losses.items()}})
+    log.close()
+    efn.save_pretrained(target)
+    settings = {name: value for name, value in asdict(config).items() if name != "directory"}
+    facts = {"config": settings, "updates": updates, "decisions": len(lessons), "deployments": len(lessons.parts)}
+    facts |= {"minutes": round((time.monotonic() - began) / 60, 1), "validation": losses}
+    (target / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def _spread(values: np.ndarray) -> list[float]:
+    """Standard deviation of each column; 1 for one that never changes and so tells nothing."""
+    std = values.std(axis=0)
+    return np.where(std > SMALLEST_SPREAD, std, 1.0).tolist()
+
+
+def _loss(efn: Efn, present: Present, recalled: Recalled, wanted: torch.Tensor) -> torch.Tensor:
+    return F.smooth_l1_loss(efn.residual(present, recalled), wanted, beta=RESIDUAL_SCALE)
+
+
+@torch.inference_mode()
+def validate(efn: Efn, checks: Lessons, config: TrainConfig) -> dict[str, float]:
+    """Loss on deployments that were not learnt from: without a residual, and with banks of each volume."""
+    rng = np.random.default_rng(config.seed)
+    rows = rng.choice(len(checks), min(len(checks), 1024), replace=False)
+    losses = {"none": math.nan}
+    for volume in config.volumes:
+        present, recalled, wanted = checks.batch(rows, rng, volume)
+        losses["none"] = F.smooth_l1_loss(torch.zeros_like(wanted), wanted, beta=RESIDUAL_SCALE).item()
+        losses[f"volume_{volume}"] = _loss(efn, present, recalled, wanted).item()
+    return losses

@@ -1,0 +1,87 @@
+"""Lessons: the policy at its best, seen from a deployment, beside what the deployment remembers."""
+
+import numpy as np
+import pytest
+
+from efn_ros.efn.lessons import LEARNT, LessonConfig, collect, draw_deployment
+from efn_ros.efn.train import Lessons, TrainConfig
+from efn_ros.worlds.deployment import Deployment
+
+pytestmark = [pytest.mark.simulator]
+BOUND = (0.6, 0.6, 0.6, 1.0)
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory):
+    """Lessons of a nominal and of a shifted deployment; the paths, and the arrays of each."""
+    directory = tmp_path_factory.mktemp("lessons")
+    paths = [
+        collect(
+            LessonConfig(seed, strengths, remembered=2, taught=2, bound=BOUND, noise=0.0), directory / f"{seed}.npz"
+        )
+        for seed, strengths in ((1, (("offset", 0.0),)), (2, (("offset", 1.0),)))
+    ]
+    return paths, [dict(np.load(path)) for path in paths]
+
+
+def test_as_trained_there_is_nothing_to_correct(collected):
+    _, (nominal, _) = collected
+    assert np.abs(nominal["target"]).max() < 1e-5
+
+
+def test_an_offset_is_what_has_to_be_taken_away(collected):
+    """Where neither command nor residual reaches its bound, the target is minus the offset."""
+    _, (_, shifted) = collected
+    offset = np.array(Deployment.draw(2, {"offset": 1.0}).offset)
+    wanted = shifted["base"][..., :3] + shifted["target"][..., :3]
+    free = (np.abs(wanted) < 0.999).all(axis=-1)
+    assert free.sum() > 10
+    np.testing.assert_allclose(shifted["target"][free][:, :3], np.broadcast_to(-offset, (free.sum(), 3)), atol=1e-5)
+
+
+def test_a_target_keeps_its_bounds(collected):
+    for arrays in collected[1]:
+        assert (np.abs(arrays["target"]) <= np.array(BOUND, np.float32)).all()
+
+
+def test_what_is_remembered_lies_beside_what_is_taught(collected):
+    for arrays in collected[1]:
+        remembered, taught = len(arrays["bank_base"]), len(arrays["base"])
+        assert arrays["similarity"].shape == (taught, remembered)
+        assert ((arrays["similarity"] >= 0) & (arrays["similarity"] <= 1)).all()
+        assert set(arrays["bank_rollout"]) == {0.0, 1.0}
+        assert arrays["bank_latent"].shape == (remembered, arrays["latent"].shape[-1])
+        # A step's successor is the step after it, within the same rollout.
+        same = np.diff(arrays["bank_rollout"]) == 0
+        later = arrays["bank_proprio_next"][:-1][same] == arrays["bank_proprio"][1:][same]
+        assert later.all(axis=-1).mean() > 0.9  # a blank step between two is left out
+
+
+def test_deployments_are_drawn_from_their_seed():
+    drawn = [draw_deployment(seed) for seed in range(200)]
+    assert drawn[7] == draw_deployment(7)
+    assert {kind for strengths in drawn for kind in strengths} == set(LEARNT)
+    assert {len(strengths) for strengths in drawn} == {1, 2, 3}
+    assert all(0.3 <= strength <= 1.0 for strengths in drawn for strength in strengths.values())
+
+
+def test_a_batch_holds_the_nearest_and_some_at_random_of_so_many_rollouts(collected):
+    paths, parts = collected
+    config = TrainConfig("", nearest=3, context=2)
+    lessons = Lessons(paths, config)
+    assert len(lessons) == sum(len(arrays["base"]) for arrays in parts)
+    rng = np.random.default_rng(0)
+    row = len(parts[0]["base"]) + 4  # the fifth of the second deployment
+    for volume in (1, 2):
+        present, recalled, target = lessons.batch(np.array([row]), rng, volume)
+        np.testing.assert_array_equal(target[0], parts[1]["target"][4])
+        np.testing.assert_array_equal(present.latent[0], parts[1]["latent"][4])
+        assert recalled.there.all() and recalled.base.shape[1] == 5
+        similarity = np.sort(parts[1]["similarity"][4])[::-1]
+        if volume == 2:
+            np.testing.assert_array_equal(recalled.similarity[0, :3], similarity[:3])
+        used = {
+            int(np.flatnonzero((parts[1]["bank_base"] == base.numpy()).all(axis=(1, 2)))[0])
+            for base in recalled.base[0]
+        }
+        assert len({parts[1]["bank_rollout"][i] for i in used}) <= volume

@@ -1,0 +1,194 @@
+"""The EFN: a set goes in, a bounded residual comes out, and without memory there is none."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from efn_ros.efn.learned import LearnedResidual
+from efn_ros.efn.network import SIZES, Efn, EfnConfig, Present, Recalled, present_of, recalled_of
+from efn_ros.types import Experience, Outcome, PolicyStep, Quantised, Recall, StepContext
+
+H, A, P, L, DZ = 3, 2, 4, 2, 8
+CONFIG = EfnConfig(
+    horizon=H, action_size=A, latent=(L, DZ), bound=(0.5, 0.25), proprio_mean=(0.1,) * P, proprio_std=(0.2,) * P,
+    motion_std=(0.05,) * P, width=32, heads=4, layers=2, feedforward=64,
+)  # fmt: skip
+NO_TOKENS = Quantised(np.zeros((1, 4), np.int8), np.ones(1, np.float32))
+
+
+@pytest.fixture
+def efn() -> Efn:
+    """With a head that says something: at its start a network proposes nothing."""
+    torch.manual_seed(0)
+    made = Efn(CONFIG).eval()
+    torch.nn.init.normal_(made.head[-1].weight)
+    return made
+
+
+def present(batch=5) -> Present:
+    return Present(torch.randn(batch, L, DZ), torch.randn(batch, P), torch.randn(batch, H, A))
+
+
+def recalled(batch=5, k=6) -> Recalled:
+    r = torch.randn
+    return Recalled(
+        executed=r(batch, k, H, A), base=r(batch, k, H, A), proprio=r(batch, k, P), proprio_next=r(batch, k, P),
+        latent=r(batch, k, DZ), success=torch.randint(2, (batch, k)).float(), similarity=torch.rand(batch, k),
+        there=torch.ones((batch, k), dtype=torch.bool),
+    )  # fmt: skip
+
+
+def each(memory: Recalled, change) -> Recalled:
+    return replace(memory, **{name: change(value) for name, value in vars(memory).items()})
+
+
+def step() -> PolicyStep:
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.standard_normal(shape, dtype=np.float32)  # noqa: E731
+    context = StepContext("e0", 0, 0, "reach", "reach the goal")
+    return PolicyStep(context, draw(H, A), NO_TOKENS, NO_TOKENS, draw(L, DZ), draw(4), draw(P))
+
+
+def experiences(count: int) -> tuple[Experience, ...]:
+    rng = np.random.default_rng(1)
+    draw = lambda *shape: rng.standard_normal(shape, dtype=np.float32)  # noqa: E731
+    return tuple(
+        Experience(
+            f"r{i}", i, "reach the goal", Outcome.SUCCESS if i % 2 else Outcome.FAILURE, 20, draw(H, A), draw(H, A),
+            draw(P), draw(P), draw(L, DZ), 0.5, 0.5, 0.1,
+        )
+        for i in range(count)
+    )  # fmt: skip
+
+
+def test_a_network_that_has_learnt_nothing_leaves_the_base_alone():
+    assert not Efn(CONFIG).residual(present(), recalled()).any()
+
+
+def test_the_residual_is_within_its_bounds_whatever_comes_in(efn):
+    wild = each(recalled(), lambda x: x * 1e4 if x.is_floating_point() else x)
+    residual = efn.residual(present(), wild)
+    assert residual.shape == (5, H, A) and residual.any()
+    assert (residual.abs() <= torch.tensor(CONFIG.bound)).all()
+
+
+def test_recalled_steps_are_a_set(efn):
+    now, memory, order = present(), recalled(), torch.randperm(6)
+    expected = efn.residual(now, memory)
+    torch.testing.assert_close(efn.residual(now, each(memory, lambda x: x[:, order])), expected)
+
+
+def test_what_only_fills_up_says_nothing(efn):
+    now, memory = present(), recalled()
+    padded = each(memory, lambda x: torch.cat([x, x[:, :3]], dim=1))
+    padded.there[:, 6:] = False
+    torch.testing.assert_close(efn.residual(now, padded), efn.residual(now, memory))
+
+
+@pytest.mark.parametrize("k", [0, 6])
+def test_without_memory_the_residual_is_exactly_zero(efn, k):
+    memory = recalled(k=k)
+    memory.there[:] = False
+    assert not efn.residual(present(), memory).any()
+
+
+def test_one_by_one_is_the_same_as_a_batch(efn):
+    now, memory = present(), recalled()
+    together = efn.residual(now, memory)
+    for i in range(5):
+        one = Present(*(x[i : i + 1] for x in vars(now).values()))
+        torch.testing.assert_close(efn.residual(one, each(memory, lambda x: x[i : i + 1])), together[i : i + 1])  # noqa: B023
+
+
+def test_every_recalled_cue_and_the_present_step_matter(efn):
+    now, memory = present(), recalled()
+    expected = efn.residual(now, memory)
+    for name in ("executed", "base", "proprio", "proprio_next", "latent", "success", "similarity"):
+        changed = replace(memory, **{name: getattr(memory, name) + 1})
+        if name == "latent":  # a shift of all channels is normalised away
+            changed = replace(memory, latent=memory.latent.flip(-1))
+        assert not torch.allclose(efn.residual(now, changed), expected), name
+    for name in ("latent", "proprio", "base"):
+        changed = replace(now, **{name: getattr(now, name).flip(-1)})
+        assert not torch.allclose(efn.residual(changed, memory), expected), name
+
+
+def test_gradients_reach_every_parameter(efn):
+    mean, log_std = efn(present(), recalled())
+    (mean.sum() + log_std.sum()).backward()
+    silent = [name for name, p in efn.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not silent
+
+
+def test_the_papers_size_is_that_of_its_appendix():
+    paper = SIZES["paper"]
+    assert paper == {"width": 1024, "heads": 16, "layers": 2, "feedforward": 4096}
+
+
+# Checkpoints
+
+
+def test_a_checkpoint_comes_back(efn, tmp_path):
+    efn.save_pretrained(tmp_path)
+    back = Efn.from_pretrained(tmp_path)
+    assert back.config == efn.config and not back.training
+    now, memory = present(), recalled()
+    torch.testing.assert_close(back.residual(now, memory), efn.residual(now, memory), rtol=0, atol=0)
+
+
+def test_a_checkpoint_that_is_none_or_does_not_fit_is_named(efn, tmp_path):
+    with pytest.raises(FileNotFoundError, match="config.json is missing"):
+        Efn.from_pretrained(tmp_path)
+    efn.save_pretrained(tmp_path)
+    config = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(config.replace('"width": 32', '"width": 64'))
+    with pytest.raises(ValueError, match=r"does not fit its configuration: .* is \(.*\), not \(.*\)"):
+        Efn.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(config.replace('"width"', '"depth"'))
+    with pytest.raises(ValueError, match="no configuration of an EFN: .*depth"):
+        Efn.from_pretrained(tmp_path)
+
+
+def test_a_bound_for_each_entry_of_an_action_is_asked_for():
+    with pytest.raises(ValueError, match="bound has 1 entries, but an action has 2"):
+        replace(CONFIG, bound=(0.5,))
+
+
+# As the corrector sees it
+
+
+@pytest.fixture
+def learned(efn, tmp_path) -> LearnedResidual:
+    efn.save_pretrained(tmp_path)
+    return LearnedResidual(tmp_path)
+
+
+def test_the_corrector_gets_what_the_network_says(efn, learned):
+    memory = experiences(4)
+    residual, reason = learned(step(), Recall(memory, drawn=0))
+    expected = efn.residual(present_of(step()), recalled_of(memory, CONFIG))[0]
+    assert reason == "" and residual.dtype == np.float32
+    np.testing.assert_allclose(residual, expected.detach().numpy(), rtol=0, atol=0)
+
+
+def test_where_nothing_was_recalled_it_says_why(learned):
+    residual, reason = learned(step(), Recall(reason="the bank is empty"))
+    assert not residual.any() and residual.shape == (H, A) and reason == "the bank is empty"
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (
+            {"base": np.zeros((H, A + 1), np.float32)},
+            r"base action of the step has shape \(3, 3\); the EFN takes \(3, 2\)",
+        ),
+        ({"latent": np.zeros((1, DZ), np.float32)}, "latent of the step"),
+        ({"proprio": np.zeros(P - 1, np.float32)}, "proprioception of the step"),
+    ],
+)
+def test_a_step_of_another_size_is_named(learned, change, words):
+    with pytest.raises(ValueError, match=words):
+        learned(replace(step(), **change), Recall(experiences(2), drawn=0))

@@ -1,0 +1,92 @@
+"""Training: from deployments whose shift shows in their memory alone, the EFN learns to take it away."""
+
+import json
+
+import numpy as np
+import pytest
+
+from efn_ros.efn import train as training
+from efn_ros.efn.lessons import LessonConfig
+from efn_ros.efn.network import Efn
+from efn_ros.efn.train import Lessons, TrainConfig, fit, train
+
+H, A, P, L, DZ = 2, 2, 3, 1, 4
+BOUND = (0.5, 0.5)
+
+
+def deployment(path, seed, rollouts=8, length=12, taught=24):
+    """A hidden offset on every command: what a robot did tells it, what it sees does not."""
+    rng = np.random.default_rng(seed)
+    offset = rng.uniform(-0.4, 0.4, A)
+    count = rollouts * length
+    executed = rng.uniform(-1, 1, (count, H, A))
+    proprio = rng.normal(size=(count, P))
+    motion = np.pad((executed + offset).mean(axis=1), ((0, 0), (0, P - A)))
+    arrays = {
+        "bank_rollout": np.repeat(np.arange(rollouts), length), "bank_executed": executed, "bank_base": executed,
+        "bank_proprio": proprio, "bank_proprio_next": proprio + 0.05 * motion,
+        "bank_latent": rng.normal(size=(count, DZ)), "bank_success": np.ones(count),
+        "latent": rng.normal(size=(taught, L, DZ)), "proprio": rng.normal(size=(taught, P)),
+        "base": rng.uniform(-1, 1, (taught, H, A)), "target": np.broadcast_to(-offset, (taught, H, A)),
+        "similarity": rng.uniform(size=(taught, count)),
+    }  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **{name: array.astype(np.float32) for name, array in arrays.items()})
+    return path
+
+
+def config(directory, **changes) -> TrainConfig:
+    settings = {"batch": 32, "dropout": 0.0, "validate_every": 100, "lessons": LessonConfig(seed=0, bound=BOUND)}
+    return TrainConfig(str(directory), **{**settings, **changes})
+
+
+def test_what_memory_alone_tells_is_learnt(tmp_path):
+    paths = [deployment(tmp_path / "lessons" / f"{seed}.npz", seed) for seed in range(40)]
+    fit(config(tmp_path), paths, 120, tmp_path / "round_0")
+    facts = json.loads((tmp_path / "round_0" / "facts.json").read_text())
+    losses = facts["validation"]  # of deployments that were never learnt from
+    assert losses["volume_8"] < 0.4 * losses["none"]
+    assert facts["deployments"] == 36 and Efn.from_pretrained(tmp_path / "round_0").config.bound == BOUND
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path):
+    paths = [deployment(tmp_path / f"{seed}.npz", seed) for seed in range(4)]
+    for name in ("a", "b"):
+        fit(config(tmp_path), paths, 5, tmp_path / name)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("a", "b")]
+    assert weights[0] == weights[1]
+
+
+def test_a_second_run_does_what_is_missing_and_a_later_round_is_driven_by_the_one_before(tmp_path, monkeypatch):
+    """Lessons are collected by processes of their own; here a stand-in notes what it is asked for."""
+    asked = []
+
+    def gather(config, seeds, directory, checkpoint):
+        for seed in seeds:
+            if not (directory / f"{seed}.npz").exists():
+                asked.append((seed, checkpoint))
+                deployment(directory / f"{seed}.npz", seed)
+
+    monkeypatch.setattr(training, "gather", gather)
+    settings = config(tmp_path, deployments=(3, 2), updates=(2, 2), first_seed=100)
+    assert train(settings) == tmp_path / "round_1"
+    first = str(tmp_path / "round_0")
+    assert asked == [(100, ""), (101, ""), (102, ""), (103, first), (104, first)]
+    asked.clear()
+    (tmp_path / "round_1" / "facts.json").unlink()  # killed in the second round
+    stamp = (tmp_path / "round_0" / "facts.json").stat().st_mtime_ns
+    train(settings)
+    assert asked == [] and (tmp_path / "round_1" / "facts.json").exists()
+    assert (tmp_path / "round_0" / "facts.json").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize("volume", [1, 3, 8])
+def test_a_bank_holds_no_more_rollouts_than_its_volume(tmp_path, volume):
+    lessons = Lessons([deployment(tmp_path / "0.npz", 0)], config(tmp_path, nearest=30, context=30))
+    _, recalled, _ = lessons.batch(np.arange(5), np.random.default_rng(0), volume)
+    part = lessons.parts[0]
+    for row in range(5):
+        there = recalled.there[row].numpy()
+        executed = recalled.executed[row][there].numpy()
+        rollouts = {part["bank_rollout"][(part["bank_executed"] == e).all(axis=(1, 2))][0] for e in executed}
+        assert len(rollouts) <= volume
