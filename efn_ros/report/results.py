@@ -50,8 +50,8 @@ def latency_block(results: dict) -> str:
     ]
     table = tables.markdown(["latency, ms", "median", "p95", "p99", "max", "n"], rows)
     said = (
-        f"{results['rate_hz']:g} images a second, {results['corrected_actions']} corrected actions of "
-        f"{results['images']} images, {results['without_recall']} without an answer of the memory. "
+        f"{results['rate_hz']:g} images a second; {results['corrected_actions']} corrected actions, "
+        f"{results['without_recall']} without an answer of the memory. "
         "The policy costs nothing here."
     )
     return f"{table}\n\n{said} {source(results, results['stages']['total']['n'])}"

@@ -38,7 +38,6 @@ RESULTS = {
     "latency": {
         **MADE_BY,
         "rate_hz": 30.0,
-        "images": 1000,
         "corrected_actions": 990,
         "without_recall": 3,
         "stages": {"total": STAGE},
