@@ -124,6 +124,8 @@ class MetaWorld:
         for _, renderer, _ in self._scenes.values():
             renderer.close()
         self._scenes.clear()
+        self._env = self._renderer = self._expert = None
+        atexit.unregister(self.close)  # which else would keep this world until the end
 
     # What demonstrations and lessons are made with; a policy at work never sees any of it.
 
