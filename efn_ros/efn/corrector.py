@@ -7,7 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
-from efn_ros.robots.limits import HISTORY, ActionLimits, RefusedActionError
+from efn_ros.robots.limits import ActionLimits, RefusedActionError
+from efn_ros.robots.motion import HISTORY
 from efn_ros.types import Correction, Mode, PolicyStep, Recall
 
 
@@ -21,7 +22,8 @@ class Residual(Protocol):
 class Corrector:
     """Owns the command history of the episode, the latched stop, and the order of what can go wrong.
 
-    A stop wins over everything; a base action that is refused holds; no useful memory means base; else corrected.
+    A stop wins over everything; a base action that is refused holds; no useful memory means base; else corrected. Every
+    chunk that goes out obeys every limit from the commands before it on, and leaves room to brake after each row.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class Corrector:
         history = self._commanded_before(step)
         mode, reason, residual = Mode.CORRECTED, "", np.zeros_like(step.base)
         try:
-            base = corrected = self._limits.accept(step.base, history)
+            base = self._limits.accept(step.base, history)
         except RefusedActionError as error:
             mode, reason, base = Mode.HOLD, str(error), np.nan_to_num(step.base)
         if self._stopped:
@@ -68,21 +70,23 @@ class Corrector:
             if not np.isfinite(residual).all():
                 residual, reason = np.zeros_like(base), "the residual is not finite"
             mode = Mode.BASE if reason else mode
-            corrected = self._limits.add(base, residual, history) if not reason else base
+            wanted = base if reason else self._limits.add(base, residual, history)
+            corrected, residual = self._limits.within(wanted, history), (wanted - base).astype(np.float32)
         else:
-            corrected = self._limits.hold(history, max(len(step.base), 1))
+            wanted = corrected = self._limits.hold(history, max(len(step.base), 1))
         self._last, self._history = (context.step, corrected), history
         drawn = recall.steps[recall.drawn] if recall.drawn >= 0 else None
         return Correction(
             context=context,
             base=base,
-            residual=(corrected - base).astype(np.float32) if mode == Mode.CORRECTED else np.zeros_like(base),
+            residual=residual,
             corrected=corrected,
             confidence=recall.confidence,
             mode=mode,
             reason=reason,
             rollout_id=drawn.rollout_id if drawn else "",
             rollout_step=drawn.step if drawn else -1,
+            limited=not np.array_equal(corrected, wanted),
         )
 
     def _commanded_before(self, step: PolicyStep) -> np.ndarray:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-HISTORY = 3  # commanded actions that a third difference (jerk) looks back on
+from efn_ros.robots.motion import HISTORY, Motion
 
 
 class RefusedActionError(ValueError):
@@ -111,8 +112,25 @@ class ActionLimits:
             scale = np.minimum(scale, room.min(axis=0))
         return np.where(scale >= 1.0, target, base + scale * (target - base)).astype(np.float32)
 
+    def within(self, chunk: np.ndarray, history: np.ndarray) -> np.ndarray:
+        """The chunk (H, A) as close to `chunk` as every limit allows, float32; see `Motion.within`."""
+        return self._motion.within(chunk, history)
+
     def hold(self, history: np.ndarray, horizon: int) -> np.ndarray:
-        """The chunk (horizon, A) that keeps still: the last command where that is a position, zero elsewhere."""
-        last = history[-1] if len(history) else np.zeros_like(self.low)
-        still = np.where(self.holds_last, last, 0.0)
-        return np.tile(np.clip(still, self.low, self.high).astype(np.float32), (horizon, 1))
+        """The chunk (horizon, A) that comes to a standstill within every limit, float32.
+
+        A position brakes to rest and stays, which is the last command where that is at rest already; the rest goes to
+        zero.
+        """
+        last = history if len(history) else np.zeros((1, len(self.low)), np.float32)
+        still = np.where(self.holds_last, self._motion.braking(last, horizon), 0.0)
+        return self.within(still, history)
+
+    @cached_property
+    def _motion(self) -> Motion:
+        """The bounds of the differences from one control step to the next."""
+        velocity, acceleration, jerk, reject = (
+            bound.astype(np.float64) for bound in (self.velocity, self.acceleration, self.jerk, self.reject)
+        )
+        first = np.minimum(velocity / self.rate_hz, reject)  # no action may jump beyond reject either
+        return Motion.create(self.low, self.high, first, acceleration / self.rate_hz**2, jerk / self.rate_hz**3)

@@ -163,7 +163,7 @@ def test_holding_repeats_the_row_that_was_executed_last(control_steps, steps_lat
 
 
 def test_holding_goes_on_from_what_is_held():
-    guard = corrector(control_steps=2)
+    guard = corrector(control_steps=2, velocity=[5.0, 5.0])
     guard.correct(step(CHUNK), Recall())
     for index in (1, 2, 3):
         held = guard.correct(step(np.full_like(CHUNK, np.inf), index), Recall())
@@ -205,34 +205,79 @@ def decisions(draw):
     return draw(st.lists(st.tuples(chunk, chunk, st.integers(1, 2)), min_size=1, max_size=4))
 
 
-@settings(max_examples=60, deadline=None)
-@given(decisions(), st.integers(1, 3), st.booleans())
-def test_whatever_policy_and_memory_say_the_limits_hold_over_a_whole_episode(episode, control_steps, stopping):
-    bounds = {"velocity": [4.0, 8.0], "acceleration": [60.0, 90.0], "jerk": [900.0, 2000.0], "reject": [1.5, 1.5]}
-    bounded, wanted = limits(**bounds), iter([residual for _, residual, _ in episode])
-    guard = Corrector(bounded, lambda step, recall: (next(wanted), ""), control_steps=control_steps)
+BOUNDS = {"velocity": [2.0, 8.0], "acceleration": [20.0, 90.0], "jerk": [150.0, 2000.0], "reject": [1.5, 0.7]}
+
+
+def assert_within_limits(path):
+    """Every command of an episode, from rest at the first on; a difference may be off by the rounding of commands."""
+    assert np.isfinite(path).all() and (np.abs(path) <= 1).all()
+    path = np.concatenate([np.repeat(path[:1], 3, axis=0), path]).astype(np.float64)
+    for order, name in enumerate(("velocity", "acceleration", "jerk"), start=1):
+        allowed = np.divide(BOUNDS[name], 10.0**order) + 2**order * EPS / 2
+        assert (np.abs(np.diff(path, order, axis=0)) <= allowed).all(), name
+    assert (np.abs(np.diff(path, axis=0)) <= BOUNDS["reject"]).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(decisions(), st.integers(1, 3), st.integers(0, 4))
+def test_whatever_policy_and_memory_say_the_limits_hold_over_a_whole_episode(episode, control_steps, stop_at):
+    """Every limit, in every mode, over every whole chunk that goes out; a stop comes in mid-motion."""
+    wanted = iter([residual for _, residual, _ in episode])
+    guard = Corrector(limits(**BOUNDS), lambda step, recall: (next(wanted), ""), control_steps=control_steps)
     executed, index = np.empty((0, SIZE), np.float32), 0
-    for base, _, skip in episode:
-        if stopping and index > 1:
+    for count, (base, _, skip) in enumerate(episode):
+        if count == stop_at:
             guard.stop("enough")
         correction = guard.correct(step(base, index), SEEN)
-        corrected = correction.corrected
-        assert np.isfinite(corrected).all() and (np.abs(corrected) <= 1).all()
+        assert_within_limits(np.concatenate([executed, correction.corrected]))
         if correction.mode == Mode.CORRECTED:
-            np.testing.assert_array_equal(correction.residual, corrected - correction.base)
             assert (np.abs(correction.residual) <= 0.5 + EPS).all()
         else:
             assert not correction.residual.any() and correction.reason
-        if correction.mode in (Mode.CORRECTED, Mode.BASE):
-            past = executed[-3:].astype(np.float64)
-            for order, name in enumerate(("velocity", "acceleration", "jerk"), start=1):
-                plain, reached = (
-                    np.diff(np.concatenate([past, c]), order, axis=0) for c in (correction.base, corrected)
-                )
-                allowed = np.maximum(np.divide(bounds[name], 10.0**order), np.abs(plain))
-                assert (np.abs(reached) <= allowed + 2 ** (order + 1) * EPS).all(), name
-        executed = np.concatenate([executed, corrected[: skip * control_steps]])
+        if correction.mode in (Mode.CORRECTED, Mode.BASE) and not correction.limited:
+            np.testing.assert_array_equal(correction.residual, correction.corrected - correction.base)
+        executed = np.concatenate([executed, correction.corrected[: skip * control_steps]])
         index += skip
+
+
+JUMP = np.float32([[0.0, 0.0], [0.6, 0.6], [0.6, 0.6], [0.6, 0.6]])
+
+
+def test_a_base_beyond_a_limit_of_motion_is_limited_and_told_so():
+    guard = corrector(always(0.1), velocity=[2.0, np.inf])
+    correction = guard.correct(step(JUMP, correct=False), Recall())
+    assert (correction.mode, correction.limited) == (Mode.BASE, True)
+    np.testing.assert_array_equal(correction.base, JUMP)
+    np.testing.assert_array_equal(correction.corrected[:, 1], JUMP[:, 1])
+    assert not correction.residual.any()
+    assert 0.2 < correction.corrected[-1, 0] <= 0.6 and np.diff(correction.corrected[:, 0]).max() <= 0.2 + EPS
+    still = guard.correct(step(np.repeat(correction.corrected[:1], 4, axis=0), 1, correct=False), Recall())
+    assert not still.limited
+
+
+def test_the_residual_is_what_memory_adds_also_where_the_base_is_limited():
+    correction = corrector(always(0.1), velocity=[2.0, 2.0]).correct(step(JUMP), SEEN)
+    assert (correction.mode, correction.limited) == (Mode.CORRECTED, True)
+    np.testing.assert_allclose(correction.residual, 0.1, atol=EPS)
+    np.testing.assert_allclose(correction.corrected[0], 0.1, atol=EPS)  # from where motion begins: base and residual
+    assert np.diff(correction.corrected, axis=0).max() <= 0.2 + EPS
+
+
+@pytest.mark.parametrize("why", [Mode.HOLD, Mode.STOPPED])
+def test_a_hold_in_mid_motion_brakes_a_position_to_rest_and_a_velocity_to_zero(why):
+    guard = corrector(control_steps=4, **{**BOUNDS, "acceleration": [20.0, 5.0]})
+    ramp = np.float32([0.01, 0.02]) * np.arange(6, dtype=np.float32)[:, None] ** 2
+    path = guard.correct(step(ramp), Recall()).corrected[:4]
+    np.testing.assert_array_equal(path, ramp[:4])
+    if why == Mode.STOPPED:
+        guard.stop("enough")
+    for index in range(1, 9):
+        correction = guard.correct(step(REFUSED, index), Recall())
+        assert (correction.mode, correction.limited) == (why, False)
+        path = np.concatenate([path, correction.corrected[:4]])
+    assert_within_limits(path)
+    np.testing.assert_allclose(path[2:6, 1], [0.08, 0.18, 0.23, 0.23], atol=EPS)  # 0.1 a step, 5 a second squared
+    assert (path[5:, 1] == path[5, 1]).all() and (path[-4:, 0] == 0).all()
 
 
 @settings(max_examples=40, deadline=None)

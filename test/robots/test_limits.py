@@ -1,4 +1,7 @@
-"""Limits: what comes out obeys every bound over a whole chunk and across its seam, and no more is taken than needed."""
+"""Limits: what comes out obeys every bound over a whole chunk and across its seam, and no more is taken than needed.
+
+What `within` does with commands step by step is in test_motion.py.
+"""
 
 import numpy as np
 import pytest
@@ -251,12 +254,33 @@ def test_the_last_three_commands_matter_and_older_ones_do_not():
     assert limits.add(base, push, past[2:]) == 5  # of two commands there is no third difference
 
 
-# hold
+# within: a whole chunk, its base too, in the units of the limits
+
+
+@thorough
+@given(st.data(), limited(), st.floats(0.01, 1000))
+def test_a_chunk_obeys_every_limit_in_its_units_and_never_jumps_beyond_reject(data, limits, reject):
+    rates = {name: getattr(limits, name) for name in RATES}
+    limits = make(low=limits.low, high=limits.high, rate_hz=limits.rate_hz, reject=[reject] * SIZE, **rates)
+    target, _, past = data.draw(chunks(limits))
+    chunk = limits.within(target, past[:1])
+    assert chunk.dtype == np.float32 and chunk.shape == target.shape
+    assert (limits.low <= chunk).all() and (chunk <= limits.high).all()
+    begin = past[:1] if len(past) else chunk[:1]  # at rest there before
+    rounding = EPS / 2 * np.abs(np.concatenate([begin, chunk])).max(axis=0) * (1 + EPS)
+    for order, bound in bounds(limits):
+        allowed = bound.astype(np.float64) / limits.rate_hz**order
+        reached = np.abs(differences(np.repeat(begin, 3, axis=0), chunk, order))
+        assert (reached <= allowed + 2**order * rounding).all(), RATES[order - 1]
+    assert (np.abs(differences(begin, chunk, 1)) <= limits.reject + 2 * rounding).all()
+
+
+# hold: to a standstill, within the limits
 
 
 @thorough
 @given(st.data(), limited(), st.lists(st.booleans(), min_size=SIZE, max_size=SIZE), st.integers(1, 30))
-def test_holding_repeats_positions_and_stops_velocities(data, limits, holds_last, horizon):
+def test_without_limits_of_motion_holding_repeats_positions_and_stops_velocities(data, limits, holds_last, horizon):
     limits = make(low=limits.low, high=limits.high, holds_last=holds_last)
     _, _, past = data.draw(chunks(limits))
     held = limits.hold(past, horizon)
@@ -264,6 +288,27 @@ def test_holding_repeats_positions_and_stops_velocities(data, limits, holds_last
     expected = np.clip([last[i] if holds_last[i] else 0.0 for i in range(SIZE)], limits.low, limits.high)
     assert held.dtype == np.float32
     np.testing.assert_array_equal(held, np.tile(expected.astype(np.float32), (horizon, 1)))
+
+
+@thorough
+@given(st.data(), limited())
+def test_holding_repeats_a_position_at_rest_whatever_the_limits(data, limits):
+    rates = {name: getattr(limits, name) for name in RATES}
+    limits = make(low=limits.low, high=limits.high, holds_last=[True] * SIZE, **rates)
+    still = np.clip(data.draw(rows(1, st.floats(-2000, 2000, width=32))), limits.low, limits.high)
+    np.testing.assert_array_equal(limits.hold(still, 3), np.repeat(still, 3, axis=0))
+
+
+def test_a_position_in_motion_brakes_ahead_and_a_velocity_goes_to_zero():
+    """At 10 Hz a step of 0.1 is a speed of 1/s; it is lost in steps of 0.04 at most, as 4/s^2 allows."""
+    limits = make(holds_last=[True, False], velocity=[1.0] * SIZE, acceleration=[4.0] * SIZE)
+    path = np.float32([[0.1, 0.3], [0.2, 0.4], [0.3, 0.5]])
+    for _ in range(10):
+        path = np.concatenate([path, limits.hold(path, 10)[:4]])
+    np.testing.assert_allclose(path[3:7, 0], [0.36, 0.38, 0.38, 0.38], atol=1e-6)
+    assert (path[7:, 0] == path[6, 0]).all() and path[3, 1] > 0.5 and (path[-4:, 1] == 0).all()
+    assert np.abs(np.diff(path, axis=0)).max() <= 0.1 + EPS
+    assert np.abs(np.diff(path, 2, axis=0)).max() <= 0.04 + 2 * EPS
 
 
 # create
