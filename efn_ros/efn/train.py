@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from efn_ros.efn.lessons import LessonConfig, collect
 from efn_ros.efn.network import SIZES, Efn, EfnConfig, Present, Recalled
+from efn_ros.worlds.deployment import MAX_GAIN_LOG, MAX_OFFSET, MAX_YAW_RAD
 
 RESIDUAL_SCALE = 0.1  # of the action's range, where the loss turns from squares to absolute values
 
@@ -32,7 +33,8 @@ SMALLEST_SPREAD = 1e-6
 @dataclass(frozen=True)
 class TrainConfig:
     """deployments, updates: one entry a round. volumes: of banks, in rollouts. nearest, context: recalled steps.
-    validation: share of the deployments that only measure. first_seed: of deployments; those below are for evaluation.
+    disguised: share of taught decisions that are taught with another arm. validation: share of the deployments that
+    only measure. first_seed: of deployments; those below are for evaluation.
     """
 
     directory: str
@@ -46,6 +48,7 @@ class TrainConfig:
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     dropout: float = 0.1
+    disguised: float = 0.8
     validation: float = 0.1
     validate_every: int = 250
     seed: int = 0
@@ -83,6 +86,33 @@ def gather(config: TrainConfig, seeds: range, directory: Path, checkpoint: str) 
             future.result()
 
 
+@dataclass(frozen=True)
+class Arm:
+    """How arms answer, one for each row: offset (B, 3), gain and yaw_rad (B,), as in `Deployment`."""
+
+    offset: np.ndarray
+    gain: np.ndarray
+    yaw_rad: np.ndarray
+
+    @classmethod
+    def draw(cls, count: int, rng: np.random.Generator) -> Arm:
+        """Each shift is there in half of the rows."""
+        there, size = rng.random((3, count)) < 0.5, rng.uniform(-1, 1, (5, count))
+        return cls(
+            offset=MAX_OFFSET * (size[:3] * there[0]).T,
+            gain=np.exp(MAX_GAIN_LOG * size[3] * there[1]),
+            yaw_rad=MAX_YAW_RAD * size[4] * there[2],
+        )
+
+    def undo(self, actions: np.ndarray) -> np.ndarray:
+        """The actions (B, ..., A), float32, whose translation this arm turns into that of `actions`; in [-1, 1]."""
+        axes = (slice(None), *(None,) * (actions.ndim - 2))
+        x, y, z = np.moveaxis((actions[..., :3] - self.offset[(*axes, slice(None))]) / self.gain[(*axes, None)], -1, 0)
+        cos, sin = np.cos(self.yaw_rad)[axes], np.sin(self.yaw_rad)[axes]
+        moved = np.stack([cos * x + sin * y, cos * y - sin * x, z], axis=-1)
+        return np.concatenate([np.clip(moved, -1, 1), actions[..., 3:]], axis=-1).astype(np.float32)
+
+
 class Lessons:
     """All taught decisions and what their deployments remember, as arrays side by side."""
 
@@ -101,9 +131,10 @@ class Lessons:
         return len(self.row)
 
     def batch(
-        self, rows: np.ndarray, rng: np.random.Generator, volume: int = 0
+        self, rows: np.ndarray, rng: np.random.Generator, volume: int = 0, disguised: float = 0.0
     ) -> tuple[Present, Recalled, torch.Tensor]:
-        """volume: of every bank; 0 draws one for each row."""
+        """What is taught in `rows`, (B,). volume: of every bank; 0 draws one for each row. disguised: share of the rows
+        that are taught with another arm."""
         c = self._config
         k = c.nearest + c.context
         columns: dict[str, list[np.ndarray]] = {}
@@ -116,10 +147,28 @@ class Lessons:
             for name in ("executed", "base", "proprio", "proprio_next", "latent", "success"):
                 columns.setdefault(name, []).append(part[f"bank_{name}"][chosen])
             columns.setdefault("similarity", []).append(part["similarity"][self.row[row]][chosen])
+        memory = {name: np.stack(column) for name, column in columns.items()}
+        taught = {name: array[rows] for name, array in self.taught.items()}
+        if disguised:
+            chosen = np.flatnonzero(rng.random(len(rows)) < disguised)
+            self._disguise(memory, taught, chosen, rng)
         tensor = torch.from_numpy
-        recalled = Recalled(**{name: tensor(np.stack(column)) for name, column in columns.items()}, there=tensor(there))
-        taught = {name: tensor(array[rows]) for name, array in self.taught.items()}
-        return Present(taught["latent"], taught["proprio"], taught["base"]), recalled, taught["target"]
+        recalled = Recalled(**{name: tensor(array) for name, array in memory.items()}, there=tensor(there))
+        present = Present(*(tensor(taught[name]) for name in ("latent", "proprio", "base")))
+        return present, recalled, tensor(taught["target"])
+
+    def _disguise(self, memory: dict, taught: dict, rows: np.ndarray, rng: np.random.Generator) -> None:
+        """As if the arm had answered otherwise: the same motion, of memory and of the teacher, takes other commands.
+
+        A shift T, drawn at random, comes before that of the deployment: what moved the arm as the command u did is now
+        the inverse of T on u. So every taught decision serves for as many arms as there are draws.
+        """
+        arm = Arm.draw(len(rows), rng)
+        for name in ("executed", "base"):  # what the base had said would else betray the shift
+            memory[name][rows] = arm.undo(memory[name][rows])
+        base, target = taught["base"][rows], taught["target"][rows]
+        bound = np.array(self._config.lessons.bound, np.float32)
+        taught["target"][rows] = np.clip(arm.undo(base + target) - base, -bound, bound)
 
     def _recall(self, part: dict, row: int, rng: np.random.Generator, volume: int) -> np.ndarray:
         """Rows of the bank: the nearest, then some at random, out of `volume` of its rollouts."""
@@ -163,7 +212,9 @@ def fit(config: TrainConfig, paths: list[Path], updates: int, target: Path) -> N
     progress = tqdm(range(updates), desc=f"{target.name}: {len(lessons)} decisions", mininterval=5.0)
     losses = {}
     for update in progress:
-        present, recalled, wanted = lessons.batch(rng.integers(len(lessons), size=config.batch), rng)
+        present, recalled, wanted = lessons.batch(
+            rng.integers(len(lessons), size=config.batch), rng, disguised=config.disguised
+        )
         loss = _loss(efn.train(), present, recalled, wanted)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

@@ -9,6 +9,7 @@ from efn_ros.efn import train as training
 from efn_ros.efn.lessons import LessonConfig
 from efn_ros.efn.network import Efn
 from efn_ros.efn.train import Lessons, TrainConfig, fit, train
+from efn_ros.worlds.deployment import Deployment
 
 H, A, P, L, DZ = 2, 2, 3, 1, 4
 BOUND = (0.5, 0.5)
@@ -36,7 +37,13 @@ def deployment(path, seed, rollouts=8, length=12, taught=24):
 
 
 def config(directory, **changes) -> TrainConfig:
-    settings = {"batch": 32, "dropout": 0.0, "validate_every": 100, "lessons": LessonConfig(seed=0, bound=BOUND)}
+    settings = {
+        "batch": 32,
+        "dropout": 0.0,
+        "disguised": 0.0,
+        "validate_every": 100,
+        "lessons": LessonConfig(seed=0, bound=BOUND),
+    }
     return TrainConfig(str(directory), **{**settings, **changes})
 
 
@@ -90,3 +97,40 @@ def test_a_bank_holds_no_more_rollouts_than_its_volume(tmp_path, volume):
         executed = recalled.executed[row][there].numpy()
         rollouts = {part["bank_rollout"][(part["bank_executed"] == e).all(axis=(1, 2))][0] for e in executed}
         assert len(rollouts) <= volume
+
+
+def test_another_arm_is_a_deployment_row_by_row():
+    rng = np.random.default_rng(0)
+    arm = training.Arm.draw(50, rng)
+    actions = rng.uniform(-0.3, 0.3, (50, 6, 4, 5)).astype(np.float32)
+    undone = arm.undo(actions)
+    for i in range(50):
+        shift = Deployment(offset=tuple(arm.offset[i]), gain=float(arm.gain[i]), yaw_rad=float(arm.yaw_rad[i]))
+        np.testing.assert_allclose(undone[i][..., :3], np.clip(shift.undo(actions[i][..., :3]), -1, 1), atol=1e-6)
+    np.testing.assert_array_equal(undone[..., 3:], actions[..., 3:])
+    assert (arm.gain == 1).any() and (arm.gain != 1).any() and (arm.yaw_rad == 0).any()
+
+
+def test_a_disguise_keeps_every_motion_and_what_the_base_says_now(tmp_path):
+    """Arms of three axes: what the other arm does with the other commands is what was done before."""
+    rng = np.random.default_rng(0)
+    lessons = Lessons([deployment(tmp_path / "0.npz", 0)], config(tmp_path, lessons=LessonConfig(0, bound=(9.0,) * 4)))
+    memory = {name: rng.uniform(-0.2, 0.2, (20, 5, H, 4)).astype(np.float32) for name in ("executed", "base")}
+    taught = {name: rng.uniform(-0.2, 0.2, (20, H, 4)).astype(np.float32) for name in ("base", "target")}
+    before = {name: array.copy() for name, array in (memory | {"now": taught["base"], "aim": taught["target"]}).items()}
+    rows = np.arange(5, 20)
+    lessons._disguise(memory, taught, rows, np.random.default_rng(7))
+    arm = training.Arm.draw(len(rows), np.random.default_rng(7))
+    np.testing.assert_array_equal(taught["base"], before["now"])
+    for i, row in enumerate(rows):
+        shift = Deployment(offset=tuple(arm.offset[i]), gain=float(arm.gain[i]), yaw_rad=float(arm.yaw_rad[i]))
+        for now, then in (
+            (memory["executed"][row], before["executed"][row]),
+            (taught["base"][row] + taught["target"][row], before["now"][row] + before["aim"][row]),
+        ):
+            commands = now[..., :3].reshape(-1, 3)
+            free = (np.abs(commands) < 1).all(axis=1)  # what would take more than full speed is lost
+            moved = np.stack([shift.move(command) for command in commands])
+            np.testing.assert_allclose(moved[free], then[..., :3].reshape(-1, 3)[free], atol=1e-5)
+    np.testing.assert_array_equal(memory["executed"][:5], before["executed"][:5])
+    np.testing.assert_array_equal(taught["target"][:5], before["aim"][:5])
