@@ -244,11 +244,10 @@ def test_one_can_stop_where_braking_stays_within_the_limits_and_nowhere_else(mot
     past = np.stack([position - 2 * speed + change, position - speed, position]).astype(np.float32)
     free = make(-INF, INF, velocity, acceleration, jerk, size=len(low))
     path = np.concatenate([past.astype(np.float64), free.braking(past, LONGEST_STOP)])[1:]
-    inside = (low <= path[1:].min(axis=0)) & (path[1:].max(axis=0) <= high)
-    slow = np.abs(np.diff(path, axis=0)).max(axis=0) <= velocity + 4 * EPS
-    rests = (path[-3:] == path[-1]).all(axis=0)
+    inside = (low <= path[1:].min(axis=0)) & (path[1:].max(axis=0) <= high) & (path[-3:] == path[-1]).all(axis=0)
+    excess, rounding = np.abs(np.diff(path, axis=0)).max(axis=0) - velocity, EPS * np.abs(past).sum(axis=0)
     claimed = make(low, high, velocity, acceleration, jerk, size=len(low)).stops(State.after(past.astype(np.float64)))
-    np.testing.assert_array_equal(claimed, inside & slow & rests)
+    assert (claimed <= (inside & (excess <= 2 * rounding))).all() and (claimed >= (inside & (excess <= 0))).all()
 
 
 # What is asked for
