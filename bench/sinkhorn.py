@@ -33,7 +33,7 @@ except ImportError:
 RESULTS = Path(__file__).parent / "results" / "sinkhorn.json"
 TOKENS, EPSILON, ITERATIONS = 256, 0.05, 50
 REPEATS = {1: 100, 32: 11}  # by batch; fewer where they take longer than this
-SECONDS = 20
+SECONDS = 10
 WIDTHS = (None, 128, 4096)  # None: from the affinity of tokens of 128 channels on
 THREADS = (1, 2)
 OURS, *OTHERS = ("efn_ros", "POT float32", "POT float64", "geomloss")

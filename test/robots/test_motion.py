@@ -183,8 +183,8 @@ def test_a_history_begins_at_rest_and_no_more_than_three_commands_of_it_matter()
 # Braking
 
 
-def least_peak(past, horizon, velocity, acceleration, jerk):
-    """How far a motion must go at least that comes to rest within the limits, by a linear programme.
+def shortest_stop(past, horizon, velocity, acceleration, jerk):
+    """The motion (horizon,) within the limits that comes to rest and goes the least far, by a linear programme.
 
     Motion has come to 0 by the commands `past` (3,). Variables are the `horizon` commands x that follow and z, which is
     minimised: x <= z, 0 <= z, and the last three x are equal.
@@ -204,7 +204,7 @@ def least_peak(past, horizon, velocity, acceleration, jerk):
         bounds=[(None, None)] * horizon + [(0, None)],
     )
     assert found.success, found.message
-    return found.fun
+    return found.x[:-1]
 
 
 @settings(max_examples=40, deadline=None)
@@ -221,8 +221,22 @@ def test_braking_comes_to_rest_exactly_and_no_more_than_a_control_step_beyond_th
         assert reached <= bound + 2**order * EPS / 2 * np.abs(path).max(), f"difference of order {order}"
     assert (braking[-4:] == braking[-1]).all()
     until = np.flatnonzero(braking != braking[-1]).max(initial=0) + 6
-    least = least_peak(past[:, 0].astype(np.float64), until, velocity * (1 + EPS), acceleration, jerk)
+    least = shortest_stop(past[:, 0].astype(np.float64), until, velocity * (1 + EPS), acceleration, jerk).max(initial=0)
     assert least - 1e-6 * until * speed <= braking.max() <= least + speed
+
+
+def test_nothing_is_let_out_from_where_braking_would_go_too_far_even_where_the_target_itself_would_not():
+    limits, speed = {"velocity": 10.0, "acceleration": 2.0, "jerk": 0.4375}, 2.75
+    braking = make(**limits, size=1).braking(speed * np.float32([[-2], [-1], [0]]), 20)[:, 0]
+    begin = np.concatenate([-braking[::-1], speed * np.arange(3)])  # braking, backwards, and a while at that speed
+    target = np.float32(np.concatenate([begin, shortest_stop(begin[-3:], 20, **limits)]))[:, None]
+    assert braking.max() > target.max() - begin[-1] + 0.1
+    motion = make(-INF, target.max(), **limits, size=1)
+    assert_within(motion, target)
+    chunk = motion.within(target, NOTHING[:, :1])
+    assert (chunk != target).any()
+    for count in range(1, len(chunk) + 1):
+        assert_within(motion, brake(motion, chunk[:count]))
 
 
 @pytest.mark.parametrize("name", ["velocity", "acceleration", "jerk"])
