@@ -20,11 +20,10 @@ from efn_ros.bank.payload import successors
 from efn_ros.efn.learned import LearnedResidual
 from efn_ros.graph import Graph
 from efn_ros.types import Observation, Outcome, StepContext
-from efn_ros.worlds.deployment import KINDS, Deployment
+from efn_ros.worlds.deployment import Deployment, sample_strengths
 from efn_ros.worlds.metaworld import TASKS, MetaWorld
 from efn_ros.worlds.stepper import Stepper
 
-LEARNT = tuple(kind for kind in KINDS if kind != "latency")
 REMEMBERED_SEED, LESSON_SEED = 200_000, 300_000  # scenes that neither evaluation nor the policy's training has met
 
 
@@ -48,13 +47,6 @@ class LessonConfig:
     robot: str = "libero_sim"
 
 
-def draw_deployment(seed: int) -> dict[str, float]:
-    """One to three kinds of shift and their strengths, 0.3 to 1."""
-    rng = np.random.default_rng([seed, len(KINDS)])
-    kinds = rng.choice(LEARNT, rng.integers(1, 4), replace=False)
-    return {str(kind): float(rng.uniform(0.3, 1.0)) for kind in kinds}
-
-
 def collect(config: LessonConfig, path: Path) -> Path:
     """Live through one deployment and write its lessons to `path`, a NumPy archive without pickle.
 
@@ -62,7 +54,7 @@ def collect(config: LessonConfig, path: Path) -> Path:
     (dz,), success. *: one row for each decision that was taught: latent (L, dz), proprio, base, target (H, A), the
     teacher's residual; similarity (M,), to every remembered decision. outcomes: of the remembered and taught rollouts.
     """
-    deployment = Deployment.draw(config.seed, dict(config.strengths) or draw_deployment(config.seed))
+    deployment = Deployment.draw(config.seed, dict(config.strengths) or sample_strengths(config.seed))
     rng = np.random.default_rng([config.seed, 1])
     graph = Graph.load(config.robot)
     steps = graph.parameters("libero_bridge")["execute_steps"]

@@ -19,10 +19,11 @@ MAX_YAW_RAD = math.radians(40.0)  # between the arm's base and what it takes for
 MAX_CAMERA_SHIFT_M = 0.06
 MAX_CAMERA_TURN_RAD = math.radians(12.0)
 MAX_ZOOM_LOG = math.log(1.12)
-MAX_LIGHT_LOG = math.log(2.0)
+MAX_LIGHT_LOG = math.log(1.4)  # the smallest policy here sees little beyond
 MAX_LATENCY_STEPS = 3
 
 KINDS = ("offset", "gain", "yaw", "camera", "zoom", "light", "latency")
+SAMPLED = tuple(kind for kind in KINDS if kind != "latency")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class Deployment:
     zoom: float = 1.0
     light: float = 1.0
     tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    @classmethod
+    def sample(cls, seed: int) -> Deployment:
+        """Any deployment: one to three kinds of shift, each with a strength of 0.3 to 1, all drawn from `seed`."""
+        return cls.draw(seed, sample_strengths(seed))
 
     @classmethod
     def draw(cls, seed: int, strengths: Mapping[str, float]) -> Deployment:
@@ -90,3 +96,10 @@ class Deployment:
         cos, sin = math.cos(self.yaw_rad), math.sin(self.yaw_rad)
         x, y, z = np.moveaxis((motion - np.array(self.offset)) / self.gain, -1, 0)
         return np.stack([cos * x + sin * y, cos * y - sin * x, z], axis=-1)
+
+
+def sample_strengths(seed: int) -> dict[str, float]:
+    """Kind -> strength of the shifts of `Deployment.sample`."""
+    rng = np.random.default_rng([seed, len(KINDS)])
+    kinds = rng.choice(SAMPLED, rng.integers(1, 4), replace=False)
+    return {str(kind): float(rng.uniform(0.3, 1.0)) for kind in kinds}

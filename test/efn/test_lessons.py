@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from efn_ros.efn.lessons import LEARNT, LessonConfig, collect, draw_deployment
+from efn_ros.efn.lessons import LessonConfig, collect
 from efn_ros.efn.train import Lessons, TrainConfig
 from efn_ros.worlds.deployment import Deployment
 
@@ -55,14 +55,6 @@ def test_what_is_remembered_lies_beside_what_is_taught(collected):
         same = np.diff(arrays["bank_rollout"]) == 0
         later = arrays["bank_proprio_next"][:-1][same] == arrays["bank_proprio"][1:][same]
         assert later.all(axis=-1).mean() > 0.9  # a blank step between two is left out
-
-
-def test_deployments_are_drawn_from_their_seed():
-    drawn = [draw_deployment(seed) for seed in range(200)]
-    assert drawn[7] == draw_deployment(7)
-    assert {kind for strengths in drawn for kind in strengths} == set(LEARNT)
-    assert {len(strengths) for strengths in drawn} == {1, 2, 3}
-    assert all(0.3 <= strength <= 1.0 for strengths in drawn for strength in strengths.values())
 
 
 def test_a_batch_holds_the_nearest_and_some_at_random_of_so_many_rollouts(collected):

@@ -18,7 +18,9 @@ from efn_ros.worlds.deployment import (
     MAX_OFFSET,
     MAX_YAW_RAD,
     MAX_ZOOM_LOG,
+    SAMPLED,
     Deployment,
+    sample_strengths,
 )
 from efn_ros.worlds.world import make_world
 
@@ -78,6 +80,14 @@ def test_seeds_differ():
     drawn = [Deployment.draw(seed, dict.fromkeys(KINDS, 1.0)) for seed in range(20)]
     assert len(set(drawn)) == 20
     assert len({math.copysign(1, d.yaw_rad) for d in drawn}) == 2
+
+
+def test_a_sampled_deployment_has_one_to_three_kinds_of_shift_of_some_strength():
+    drawn = [sample_strengths(seed) for seed in range(200)]
+    assert Deployment.sample(7) == Deployment.draw(7, drawn[7])
+    assert {kind for strengths in drawn for kind in strengths} == set(SAMPLED)
+    assert {len(strengths) for strengths in drawn} == {1, 2, 3}
+    assert all(0.3 <= strength <= 1.0 for strengths in drawn for strength in strengths.values())
 
 
 @given(st.tuples(*[st.floats(-1, 1)] * 3), st.floats(-math.pi, math.pi), st.floats(0.5, 2))
