@@ -30,6 +30,7 @@ class LearnedResidual:
         for name, found, expected in (
             ("base action", step.base.shape, (c.horizon, c.action_size)),
             ("latent", step.latent.shape, c.latent),
+            ("sketch", step.sketch.q.shape, c.sketch),
             ("proprioception", step.proprio.shape, (len(c.proprio_mean),)),
         ):
             if tuple(found) != expected:

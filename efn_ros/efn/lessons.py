@@ -9,17 +9,19 @@ backbone can be taught like this.
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from efn_ros.assembly import make_agent, make_inference
+from efn_ros.assembly import make_inference, make_writer
 from efn_ros.bank import BankReader, RecallConfig, Retriever
 from efn_ros.bank.payload import successors
 from efn_ros.efn.learned import LearnedResidual
 from efn_ros.graph import Graph
-from efn_ros.types import Observation, Outcome, StepContext
+from efn_ros.policies.inference import Inference
+from efn_ros.types import Correction, Mode, Observation, Outcome, PolicyStep, Rollout, RolloutStep, StepContext
 from efn_ros.worlds.deployment import Deployment, sample_strengths
 from efn_ros.worlds.metaworld import TASKS, MetaWorld
 from efn_ros.worlds.stepper import Stepper
@@ -31,14 +33,15 @@ REMEMBERED_SEED, LESSON_SEED = 200_000, 300_000  # scenes that neither evaluatio
 class LessonConfig:
     """What is collected in one deployment.
 
-    seed: of the deployment and of everything drawn in it. strengths: of its shifts; empty: drawn too. remembered,
-    taught: rollouts that fill the bank, and that are taught in. bound: largest residual of the teacher, in the action's
-    units, (A,). noise: of the actions in lessons, standard deviation, smooth over a rollout. checkpoint: an EFN that
-    drives lessons too (DAgger); empty: none yet.
+    seed: of the deployment and of everything drawn in it. strengths: of its shifts; empty: drawn too. views: in how
+    many other deployments the same motion is seen. remembered, taught: rollouts that fill the bank, and that are taught
+    in. bound: largest residual of the teacher, in the action's units, (A,). noise: of the actions in lessons, standard
+    deviation, smooth over a rollout. checkpoint: an EFN that drives lessons too (DAgger); empty: none yet.
     """
 
     seed: int
     strengths: tuple[tuple[str, float], ...] = ()
+    views: int = 3
     remembered: int = 8
     taught: int = 8
     bound: tuple[float, ...] = (0.6, 0.6, 0.6, 1.0)
@@ -47,92 +50,143 @@ class LessonConfig:
     robot: str = "libero_sim"
 
 
-def collect(config: LessonConfig, path: Path) -> Path:
-    """Live through one deployment and write its lessons to `path`, a NumPy archive without pickle.
+def paths_of(seed: int, views: int, directory: Path) -> list[Path]:
+    """The files of one deployment: its own first, then those of its further views."""
+    return [directory / f"{seed}.npz", *(directory / f"{seed}_view{i}.npz" for i in range(1, views + 1))]
 
-    bank_*: one row for each remembered decision: rollout, executed, base (H, A), proprio, proprio_next (P,), latent
-    (dz,), success. *: one row for each decision that was taught: latent (L, dz), proprio, base, target (H, A), the
-    teacher's residual; similarity (M,), to every remembered decision. outcomes: of the remembered and taught rollouts.
+
+def collect(config: LessonConfig, directory: Path) -> list[Path]:
+    """Live through one deployment and write its lessons, NumPy archives without pickle; its own file comes last.
+
+    Every motion is also seen as other cameras would have shown it in another light, each a file of its own: as if that
+    deployment's arm had been told to do the same. bank_*: one row for each remembered decision: rollout, executed, base
+    (H, A), proprio, proprio_next (P,), latent (dz,), success. *: one row for each decision that was taught: latent
+    (L, dz), sketch int8 (T, d) and sketch_scale (T,), proprio, base, target (H, A), the teacher's residual; similarity
+    (M,), to every remembered decision. deployment: (12,), its coordinates. outcomes: shares of success of the
+    remembered and of the taught rollouts.
     """
     deployment = Deployment.draw(config.seed, dict(config.strengths) or sample_strengths(config.seed))
-    rng = np.random.default_rng([config.seed, 1])
     graph = Graph.load(config.robot)
-    steps = graph.parameters("libero_bridge")["execute_steps"]
-    world = MetaWorld(deployment=deployment, image_size=graph.parameters("libero_bridge")["image_size"])
-    with tempfile.TemporaryDirectory() as directory:
-        agent = make_agent(graph, directory)
+    with tempfile.TemporaryDirectory() as banks:
+        school = _School(config, deployment, graph, Path(banks))
         try:
-            remembered = [
-                agent.run(
-                    world,
-                    str(rng.choice(list(TASKS))),
-                    REMEMBERED_SEED + i,
-                    episode_id=f"remembered-{i}",
-                    execute_steps=steps,
-                    correct=False,
-                ).success
-                for i in range(config.remembered)
-            ]
-            reader = BankReader(directory)
-            lessons = _teach(config, world, deployment, graph, steps, reader, rng)
+            remembered = [school.remember(i) for i in range(config.remembered)]
+            taught = [school.teach(i) for i in range(config.taught)]
         finally:
-            agent.close()
-            world.close()
-        bank = _remembered(reader)
-    taught = lessons.pop("outcomes")
-    arrays = {**{f"bank_{name}": array for name, array in bank.items()}, **lessons}
-    arrays["outcomes"] = np.array([np.mean(remembered), np.mean(taught)], np.float32)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".tmp")
-    with partial.open("wb") as file:
-        np.savez(file, **arrays)
-    partial.replace(path)
-    return path
+            school.world.close()
+        outcomes = np.array([np.mean(remembered), np.mean(taught)], np.float32)
+        files = [view.lessons() | {"outcomes": outcomes} for view in school.views]
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = paths_of(config.seed, config.views, directory)
+    for path, arrays in reversed(list(zip(paths, files, strict=True))):
+        partial = path.with_suffix(".tmp")
+        with partial.open("wb") as file:
+            np.savez(file, **arrays)
+        partial.replace(path)
+    return paths
 
 
-def _teach(
-    config: LessonConfig,
-    world: MetaWorld,
-    deployment: Deployment,
-    graph: Graph,
-    execute_steps: int,
-    reader: BankReader,
-    rng: np.random.Generator,
-) -> dict[str, np.ndarray]:
-    inference = make_inference(graph.parameters("vla_policy"))
-    retriever = Retriever(reader, RecallConfig(rollouts_n=config.remembered, k=8, context=16))
-    student = LearnedResidual(config.checkpoint) if config.checkpoint else None
-    bound = np.array(config.bound, np.float32)
-    rows: list[tuple[np.ndarray, ...]] = []
-    outcomes = []
-    for i in range(config.taught):
-        task = str(rng.choice(list(TASKS)))
-        share, probe = rng.choice([0.0, 0.5, 1.0]), np.zeros(len(bound), np.float32)
-        driven = student is not None and rng.random() < 0.5
-        stepper = Stepper(world, task, LESSON_SEED + config.seed * config.taught + i, execute_steps=execute_steps)
+@dataclass
+class _View:
+    """One deployment as it is seen: its bank, and the decisions that were taught before its cameras."""
+
+    deployment: Deployment
+    bank: Path
+    rows: list[dict[str, np.ndarray]] = field(default_factory=list)
+
+    def lessons(self) -> dict[str, np.ndarray]:
+        remembered = _remembered(BankReader(self.bank))
+        taught = {name: np.stack([row[name] for row in self.rows]) for name in self.rows[0]}
+        own = {"deployment": self.deployment.coordinates()}
+        return {**{f"bank_{name}": array for name, array in remembered.items()}, **taught, **own}
+
+
+class _School:
+    """A simulated robot in one deployment, seen through its own cameras (the first view) and through others."""
+
+    def __init__(self, config: LessonConfig, deployment: Deployment, graph: Graph, banks: Path) -> None:
+        bridge, self._graph, self._config = graph.parameters("libero_bridge"), graph, config
+        self._execute_steps = bridge["execute_steps"]
+        self._rng = np.random.default_rng([config.seed, 1])
+        self._inference: Inference = make_inference(graph.parameters("vla_policy"))
+        self._student = LearnedResidual(config.checkpoint) if config.checkpoint else None
+        self._bound = np.array(config.bound, np.float32)
+        self.world = MetaWorld(deployment=deployment, image_size=bridge["image_size"])
+        eyes = [deployment, *(deployment.seen_otherwise(config.seed * config.views + i) for i in range(config.views))]
+        self.views = [_View(eye, banks / str(i)) for i, eye in enumerate(eyes)]
+
+    def remember(self, index: int) -> bool:
+        """The base alone, for one episode, into every bank."""
+        remembered: list[list[RolloutStep]] = [[] for _ in self.views]
+
+        def drive(seen: list[Observation], steps: list[PolicyStep]) -> np.ndarray:
+            executed = steps[0].base
+            for kept, observation, step in zip(remembered, seen, steps, strict=True):
+                said = replace(step, base=executed)  # a policy before those cameras would have said what it did
+                nothing = np.zeros_like(executed)
+                correction = Correction(step.context, executed, nothing, executed, 0.0, Mode.BASE, "not corrected")
+                kept.append(RolloutStep(observation, said, correction))
+            return executed
+
+        stepper = self._episode(f"remembered-{index}", REMEMBERED_SEED + index, drive)
+        for view, kept in zip(self.views, remembered, strict=True):
+            context, policy = kept[0].observation.context, kept[0].policy_step.policy
+            outcome = Outcome.SUCCESS if stepper.success else Outcome.FAILURE
+            told = (context.task, context.instruction, context.seed, outcome, stepper.control_step, index, policy)
+            writer = make_writer(self._graph.parameters("bank_writer"), view.bank)
+            writer.append(Rollout(context.episode_id, self._config.robot, *told, steps=tuple(kept)))
+            writer.close()
+        return stepper.success
+
+    def teach(self, index: int) -> bool:
+        """One episode driven by base, teacher or student, with noise; every decision is taught before every view."""
+        config, rng, bound = self._config, self._rng, self._bound
+        recall = RecallConfig(rollouts_n=config.remembered, k=8, context=16)
+        retrievers = [Retriever(BankReader(view.bank), recall) for view in self.views]
+        share, probe = np.float32(rng.choice([0.0, 0.5, 1.0])), np.zeros(len(bound), np.float32)
+        driven = self._student is not None and rng.random() < 0.5
+        low, high = self.world.spec.low, self.world.spec.high
+
+        def drive(seen: list[Observation], steps: list[PolicyStep]) -> np.ndarray:
+            nonlocal probe
+            nominal = replace(seen[0], images=self.world.observe_as(Deployment())[0])
+            wish = self._inference.policy.infer(nominal).action.astype(np.float64)
+            wish[:, :3] = self.views[0].deployment.undo(wish[:, :3])
+            wish = np.clip(wish, low, high)
+            for view, step, retriever in zip(self.views, steps, retrievers, strict=True):
+                row = {
+                    "latent": step.latent,
+                    "sketch_scale": step.sketch.scale,
+                    "proprio": step.proprio,
+                    "base": step.base,
+                    "target": np.clip(wish - step.base, -bound, bound),
+                    "similarity": retriever.similarities(step),
+                }
+                row = {name: array.astype(np.float32) for name, array in row.items()}
+                view.rows.append(row | {"sketch": step.sketch.q})
+            residual = share * self.views[0].rows[-1]["target"]
+            if driven:
+                residual, _ = self._student(steps[0], retrievers[0].recall(steps[0]))
+            probe = np.float32(0.9) * probe + rng.normal(0, 0.44 * config.noise, len(bound)).astype(np.float32)
+            return np.clip(steps[0].base + residual + probe * (bound > 0), low, high)
+
+        return self._episode(f"lesson-{index}", LESSON_SEED + config.seed * config.taught + index, drive).success
+
+    def _episode(
+        self, name: str, seed: int, drive: Callable[[list[Observation], list[PolicyStep]], np.ndarray]
+    ) -> Stepper:
+        """A whole episode of a task drawn at random; `drive` is given what each view shows and what the policy makes of
+        it, and returns the chunk to execute."""
+        world, task = self.world, str(self._rng.choice(list(TASKS)))
+        stepper = Stepper(world, task, seed, execute_steps=self._execute_steps)
         decision = 0
         while not stepper.done:
-            images, proprio = stepper.observe()
-            context = StepContext(f"lesson-{i}", decision, decision, task, world.spec.tasks[task], config.seed)
-            step = inference(Observation(context, images, proprio))
-            nominal = Observation(context, world.observe_nominal()[0], proprio)
-            wish = inference.policy.infer(nominal).action.astype(np.float64)
-            wish[:, :3] = deployment.undo(wish[:, :3])
-            wish = np.clip(wish, world.spec.low, world.spec.high)
-            target = np.clip(wish - step.base, -bound, bound).astype(np.float32)
-            recall = retriever.recall(step)
-            residual = student(step, recall)[0] if driven else np.float32(share) * target
-            probe = np.float32(0.9) * probe + rng.normal(0, 0.44 * config.noise, len(bound)).astype(np.float32)
-            similarity = retriever.similarities(step)
-            rows.append((step.latent, step.proprio, step.base, target, similarity))
-            stepper.execute(np.clip(step.base + residual + probe * (bound > 0), world.spec.low, world.spec.high))
+            context = StepContext(name, decision, decision, task, world.spec.tasks[task], self._config.seed)
+            eyes = [world.observe_as(view.deployment) for view in self.views]
+            seen = [Observation(context, images, proprio) for images, proprio in eyes]
+            stepper.execute(drive(seen, [self._inference(observation) for observation in seen]))
             decision += 1
-        outcomes.append(stepper.success)
-    names = ("latent", "proprio", "base", "target", "similarity")
-    lessons = {
-        name: np.stack(column).astype(np.float32) for name, column in zip(names, zip(*rows, strict=True), strict=True)
-    }
-    return {**lessons, "outcomes": np.array(outcomes)}
+        return stepper
 
 
 def _remembered(reader: BankReader) -> dict[str, np.ndarray]:

@@ -31,17 +31,22 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 class EfnConfig:
     """Sizes that the frozen policy sets, and the network's own.
 
-    horizon, action_size: H, A of a chunk. latent: (L, dz) of Z. bound: (A,) largest residual, in the action's units.
-    proprio_mean, proprio_std, motion_std: (P,) of proprioception and of its change over one decision, where it learned.
+    horizon, action_size: H, A of a chunk. latent: (L, dz) of Z. sketch: (T, d) of the visual tokens' sketch, of which
+    `channels` a token are read. bound: (A,) largest residual, in the action's units. proprio_mean, proprio_std,
+    motion_std: (P,) of proprioception and of its change over one decision, where it learned. identified: how many
+    coordinates of the deployment it tells.
     """
 
     horizon: int
     action_size: int
     latent: tuple[int, int]
+    sketch: tuple[int, int]
     bound: tuple[float, ...]
     proprio_mean: tuple[float, ...]
     proprio_std: tuple[float, ...]
     motion_std: tuple[float, ...]
+    identified: int = 0
+    channels: int = 16
     width: int = 128
     heads: int = 4
     layers: int = 2
@@ -59,9 +64,11 @@ class EfnConfig:
 
 @dataclass(frozen=True)
 class Present:
-    """The step that is to be corrected, batched: latent (B, L, dz), proprio (B, P), base (B, H, A), float32."""
+    """The step that is to be corrected, batched, float32: latent (B, L, dz), sketch (B, T, d), proprio (B, P), base
+    (B, H, A)."""
 
     latent: Tensor
+    sketch: Tensor
     proprio: Tensor
     base: Tensor
 
@@ -105,31 +112,36 @@ class CrossAttention(nn.Module):
 
 
 class Efn(nn.Module):
-    """The actor. `residual` is what a robot gets; `forward` what training needs."""
+    """The actor. `residual` is what a robot gets; `forward` what training needs.
+
+    Where training knows the deployment, `identify` learns to tell it, which gives the features that the residual needs.
+    """
 
     def __init__(self, config: EfnConfig) -> None:
         super().__init__()
         self.config = c = config
         chunk, proprio, width = c.horizon * c.action_size, len(c.proprio_mean), c.width
-        tokens, channels = c.latent
+        (tokens, channels), (seen, size) = c.latent, c.sketch
         for name in ("bound", "proprio_mean", "proprio_std", "motion_std"):
             self.register_buffer(name, torch.tensor(getattr(c, name), dtype=torch.float32), persistent=False)
-        self.present = _mlp(tokens * channels + proprio + chunk, width)
+        self.token = nn.Linear(size, c.channels)
+        self.view = nn.Linear(seen * c.channels, width)  # where things are in the image is in which token says it
+        self.present = _mlp(tokens * channels + width + proprio + chunk, width)
         self.recalled = _mlp(2 * chunk + 3 * proprio + channels + 2, width)
         self.nothing = nn.Parameter(torch.zeros(width))  # what is attended to where no memory helps
         self.attention = nn.ModuleList(CrossAttention(c) for _ in range(c.layers))
-        self.head = nn.Sequential(
-            nn.LayerNorm(2 * width), nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 2 * chunk)
-        )
-        nn.init.zeros_(self.head[-1].weight)  # training begins at the base policy
-        nn.init.zeros_(self.head[-1].bias)
+        self.trunk = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, width), nn.GELU())
+        self.identify = nn.Linear(width, c.identified)
+        self.head = nn.Linear(width, 2 * chunk)
+        nn.init.zeros_(self.head.weight)  # training begins at the base policy
+        nn.init.zeros_(self.head.bias)
 
-    def forward(self, present: Present, recalled: Recalled) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation of the residual before tanh, each (B, H, A)."""
-        c = self.config
+    def features(self, present: Present, recalled: Recalled) -> Tensor:
+        """(B, width): what both steps, the present one and those recalled, say together."""
         proprio = (present.proprio - self.proprio_mean) / self.proprio_std
         latent = F.layer_norm(present.latent, present.latent.shape[-1:])
-        query = self.present(torch.cat([latent.flatten(1), proprio, present.base.flatten(1)], dim=-1))[:, None]
+        view = self.view(self.token(present.sketch).flatten(1))
+        query = self.present(torch.cat([latent.flatten(1), view, proprio, present.base.flatten(1)], dim=-1))[:, None]
         past = (recalled.proprio - self.proprio_mean) / self.proprio_std
         memory = self.recalled(
             torch.cat(
@@ -152,13 +164,22 @@ class Efn(nn.Module):
         attended = F.pad(recalled.there, (0, 1), value=True)
         for layer in self.attention:
             query = layer(query, memory, attended)
-        mean, log_std = self.head(torch.cat([query[:, 0], mean], dim=-1)).chunk(2, dim=-1)
-        shape = (c.horizon, c.action_size)
+        return self.trunk(torch.cat([query[:, 0], mean], dim=-1))
+
+    def forward(self, present: Present, recalled: Recalled) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of the residual before tanh, each (B, H, A)."""
+        return self.actor(self.features(present, recalled))
+
+    def actor(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = self.head(features).chunk(2, dim=-1)
+        shape = (self.config.horizon, self.config.action_size)
         return mean.unflatten(-1, shape), log_std.clamp(*LOG_STD_RANGE).unflatten(-1, shape)
 
     def residual(self, present: Present, recalled: Recalled) -> Tensor:
         """tanh of the mean, bounded (section 5): (B, H, A); exactly zero where nothing was recalled."""
-        mean, _ = self(present, recalled)
+        return self.bounded(self(present, recalled)[0], recalled)
+
+    def bounded(self, mean: Tensor, recalled: Recalled) -> Tensor:
         return self.bound * torch.tanh(mean) * recalled.there.any(dim=1)[:, None, None]
 
     def save_pretrained(self, directory: str | Path) -> None:
@@ -195,7 +216,8 @@ class Efn(nn.Module):
 
 def present_of(step: PolicyStep) -> Present:
     """One step as a batch of one."""
-    return Present(*(torch.from_numpy(np.array(a, np.float32))[None] for a in (step.latent, step.proprio, step.base)))
+    arrays = (step.latent, step.sketch.dequantise(), step.proprio, step.base)
+    return Present(*(torch.from_numpy(np.array(array, np.float32))[None] for array in arrays))
 
 
 def recalled_of(steps: tuple[Experience, ...], config: EfnConfig) -> Recalled:

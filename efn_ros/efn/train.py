@@ -8,9 +8,9 @@ of another size out of its deployment's rollouts, so that one set of weights ser
 from __future__ import annotations
 
 import json
-import math
 import multiprocessing
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,22 +18,24 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from efn_ros.efn.lessons import LessonConfig, collect
+from efn_ros.efn.lessons import LessonConfig, collect, paths_of
 from efn_ros.efn.network import SIZES, Efn, EfnConfig, Present, Recalled
-from efn_ros.worlds.deployment import MAX_GAIN_LOG, MAX_OFFSET, MAX_YAW_RAD
+from efn_ros.worlds.deployment import MAX_GAIN_LOG, MAX_OFFSET, MAX_YAW_RAD, arm_coordinates
 
 RESIDUAL_SCALE = 0.1  # of the action's range, where the loss turns from squares to absolute values
-
 SMALLEST_SPREAD = 1e-6
+MEASURED = 1024  # decisions at most, in one validation
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """deployments, updates: one entry a round. volumes: of banks, in rollouts. nearest, context: recalled steps.
-    disguised: share of taught decisions that are taught with another arm. validation: share of the deployments that
+    disguised: share of taught decisions that are taught with another arm. identification: weight of telling the
+    deployment. validation: share of the deployments that
     only measure. first_seed: of deployments; those below are for evaluation.
     """
 
@@ -49,6 +51,7 @@ class TrainConfig:
     weight_decay: float = 0.01
     dropout: float = 0.1
     disguised: float = 0.8
+    identification: float = 0.1
     validation: float = 0.1
     validate_every: int = 250
     seed: int = 0
@@ -68,7 +71,7 @@ def train(config: TrainConfig) -> Path:
         seed += deployments
         target = directory / f"round_{round_}"
         if not (target / "facts.json").exists():
-            fit(config, [directory / "lessons" / f"{s}.npz" for s in range(config.first_seed, seed)], updates, target)
+            fit(config, range(config.first_seed, seed), updates, target)
         checkpoint = str(target)
     return Path(checkpoint)
 
@@ -80,7 +83,7 @@ def gather(config: TrainConfig, seeds: range, directory: Path, checkpoint: str) 
         return
     with ProcessPoolExecutor(config.processes, mp_context=multiprocessing.get_context("spawn")) as executor:
         jobs = [replace(config.lessons, seed=s, checkpoint=checkpoint) for s in missing]
-        futures = [executor.submit(collect, job, directory / f"{job.seed}.npz") for job in jobs]
+        futures = [executor.submit(collect, job, directory) for job in jobs]
         progress = tqdm(as_completed(futures), total=len(seeds), initial=len(seeds) - len(missing), desc="deployments")
         for future in progress:
             future.result()
@@ -104,6 +107,20 @@ class Arm:
             yaw_rad=MAX_YAW_RAD * size[4] * there[2],
         )
 
+    @classmethod
+    def of(cls, coordinates: np.ndarray) -> Arm:
+        """From the first five of `Deployment.coordinates`, (B, 5)."""
+        offset, gain, yaw = np.split(coordinates.astype(np.float64), (3, 4), axis=1)
+        return cls(MAX_OFFSET * offset, np.exp(MAX_GAIN_LOG * gain[:, 0]), MAX_YAW_RAD * yaw[:, 0])
+
+    def after(self, first: Arm) -> Arm:
+        """The arm that is told what `first` makes of a command."""
+        cos, sin = np.cos(self.yaw_rad), np.sin(self.yaw_rad)
+        x, y, z = first.offset.T
+        turned = np.column_stack([cos * x - sin * y, sin * x + cos * y, z])
+        offset = self.offset + self.gain[:, None] * turned
+        return Arm(offset, self.gain * first.gain, self.yaw_rad + first.yaw_rad)
+
     def undo(self, actions: np.ndarray) -> np.ndarray:
         """The actions (B, ..., A), float32, whose translation this arm turns into that of `actions`; in [-1, 1]."""
         axes = (slice(None), *(None,) * (actions.ndim - 2))
@@ -119,28 +136,29 @@ class Lessons:
     def __init__(self, paths: list[Path], config: TrainConfig) -> None:
         self._config = config
         self.parts = [{name: array for name, array in np.load(path).items()} for path in paths]
-        self.taught = {
-            name: np.concatenate([part[name] for part in self.parts])
-            for name in ("latent", "proprio", "base", "target")
-        }
+        names = ("latent", "sketch", "sketch_scale", "proprio", "base", "target")
+        self.taught = {name: np.concatenate([part[name] for part in self.parts]) for name in names}
         counts = [len(part["base"]) for part in self.parts]
-        self.deployment = np.repeat(np.arange(len(self.parts)), counts)
+        self.part = np.repeat(np.arange(len(self.parts)), counts)
         self.row = np.concatenate([np.arange(count) for count in counts])
+        self.deployment = np.stack([part["deployment"] for part in self.parts])
 
     def __len__(self) -> int:
         return len(self.row)
 
     def batch(
         self, rows: np.ndarray, rng: np.random.Generator, volume: int = 0, disguised: float = 0.0
-    ) -> tuple[Present, Recalled, torch.Tensor]:
-        """What is taught in `rows`, (B,). volume: of every bank; 0 draws one for each row. disguised: share of the rows
-        that are taught with another arm."""
+    ) -> tuple[Present, Recalled, Tensor, Tensor]:
+        """What is taught in `rows`, (B,): steps, target (B, H, A) and coordinates of the deployment (B, 12).
+
+        volume: of every bank; 0 draws one for each row. disguised: share of the rows taught with another arm.
+        """
         c = self._config
         k = c.nearest + c.context
         columns: dict[str, list[np.ndarray]] = {}
         there = np.zeros((len(rows), k), bool)
         for i, row in enumerate(rows):
-            part = self.parts[self.deployment[row]]
+            part = self.parts[self.part[row]]
             chosen = self._recall(part, self.row[row], rng, volume or int(rng.choice(c.volumes)))
             there[i, : len(chosen)] = True
             chosen = np.pad(chosen, (0, k - len(chosen)), mode="edge")
@@ -149,13 +167,15 @@ class Lessons:
             columns.setdefault("similarity", []).append(part["similarity"][self.row[row]][chosen])
         memory = {name: np.stack(column) for name, column in columns.items()}
         taught = {name: array[rows] for name, array in self.taught.items()}
+        taught["deployment"] = self.deployment[self.part[rows]]
         if disguised:
             chosen = np.flatnonzero(rng.random(len(rows)) < disguised)
             self._disguise(memory, taught, chosen, rng)
         tensor = torch.from_numpy
+        taught["sketch"] = taught["sketch"] * taught["sketch_scale"][..., None]
         recalled = Recalled(**{name: tensor(array) for name, array in memory.items()}, there=tensor(there))
-        present = Present(*(tensor(taught[name]) for name in ("latent", "proprio", "base")))
-        return present, recalled, tensor(taught["target"])
+        present = Present(*(tensor(taught[name]) for name in ("latent", "sketch", "proprio", "base")))
+        return present, recalled, tensor(taught["target"]), tensor(taught["deployment"])
 
     def _disguise(self, memory: dict, taught: dict, rows: np.ndarray, rng: np.random.Generator) -> None:
         """As if the arm had answered otherwise: the same motion, of memory and of the teacher, takes other commands.
@@ -169,6 +189,8 @@ class Lessons:
         base, target = taught["base"][rows], taught["target"][rows]
         bound = np.array(self._config.lessons.bound, np.float32)
         taught["target"][rows] = np.clip(arm.undo(base + target) - base, -bound, bound)
+        whole = Arm.of(taught["deployment"][rows, :5]).after(arm)
+        taught["deployment"][rows, :5] = arm_coordinates(whole.offset, whole.gain, whole.yaw_rad)
 
     def _recall(self, part: dict, row: int, rng: np.random.Generator, volume: int) -> np.ndarray:
         """Rows of the bank: the nearest, then some at random, out of `volume` of its rollouts."""
@@ -180,15 +202,15 @@ class Lessons:
         return np.concatenate([nearest, context])
 
 
-def fit(config: TrainConfig, paths: list[Path], updates: int, target: Path) -> None:
-    """Train from nothing on all lessons and write checkpoint and facts to `target`."""
+def fit(config: TrainConfig, seeds: Sequence[int], updates: int, target: Path) -> None:
+    """Train from nothing on the lessons of the deployments `seeds` and write checkpoint and facts to `target`."""
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.threads)
-    held_out = max(1, round(config.validation * len(paths)))
-    stride = len(paths) // held_out  # of every round some
-    measured = paths[::stride][:held_out]
-    lessons = Lessons([path for path in paths if path not in measured], config)
-    checks = Lessons(measured, config)
+    held_out = max(1, round(config.validation * len(seeds)))
+    measured = seeds[:: len(seeds) // held_out][:held_out]  # of every round some
+    files = {seed: paths_of(seed, config.lessons.views, Path(config.directory) / "lessons") for seed in seeds}
+    lessons = Lessons([path for seed in seeds if seed not in measured for path in files[seed]], config)
+    checks = Lessons([files[seed][0] for seed in measured], config)
     proprio = np.concatenate([part["bank_proprio"] for part in lessons.parts])
     motion = np.concatenate([part["bank_proprio_next"] for part in lessons.parts]) - proprio
     _, horizon, size = lessons.taught["base"].shape
@@ -197,6 +219,8 @@ def fit(config: TrainConfig, paths: list[Path], updates: int, target: Path) -> N
             horizon=horizon,
             action_size=size,
             latent=lessons.taught["latent"].shape[1:],
+            sketch=lessons.taught["sketch"].shape[1:],
+            identified=lessons.deployment.shape[1],
             bound=config.lessons.bound,
             proprio_mean=proprio.mean(axis=0).tolist(),
             proprio_std=_spread(proprio),
@@ -212,21 +236,24 @@ def fit(config: TrainConfig, paths: list[Path], updates: int, target: Path) -> N
     progress = tqdm(range(updates), desc=f"{target.name}: {len(lessons)} decisions", mininterval=5.0)
     losses = {}
     for update in progress:
-        present, recalled, wanted = lessons.batch(
-            rng.integers(len(lessons), size=config.batch), rng, disguised=config.disguised
-        )
-        loss = _loss(efn.train(), present, recalled, wanted)
+        rows = rng.integers(len(lessons), size=config.batch)
+        present, recalled, wanted, deployment = lessons.batch(rows, rng, disguised=config.disguised)
+        features = efn.train().features(present, recalled)
+        corrected = _distance(efn.bounded(efn.actor(features)[0], recalled), wanted)
+        identified = F.mse_loss(efn.identify(features), deployment)
+        loss = corrected + config.identification * identified
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(efn.parameters(), 1.0)
         optimiser.step()
         schedule.step()
-        log.add_scalar("loss/train", loss.item(), update)
+        log.add_scalar("loss/train", corrected.item(), update)
+        log.add_scalar("loss/identification", identified.item(), update)
         if (update + 1) % config.validate_every == 0 or update + 1 == updates:
             losses = validate(efn.eval(), checks, config)
             for name, value in losses.items():
                 log.add_scalar(f"loss/{name}", value, update)
-            progress.set_postfix({"train": f"{loss.item():.4f}", **{k: f"{v:.4f}" for k, v in losses.items()}})
+            progress.set_postfix({"train": f"{corrected.item():.4f}", **{k: f"{v:.4f}" for k, v in losses.items()}})
     log.close()
     efn.save_pretrained(target)
     settings = {name: value for name, value in asdict(config).items() if name != "directory"}
@@ -241,18 +268,21 @@ def _spread(values: np.ndarray) -> list[float]:
     return np.where(std > SMALLEST_SPREAD, std, 1.0).tolist()
 
 
-def _loss(efn: Efn, present: Present, recalled: Recalled, wanted: torch.Tensor) -> torch.Tensor:
-    return F.smooth_l1_loss(efn.residual(present, recalled), wanted, beta=RESIDUAL_SCALE)
+def _distance(residual: Tensor, wanted: Tensor) -> Tensor:
+    return F.smooth_l1_loss(residual, wanted, beta=RESIDUAL_SCALE)
 
 
 @torch.inference_mode()
 def validate(efn: Efn, checks: Lessons, config: TrainConfig) -> dict[str, float]:
-    """Loss on deployments that were not learnt from: without a residual, and with banks of each volume."""
+    """Loss on deployments that were not learnt from: without a residual, with banks of each volume, and, last, of
+    telling the deployment."""
     rng = np.random.default_rng(config.seed)
-    rows = rng.choice(len(checks), min(len(checks), 1024), replace=False)
-    losses = {"none": math.nan}
+    rows = rng.choice(len(checks), min(len(checks), MEASURED), replace=False)
+    losses = {}
     for volume in config.volumes:
-        present, recalled, wanted = checks.batch(rows, rng, volume)
-        losses["none"] = F.smooth_l1_loss(torch.zeros_like(wanted), wanted, beta=RESIDUAL_SCALE).item()
-        losses[f"volume_{volume}"] = _loss(efn, present, recalled, wanted).item()
+        present, recalled, wanted, deployment = checks.batch(rows, rng, volume)
+        losses["none"] = _distance(torch.zeros_like(wanted), wanted).item()
+        features = efn.features(present, recalled)
+        losses[f"volume_{volume}"] = _distance(efn.bounded(efn.actor(features)[0], recalled), wanted).item()
+        losses["identification"] = F.mse_loss(efn.identify(features), deployment).item()
     return losses

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,6 +24,7 @@ MAX_LATENCY_STEPS = 3
 
 KINDS = ("offset", "gain", "yaw", "camera", "zoom", "light", "latency")
 SAMPLED = tuple(kind for kind in KINDS if kind != "latency")
+SEEN = ("camera", "zoom", "light")  # what changes the images alone
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,25 @@ class Deployment:
             tint=tuple(tint.tolist()),
         )
 
+    def seen_otherwise(self, seed: int) -> Deployment:
+        """The same arm before other cameras and in another light: each kind is there in two of three draws."""
+        rng = np.random.default_rng([seed, len(KINDS), 1])
+        strengths = {kind: float(rng.uniform(0.3, 1.0)) for kind in SEEN if rng.random() < 2 / 3}
+        other = self.draw(int(rng.integers(2**31)), strengths)
+        eyes = ("camera_shift_m", "camera_turn_rad", "zoom", "light", "tint")
+        return replace(self, **{name: getattr(other, name) for name in eyes})
+
+    def coordinates(self) -> np.ndarray:
+        """float32 (12,), each as a share of its strongest: offset (3,), gain, yaw; camera shift (3,) and turn (2,),
+        zoom, brightness."""
+        arm = arm_coordinates(np.array([self.offset]), np.array([self.gain]), np.array([self.yaw_rad]))[0]
+        camera = (
+            np.divide([*self.camera_shift_m], MAX_CAMERA_SHIFT_M),
+            np.divide(self.camera_turn_rad, MAX_CAMERA_TURN_RAD),
+        )
+        logs = np.log([self.zoom, self.light]) / (MAX_ZOOM_LOG, MAX_LIGHT_LOG)
+        return np.concatenate([arm, *camera, logs]).astype(np.float32)
+
     def move(self, translation: np.ndarray) -> np.ndarray:
         """What the arm does when told to move by `translation` (3,), both as fractions of full speed."""
         cos, sin = math.cos(self.yaw_rad), math.sin(self.yaw_rad)
@@ -96,6 +116,11 @@ class Deployment:
         cos, sin = math.cos(self.yaw_rad), math.sin(self.yaw_rad)
         x, y, z = np.moveaxis((motion - np.array(self.offset)) / self.gain, -1, 0)
         return np.stack([cos * x + sin * y, cos * y - sin * x, z], axis=-1)
+
+
+def arm_coordinates(offset: np.ndarray, gain: np.ndarray, yaw_rad: np.ndarray) -> np.ndarray:
+    """The first five of `Deployment.coordinates`, (B, 5), of offset (B, 3), gain and yaw_rad (B,)."""
+    return np.column_stack([offset / MAX_OFFSET, np.log(gain) / MAX_GAIN_LOG, yaw_rad / MAX_YAW_RAD])
 
 
 def sample_strengths(seed: int) -> dict[str, float]:

@@ -129,9 +129,9 @@ class MetaWorld:
 
     # What demonstrations and lessons are made with; a policy at work never sees any of it.
 
-    def observe_nominal(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """What `observe` would give without a deployment: the eyes of a teacher."""
-        return self._look(Deployment())
+    def observe_as(self, deployment: Deployment) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """What `observe` would give in another deployment; as trained, these are the eyes of a teacher."""
+        return self._look(deployment)
 
     def expert(self) -> np.ndarray:
         """The scripted expert's action (A,) in the present state; it reads the simulator's own positions."""

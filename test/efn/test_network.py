@@ -10,12 +10,12 @@ from efn_ros.efn.learned import LearnedResidual
 from efn_ros.efn.network import SIZES, Efn, EfnConfig, Present, Recalled, present_of, recalled_of
 from efn_ros.types import Experience, Outcome, PolicyStep, Quantised, Recall, StepContext
 
-H, A, P, L, DZ = 3, 2, 4, 2, 8
+H, A, P, L, DZ, T, D = 3, 2, 4, 2, 8, 5, 6
 CONFIG = EfnConfig(
-    horizon=H, action_size=A, latent=(L, DZ), bound=(0.5, 0.25), proprio_mean=(0.1,) * P, proprio_std=(0.2,) * P,
-    motion_std=(0.05,) * P, width=32, heads=4, layers=2, feedforward=64,
+    horizon=H, action_size=A, latent=(L, DZ), sketch=(T, D), bound=(0.5, 0.25), proprio_mean=(0.1,) * P,
+    proprio_std=(0.2,) * P, motion_std=(0.05,) * P, identified=3, width=32, heads=4, layers=2, feedforward=64,
 )  # fmt: skip
-NO_TOKENS = Quantised(np.zeros((1, 4), np.int8), np.ones(1, np.float32))
+KEY = Quantised(np.zeros(4, np.int8), np.float32(1))
 
 
 @pytest.fixture
@@ -23,12 +23,12 @@ def efn() -> Efn:
     """With a head that says something: at its start a network proposes nothing."""
     torch.manual_seed(0)
     made = Efn(CONFIG).eval()
-    torch.nn.init.normal_(made.head[-1].weight)
+    torch.nn.init.normal_(made.head.weight)
     return made
 
 
 def present(batch=5) -> Present:
-    return Present(torch.randn(batch, L, DZ), torch.randn(batch, P), torch.randn(batch, H, A))
+    return Present(torch.randn(batch, L, DZ), torch.randn(batch, T, D), torch.randn(batch, P), torch.randn(batch, H, A))
 
 
 def recalled(batch=5, k=6) -> Recalled:
@@ -48,7 +48,8 @@ def step() -> PolicyStep:
     rng = np.random.default_rng(0)
     draw = lambda *shape: rng.standard_normal(shape, dtype=np.float32)  # noqa: E731
     context = StepContext("e0", 0, 0, "reach", "reach the goal")
-    return PolicyStep(context, draw(H, A), NO_TOKENS, NO_TOKENS, draw(L, DZ), draw(4), draw(P))
+    sketch = Quantised(rng.integers(-9, 9, (T, D), dtype=np.int8), np.full(T, 0.1, np.float32))
+    return PolicyStep(context, draw(H, A), KEY, sketch, draw(L, DZ), draw(4), draw(P))
 
 
 def experiences(count: int) -> tuple[Experience, ...]:
@@ -110,14 +111,15 @@ def test_every_recalled_cue_and_the_present_step_matter(efn):
         if name == "latent":  # a shift of all channels is normalised away
             changed = replace(memory, latent=memory.latent.flip(-1))
         assert not torch.allclose(efn.residual(now, changed), expected), name
-    for name in ("latent", "proprio", "base"):
+    for name in ("latent", "sketch", "proprio", "base"):
         changed = replace(now, **{name: getattr(now, name).flip(-1)})
         assert not torch.allclose(efn.residual(changed, memory), expected), name
 
 
 def test_gradients_reach_every_parameter(efn):
-    mean, log_std = efn(present(), recalled())
-    (mean.sum() + log_std.sum()).backward()
+    features = efn.features(present(), recalled())
+    mean, log_std = efn.actor(features)
+    (mean.sum() + log_std.sum() + efn.identify(features).sum()).backward()
     silent = [name for name, p in efn.named_parameters() if p.grad is None or not p.grad.any()]
     assert not silent
 
@@ -186,6 +188,7 @@ def test_where_nothing_was_recalled_it_says_why(learned):
             r"base action of the step has shape \(3, 3\); the EFN takes \(3, 2\)",
         ),
         ({"latent": np.zeros((1, DZ), np.float32)}, "latent of the step"),
+        ({"sketch": KEY}, "sketch of the step"),
         ({"proprio": np.zeros(P - 1, np.float32)}, "proprioception of the step"),
     ],
 )

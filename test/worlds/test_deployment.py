@@ -90,6 +90,29 @@ def test_a_sampled_deployment_has_one_to_three_kinds_of_shift_of_some_strength()
     assert all(0.3 <= strength <= 1.0 for strengths in drawn for strength in strengths.values())
 
 
+@given(seeds)
+def test_the_coordinates_are_shares_of_the_strongest_shift(seed):
+    assert not Deployment().coordinates().any()
+    drawn = Deployment.draw(seed, dict.fromkeys(KINDS, 1.0))
+    expected = [
+        *np.divide(drawn.offset, MAX_OFFSET), math.log(drawn.gain) / MAX_GAIN_LOG, drawn.yaw_rad / MAX_YAW_RAD,
+        *np.divide(drawn.camera_shift_m, MAX_CAMERA_SHIFT_M), *np.divide(drawn.camera_turn_rad, MAX_CAMERA_TURN_RAD),
+        math.log(drawn.zoom) / MAX_ZOOM_LOG, math.log(drawn.light) / MAX_LIGHT_LOG,
+    ]  # fmt: skip
+    np.testing.assert_allclose(drawn.coordinates(), expected, atol=1e-6)
+    assert (np.abs(drawn.coordinates()) <= 1 + 1e-6).all()
+
+
+@given(seeds)
+def test_seen_otherwise_the_arm_stays_the_same(seed):
+    drawn = Deployment.draw(seed, dict.fromkeys(KINDS, 1.0))
+    other = drawn.seen_otherwise(seed)
+    assert other == drawn.seen_otherwise(seed)
+    for name in ("offset", "gain", "yaw_rad", "latency_steps"):
+        assert getattr(other, name) == getattr(drawn, name)
+    assert other.camera_shift_m != drawn.camera_shift_m
+
+
 @given(st.tuples(*[st.floats(-1, 1)] * 3), st.floats(-math.pi, math.pi), st.floats(0.5, 2))
 def test_a_move_is_scaled_then_turned_then_offset(translation, yaw, gain):
     offset = (0.1, -0.2, 0.3)

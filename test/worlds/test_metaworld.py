@@ -220,7 +220,7 @@ def test_cameras_and_light_change_the_image_and_nothing_else(world, deployed, sh
 def test_a_teacher_sees_the_scene_as_trained_and_leaves_no_trace(world, deployed):
     shifted = deployed(camera_shift_m=(0.05, 0.0, 0.0), zoom=1.1, light=0.6, tint=(1.2, 1.0, 0.8))
     seen = first_images(shifted, "reach", 0)
-    nominal, proprio = shifted.observe_nominal()
+    nominal, proprio = shifted.observe_as(Deployment())
     expected = first_images(world, "reach", 0)
     again, same = shifted.observe()
     for name in expected:
