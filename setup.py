@@ -4,7 +4,7 @@ from setuptools import find_packages, setup
 
 setup(
     packages=find_packages(include=["efn_ros", "efn_ros.*"]),
-    package_data={"efn_ros": ["ros/*.xml", "policies/pocket_vla/checkpoint/*"]},
+    package_data={"efn_ros": ["ros/*.xml", "policies/pocket_vla/checkpoint/*", "efn/checkpoint/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/efn_ros"]),
         ("share/efn_ros", ["package.xml"]),

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from efn_ros.agent import Agent
 from efn_ros.bank import BankReader, BankWriter, Projection, RecallConfig, Retriever
 from efn_ros.efn import Corrector, RecalledAction
 from efn_ros.efn.corrector import Residual
+from efn_ros.efn.exploration import Exploration, actor_sampler
 from efn_ros.graph import Graph
 from efn_ros.policies import FrozenPolicy, load_policy
 from efn_ros.policies.inference import Inference
@@ -44,9 +47,9 @@ def make_inference(p: Parameters) -> Inference:
     return Inference(make_policy(p), make_projection(p))
 
 
-def make_retriever(p: Parameters, bank: str | Path) -> Retriever:
+def make_recall(p: Parameters) -> RecallConfig:
     """Of experience_retrieval."""
-    config = RecallConfig(
+    return RecallConfig(
         rollouts_n=p["rollouts"],
         k=p["k"],
         context=p["context"],
@@ -58,7 +61,11 @@ def make_retriever(p: Parameters, bank: str | Path) -> Retriever:
         proprio=p["weight_proprio"],
         argmax=p["argmax"],
     )
-    return Retriever(BankReader(Path(bank).expanduser(), skip_corrupt=True), config)
+
+
+def make_retriever(p: Parameters, bank: str | Path) -> Retriever:
+    """Of experience_retrieval."""
+    return Retriever(BankReader(Path(bank).expanduser(), skip_corrupt=True), make_recall(p))
 
 
 def make_writer(p: Parameters, bank: str | Path) -> BankWriter:
@@ -84,7 +91,29 @@ def make_corrector(p: Parameters) -> Corrector:
     values = {name: value * size if len(value) == 1 else value for name, value in values.items()}
     limits = ActionLimits.create(rate_hz=p["rate_hz"], **values)
     measured = [] if list(p["limits.measured"]) == [-1] else p["limits.measured"]
-    return Corrector(limits, make_residual(p), control_steps=p["control_steps"], measured=measured)
+    return Corrector(
+        limits,
+        make_residual(p),
+        control_steps=p["control_steps"],
+        measured=measured,
+        shadow=p["shadow"],
+        explore=make_exploration(p, limits.residual),
+    )
+
+
+def make_exploration(p: Parameters, bound: np.ndarray) -> Exploration:
+    """Of efn_corrector. bound: (A,) largest residual. Raises ValueError for parameters that do not fit each other."""
+    samples = p["exploration.mode"] == "residual" and p["method"] == "learned"
+    return Exploration(
+        mode=p["exploration.mode"],
+        scale=p["exploration.scale"],
+        max_confidence=p["exploration.max_confidence"],
+        rate=p["exploration.rate"],
+        bound=bound,
+        control_steps=p["control_steps"],
+        rate_hz=p["rate_hz"],
+        sampler=actor_sampler(p["checkpoint"], gain=p["gain"]) if samples else None,
+    )
 
 
 def make_deployment(p: Parameters) -> Deployment:
@@ -93,10 +122,11 @@ def make_deployment(p: Parameters) -> Deployment:
     return Deployment.draw(p["deployment.seed"], strengths)
 
 
-def make_simulation(p: Parameters) -> World:
-    """Of libero_bridge."""
+def make_simulation(p: Parameters, deployment: Deployment | None = None) -> World:
+    """Of libero_bridge. deployment: instead of the one that the parameters draw."""
     settings = {"assets": p["libero_assets"]} if p["world"] == "libero" else {}
-    return make_world(p["world"], deployment=make_deployment(p), image_size=p["image_size"], **settings)
+    deployment = deployment or make_deployment(p)
+    return make_world(p["world"], deployment=deployment, image_size=p["image_size"], **settings)
 
 
 def make_agent(graph: Graph, bank: str | Path | None) -> Agent:

@@ -29,6 +29,7 @@ class Mode(enum.IntEnum):
     BASE = 1
     HOLD = 2
     STOPPED = 3
+    SHADOW = 4
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,10 @@ class Correction:
     """The action that goes out: base + residual, equation (7), kept within every limit as `corrected`; all (H, A).
 
     limited: a limit of motion made `corrected` differ from base + residual. mode, reason: what it is and, where it is
-    not `CORRECTED`, why. rollout_id, rollout_step: the experience behind it.
+    not `CORRECTED`, why (of SHADOW: why nothing was proposed). rollout_id, rollout_step: the experience behind it.
+    proposed: (H, A), the residual that memory proposed, as far as the limits leave it, also where it was not executed;
+    None where it proposed nothing. cut: the limits left less of it than memory asked for. exploration: which of
+    `exploration.MODES` made `residual` differ from `proposed`; empty where none did.
     """
 
     context: StepContext
@@ -149,6 +153,9 @@ class Correction:
     rollout_id: str = ""
     rollout_step: int = -1
     limited: bool = False
+    proposed: np.ndarray | None = None
+    cut: bool = False
+    exploration: str = ""
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,13 @@ CONSTANT = {
 CORRECTOR = {
     "method": "recalled_action",
     "checkpoint": "",
+    "shadow": False,
     "gain": 0.5,
     "min_confidence": 0.5,
+    "exploration.mode": "off",
+    "exploration.scale": 0.5,
+    "exploration.max_confidence": 1.0,
+    "exploration.rate": 1.0,
     "control_steps": 2,
     "rate_hz": 10.0,
     "limits.low": [-1.0, -2.0],
@@ -115,6 +120,26 @@ def test_limits_arrive_where_they_belong():
 def test_limits_that_do_not_fit_one_another_are_named():
     with pytest.raises(ValueError, match="limit 'high' has 3 entries, but an action has 2"):
         assembly.make_corrector({**CORRECTOR, "limits.high": [1.0, 1.0, 1.0]})
+
+
+def test_a_shadow_is_configured_by_the_parameters():
+    corrector = assembly.make_corrector({**CORRECTOR, "shadow": True})
+    assert corrector.correct(step([[0, 0]]), Recall(reason="nothing")).mode == Mode.SHADOW
+
+
+def test_exploration_is_configured_by_the_parameters():
+    bound = np.array([0.25, 0.25], np.float32)
+    own = assembly.make_exploration({**CORRECTOR, "exploration.mode": "noise", "exploration.rate": 0.75}, bound)
+    assert (own.mode, own.scale, own.max_confidence, own.rate) == ("noise", 0.5, 1.0, 0.75)
+    assert (own.bound is bound, own.control_steps, own.rate_hz) == (True, 2, 10.0)
+
+
+def test_only_a_learned_actor_can_be_sampled(tmp_path):
+    values = {**CORRECTOR, "exploration.mode": "residual"}
+    with pytest.raises(ValueError, match="samples the learned actor; set method: learned"):
+        assembly.make_corrector(values)
+    with pytest.raises(FileNotFoundError, match="no EFN checkpoint in"):
+        assembly.make_exploration({**values, "method": "learned", "checkpoint": str(tmp_path)}, np.ones(2))
 
 
 # The memory

@@ -1,262 +1,491 @@
-"""Paired evaluation: what is compared with what, the interval around it, and a run that goes on where it stopped."""
+"""Paired evaluation: who meets which scene, the intervals around it, and a run that goes on where it stopped."""
 
 import dataclasses
 import json
 import math
 from concurrent.futures import Executor, Future
 
+import numpy as np
 import pytest
+import scipy.stats
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from efn_ros.bank import BankReader
-from efn_ros.evaluation import BASE, MEMORY, REMEMBERED_SEED, Comparison, Episode, Job, compare, evaluate, run_job
-from efn_ros.types import Outcome
+from efn_ros.commands.evaluate import _variants
+from efn_ros.commands.main import main
+from efn_ros.evaluation import BASE, MEMORY, Episode, Job, TrainedDeploymentError, Way, compare, comparisons, plan
+from efn_ros.evaluation import evaluate as run_all
+from efn_ros.evaluation.plan import AS_TRAINED, MEMORYLESS, RECALL, SCENES, WRONG, remembered_scene, scene
+from efn_ros.evaluation.run import Fill, FirstRollouts, fill_bank, run_job
+from efn_ros.evaluation.statistics import draw_counts
+from efn_ros.graph import Graph, config_directory
+from efn_ros.report.results import evaluation_block
+from efn_ros.worlds.deployment import sample_strengths
 
-JOB = Job("libero_sim", "as trained", "reach", episodes=2, remembered=1)
+BASES = Way(BASE, correct=False)
 
 
-def episode(seed, way=BASE, success=False, task="reach", deployment="as trained", **values):
+def episode(seed, way=BASE, success=False, task="reach", deployment=0, volume=0, shifts=(), **values):
     values = {"length": 100, "residual": 0.0, "corrected": 0.0, "confidence": 0.0, **values}
-    return Episode(deployment, task, way, seed, success, **values)
+    return Episode(deployment, dict(shifts), task, way, volume, seed, bool(success), **values)
 
 
-def pairs(*outcomes, **values):
-    """Episodes of both ways, from (base succeeded, memory succeeded) for each seed."""
-    for seed, successes in enumerate(outcomes):
-        for way, success in zip((BASE, MEMORY), successes, strict=True):
-            yield episode(seed, way, bool(success), **values)
+def pairs(*outcomes, way=MEMORY, volume=5, **values):
+    """Episodes of the base and of a way, from (base succeeded, way succeeded) for each seed."""
+    for seed, (before, after) in enumerate(outcomes):
+        yield episode(seed, BASE, before, **values)
+        yield episode(seed, way, after, volume=volume, **values)
+
+
+def worth(episodes, resamples=10_000):
+    return compare(episodes, MEMORY, 5, resamples=resamples)
+
+
+# Plans
+
+
+def ways(job):
+    return [(way.name, way.volume, way.bank) for way in job.ways]
+
+
+def test_a_deployment_is_met_by_the_base_by_every_volume_and_by_the_controls_at_the_largest():
+    jobs = plan("libero_sim", ["reach", "push"], [3, 4], volumes=(5, 0, 2, 5), variants={"recall": "recall.yaml"})
+    assert [(job.deployment, job.task) for job in jobs] == [(3, "reach"), (3, "push"), (4, "reach"), (4, "push")]
+    memory = [(MEMORY, volume, 3) for volume in (0, 2, 5)]
+    assert ways(jobs[0]) == [(BASE, 0, None), *memory, ("recall", 5, 3), (WRONG, 5, 4), (AS_TRAINED, 5, None)]
+    assert [way.name for way in jobs[0].ways if not way.correct] == [BASE]
+    assert [way.overlays for way in jobs[0].ways if way.overlays] == [("recall.yaml",)]
+
+
+def test_the_wrong_memory_is_that_of_the_next_deployment_and_never_ones_own():
+    def wrong(*deployments):
+        jobs = plan("libero_sim", ["reach"], deployments)
+        return [(job.deployment, way.bank) for job in jobs for way in job.ways if way.name == WRONG]
+
+    assert wrong(0, 1, 2) == [(0, 1), (1, 2), (2, 0)]
+    assert wrong(7) == [(7, 8)] and wrong(9999) == [(9999, 0)]
+    assert wrong(None) == [(None, 0)]
+
+
+def test_as_trained_the_memory_of_the_base_as_trained_is_no_control():
+    (job,) = plan("libero_sim", ["reach"], [None], volumes=(1,))
+    assert ways(job) == [(BASE, 0, None), (MEMORY, 1, None), (WRONG, 1, 0)]
+
+
+def test_without_memory_there_are_no_controls_of_it():
+    (job,) = plan("libero_sim", ["reach"], [0], volumes=(0,), variants={"recall": "recall.yaml"})
+    assert ways(job) == [(BASE, 0, None), (MEMORY, 0, 0)]
+
+
+@pytest.mark.parametrize("seed", [10_000, 123_456, -1])
+def test_deployments_that_training_may_have_met_are_refused(seed):
+    with pytest.raises(TrainedDeploymentError, match=f"deployment {seed} is not held out.*from 0 to 9999"):
+        plan("libero_sim", ["reach"], [0, seed])
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"volumes": ()}, "volumes are"),
+        ({"volumes": (1, -1)}, r"volumes are \[1, -1\].*none below 0"),
+        ({"variants": {WRONG: "w.yaml"}}, "'wrong memory' is taken"),
+        ({"episodes": 0}, "0 episodes"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        plan("libero_sim", ["reach"], [0], **changes)
+
+
+def test_scenes_that_fill_banks_are_never_evaluated_and_deployments_have_their_own():
+    evaluated = [{scene(d, i) for i in range(1000)} for d in range(50)]
+    remembered = [{remembered_scene(d, i) for i in range(1000)} for d in range(50)]
+    assert len(set().union(*evaluated)) == len(set().union(*remembered)) == SCENES
+    assert not set().union(*evaluated) & set().union(*remembered)
+    assert max(remembered_scene(9999, i) for i in range(1000)) < 100_000, "policies are trained on scenes from there on"
+    assert [scene(None, i) for i in range(3)] == [0, 1, 2]
 
 
 # Comparisons
 
 
 def test_scenes_that_memory_fixed_and_broke_are_counted():
-    found = compare(pairs((0, 0), (0, 1), (0, 1), (1, 0), (1, 1)), "as trained", "reach")
+    found = worth(pairs((0, 0), (0, 1), (0, 1), (1, 0), (1, 1)))
     assert (found.pairs, found.fixed, found.broke) == (5, 2, 1)
-    assert (found.base, found.memory) == (pytest.approx(2 / 5), pytest.approx(3 / 5))
-    assert (found.deployment, found.task) == ("as trained", "reach")
+    assert (found.base.value, found.success.value) == (pytest.approx(2 / 5), pytest.approx(3 / 5))
+    assert found.difference.value == pytest.approx(1 / 5)
+    assert found.removed.value == pytest.approx((3 - 2) / 3)
 
 
-def test_only_scenes_met_both_ways_are_compared():
-    lonely = [episode(8, BASE, True), episode(9, MEMORY, True), episode(REMEMBERED_SEED, "remembered", True)]
-    found = compare([*lonely, *pairs((1, 1), (0, 1))], "as trained", "reach")
-    assert (found.pairs, found.base, found.memory) == (2, 0.5, 1.0)
+def test_only_scenes_met_both_ways_with_this_volume_are_compared():
+    lonely = [episode(8, BASE, True), episode(9, MEMORY, True, volume=5), *pairs((0, 0), volume=2, task="push")]
+    found = worth([*lonely, *pairs((1, 1), (0, 1))])
+    assert (found.pairs, found.base.value, found.success.value) == (2, 0.5, 1.0)
+
+
+def test_the_same_seed_in_another_deployment_or_task_is_another_scene():
+    episodes = [
+        *pairs((0, 1)),
+        *pairs((1, 1), task="push"),
+        *pairs((1, 0), deployment=1),
+        *pairs((0, 0), deployment=None),
+    ]
+    found = worth(episodes)
+    assert (found.pairs, found.fixed, found.broke) == (4, 1, 1)
 
 
 def test_no_scene_met_both_ways_is_no_comparison():
-    with pytest.raises(ValueError, match="no scene of 'reach' in deployment 'as trained' was met with and without"):
-        compare([episode(8, BASE, True)], "as trained", "reach")
+    with pytest.raises(ValueError, match="no scene was met both by the base and by 'memory' with a memory of 5"):
+        worth([episode(8, BASE, True)])
 
 
-def test_scenes_are_those_of_one_task_in_one_deployment():
-    episodes = [
-        *pairs((0, 1)),
-        *pairs((1, 0), (1, 0), task="push"),
-        *pairs((0, 0), (0, 0), (0, 0), deployment="camera"),
-    ]
-    assert compare(episodes, "as trained", "reach").pairs == 1
-    assert compare(episodes, "as trained", "push").broke == 2
-    assert compare(episodes, "camera", "reach").pairs == 3
-    everything = compare(episodes, "as trained", "all")
-    assert (everything.task, everything.pairs, everything.fixed, everything.broke) == ("all", 3, 1, 2)
+def test_where_the_base_never_fails_nothing_can_be_removed():
+    found = worth(pairs((1, 1), (1, 0)))
+    assert found.removed is None and found.broke == 1
 
 
-def test_steps_are_those_of_successes():
-    episodes = [
-        episode(0, BASE, True, length=40),
-        episode(0, MEMORY, True, length=20, residual=0.1),
-        episode(1, BASE, False, length=200),
-        episode(1, MEMORY, True, length=30, residual=0.3),
-    ]
-    found = compare(episodes, "as trained", "reach")
-    assert (found.base_steps, found.memory_steps) == (40, 25)
-    assert found.residual == pytest.approx(0.2)
+def test_steps_are_those_of_scenes_where_both_succeeded():
+    def met(seed, *lengths):
+        """Lengths of base and memory; None is a failure."""
+        for way, volume, length in zip((BASE, MEMORY), (0, 5), lengths, strict=True):
+            yield episode(seed, way, length is not None, volume=volume, length=length or 200, residual=0.1 * volume)
 
-
-def test_without_a_success_there_are_no_steps():
-    found = compare(pairs((0, 1)), "as trained", "reach")
-    assert math.isnan(found.base_steps) and found.memory_steps == 100
+    found = worth([*met(0, 40, 20), *met(1, 60, 50), *met(2, None, 30), *met(3, 90, None)])
+    assert (found.base_steps, found.steps) == (50, 35)
+    assert found.residual == pytest.approx(0.5)
+    never = worth([*met(0, None, 30), *met(1, 90, None)])
+    assert never.steps is None and never.base_steps is None
 
 
 @pytest.mark.parametrize("outcome, difference", [((0, 1), 1), ((1, 0), -1), ((1, 1), 0), ((0, 0), 0)])
 def test_where_every_pair_says_the_same_the_interval_is_that_point(outcome, difference):
-    found = compare(pairs(*[outcome] * 7), "as trained", "reach")
-    assert (found.low, found.high) == (difference, difference)
+    found = worth(pairs(*[outcome] * 7))
+    assert dataclasses.astuple(found.difference) == (difference,) * 3
+    assert found.removed is None or dataclasses.astuple(found.removed) == (difference,) * 3
+
+
+def binomial_interval(fixed, count):
+    """Quantiles of the mean of `count` pairs drawn with replacement, of which a share was fixed, in closed form."""
+    return scipy.stats.binom.ppf((0.025, 0.975), count, fixed / count) / count
 
 
 @pytest.mark.parametrize("fixed, count", [(10, 20), (3, 12), (40, 50)])
-def test_the_interval_is_that_of_the_binomial_distribution(fixed, count):
-    """Pairs drawn with replacement, of which a share was fixed: their mean is binomial, in closed form."""
-    found = compare(pairs(*[(0, 1)] * fixed, *[(0, 0)] * (count - fixed)), "as trained", "reach")
-    share, below, quantiles = fixed / count, 0.0, []
-    for k in range(count + 1):
-        below += math.comb(count, k) * share**k * (1 - share) ** (count - k)
-        quantiles += [k / count] * ((below >= 0.025) + (below >= 0.975) - len(quantiles))
-    assert (found.low, found.high) == pytest.approx(quantiles)
+@pytest.mark.parametrize("level", ["deployment", "scene"])
+def test_with_branches_at_one_level_only_the_interval_is_that_of_the_binomial_distribution(level, fixed, count):
+    outcomes = [(0, 1)] * fixed + [(0, 0)] * (count - fixed)
+    if level == "scene":
+        episodes = list(pairs(*outcomes))
+    else:
+        episodes = [e for d, outcome in enumerate(outcomes) for e in pairs(outcome, deployment=d)]
+    found = worth(episodes)
+    assert (found.difference.low, found.difference.high) == pytest.approx(binomial_interval(fixed, count))
+    assert found.removed == found.difference, "the base always fails"
+
+
+def test_the_flat_case_is_the_paired_bootstrap():
+    rng = np.random.default_rng(1)
+    outcomes = rng.random((80, 2)) < (0.6, 0.8)
+    found = worth([e for d, pair in enumerate(outcomes) for e in pairs(pair, deployment=d)])
+    before, after = outcomes.T.astype(float)
+
+    def removed(base, memory, axis=-1):
+        return (memory - base).sum(axis) / (1 - base).sum(axis)
+
+    for estimate, statistic in (
+        (found.success, lambda base, memory, axis=-1: memory.mean(axis)),
+        (found.difference, lambda base, memory, axis=-1: (memory - base).mean(axis)),
+        (found.removed, removed),
+    ):
+        expected = scipy.stats.bootstrap(
+            (before, after), statistic, paired=True, method="percentile", n_resamples=10_000, rng=2
+        ).confidence_interval
+        assert (estimate.low, estimate.high) == pytest.approx(tuple(expected), abs=0.03)
+        assert estimate.value == pytest.approx(statistic(before, after))
+
+
+def test_failures_that_come_together_widen_the_interval():
+    """Ten scenes of a deployment that say the same count as one: the interval is that of deployments."""
+    outcomes = [(0, 1)] * 6 + [(0, 0)] * 6
+    together = worth([e for d, pair in enumerate(outcomes) for e in pairs(*[pair] * 10, deployment=d)])
+    assert (together.difference.low, together.difference.high) == pytest.approx(binomial_interval(6, 12))
+    apart = worth([e for d, pair in enumerate(outcomes * 10) for e in pairs(pair, deployment=d)])
+    assert apart.difference.low > together.difference.low and apart.difference.high < together.difference.high
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30), st.randoms())
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from("ab"), st.integers(0, 2)), min_size=1, unique=True))
+def test_a_resample_draws_as_many_of_each_branch_as_there_are_in_the_mean(keys):
+    keys = tuple(sorted(keys))
+    draws = draw_counts(keys, 2000)
+    assert draws.shape == (2000, len(keys)) and draws.min() >= 0
+    assert draws.mean(axis=0) == pytest.approx(np.ones(len(keys)), abs=0.35)
+
+
+def test_a_resample_of_equal_branches_has_as_many_pairs_as_there_are():
+    keys = tuple((deployment, task, seed) for deployment in range(3) for task in "ab" for seed in range(4))
+    draws = draw_counts(keys, 100)
+    assert (draws.sum(axis=1) == len(keys)).all()
+    by_task = draws.reshape(100, 6, 4).sum(axis=2)
+    assert (by_task % 4 == 0).all(), "a task that is drawn is drawn with all its scenes' number"
+
+
+scenes = st.tuples(st.integers(0, 3), st.sampled_from(["reach", "push"]), st.integers(0, 3))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.dictionaries(scenes, st.tuples(st.booleans(), st.booleans()), min_size=1), st.randoms())
 def test_a_comparison_does_not_depend_on_the_order_of_episodes(outcomes, random):
-    episodes = list(pairs(*outcomes))
-    found = compare(episodes, "as trained", "reach", resamples=200)
+    episodes = []
+    for (deployment, task, seed), (before, after) in outcomes.items():
+        episodes.append(episode(seed, BASE, before, task, deployment))
+        episodes.append(episode(seed, MEMORY, after, task, deployment, volume=5))
+    found = worth(episodes, resamples=200)
     random.shuffle(episodes)
+    assert worth(episodes, resamples=200) == found
+    assert found.difference.value == pytest.approx((found.fixed - found.broke) / found.pairs)
+    failures = sum(not before for before, _ in outcomes.values())
     assert (
-        dataclasses.astuple(compare(episodes, "as trained", "reach", resamples=200))[:9]
-        == (dataclasses.astuple(found)[:9])
+        found.removed is None
+        if not failures
+        else found.removed.value * failures == pytest.approx(found.fixed - found.broke)
     )
-    assert found.memory - found.base == pytest.approx((found.fixed - found.broke) / found.pairs)
-    assert found.low <= found.memory - found.base + 1e-12 and found.memory - found.base <= found.high + 1e-12
+    for estimate in filter(None, (found.base, found.success, found.difference, found.removed)):
+        assert estimate.low <= estimate.high
 
 
-def test_a_comparison_can_be_written_as_json():
-    found = compare(pairs((0, 1), (1, 1)), "as trained", "reach")
-    assert Comparison(**json.loads(json.dumps(dataclasses.asdict(found)))) == found
+def test_every_way_is_compared_over_all_scenes_by_task_and_by_kind_of_shift():
+    episodes = [
+        *pairs((0, 1), (0, 1), deployment=0, shifts={"yaw": 1.0, "gain": 0.5}),
+        *pairs((1, 0), task="push", deployment=1, shifts={"gain": 0.4}),
+        *pairs((1, 0), task="push", deployment=1, shifts={"gain": 0.4}, way=WRONG),
+    ]
+    found = comparisons([e for e in episodes if e.way != WRONG], resamples=100)
+    summary = {(c.group, c.of): (c.pairs, c.fixed, c.broke) for c in found if c.way == MEMORY}
+    assert summary == {
+        ("all", ""): (3, 2, 1),
+        ("task", "reach"): (2, 2, 0),
+        ("task", "push"): (1, 0, 1),
+        ("shift", "gain"): (3, 2, 1),
+        ("shift", "yaw"): (2, 2, 0),
+    }
+    assert [c.way for c in found if c.group == "all"] == [BASE, MEMORY]
+    base = found[0]
+    assert (base.base, base.fixed, base.broke, base.difference.high) == (base.success, 0, 0, 0)
 
 
 # Schedules
 
 
 class Scheduled(Executor):
-    """Runs nothing: every job has the episodes that it should have, all of them failures."""
+    """Fills and runs nothing: every job has the episodes that it should have, all of them failures."""
 
     def __init__(self, failing=()):
-        self.jobs, self.failing = [], failing
+        self.calls, self.failing = [], failing
 
-    def submit(self, fn, /, job, output):
-        assert fn is run_job
-        self.jobs.append(job)
+    @property
+    def jobs(self):
+        return [(call.deployment, call.task) for call in self.calls if isinstance(call, Job)]
+
+    @property
+    def fills(self):
+        return [call for call in self.calls if isinstance(call, Fill)]
+
+    def submit(self, fn, /, call, output):
+        assert fn is (run_job if isinstance(call, Job) else fill_bank)
+        self.calls.append(call)
         future = Future()
-        if job.task in self.failing:
-            future.set_exception(RuntimeError(f"{job.task} failed"))
+        if isinstance(call, Fill):
+            future.set_result(None)
+        elif call.task in self.failing:
+            future.set_exception(RuntimeError(f"{call.task} failed"))
         else:
             future.set_result([
-                episode(seed, way, task=job.task, deployment=job.deployment)
-                for seed in range(job.episodes)
-                for way in job.ways
+                episode(scene(call.deployment, i), way.name, False, call.task, call.deployment, way.volume)
+                for i in range(call.episodes)
+                for way in call.ways
             ])  # fmt: skip
         return future
 
 
-def jobs(*tasks, **changes):
-    return [dataclasses.replace(JOB, task=task, **changes) for task in tasks]
+TASKS = ("reach", "push")
+
+
+def jobs(deployments=(0,), tasks=TASKS, **changes):
+    return plan("libero_sim", tasks, deployments, **{"volumes": (2,), **changes})
+
+
+def evaluate(jobs, output, failing=()):
+    executor = Scheduled(failing)
+    return run_all(jobs, output, executor), executor
 
 
 def lines(output):
     return (output / "episodes.jsonl").read_text().splitlines()
 
 
-def test_every_job_is_run_and_its_episodes_are_written(tmp_path):
-    executor, output = Scheduled(), tmp_path / "new" / "results"
-    episodes = evaluate(jobs("reach", "push"), output, executor)
-    assert [job.task for job in executor.jobs] == ["reach", "push"]
-    assert len(episodes) == 8
-    assert sorted(json.dumps(dataclasses.asdict(e)) for e in episodes) == sorted(lines(output))
+def test_banks_are_filled_before_anything_reads_them_and_every_episode_is_written(tmp_path):
+    episodes, executor = evaluate(jobs((0, 1), volumes=(1, 3)), tmp_path / "new" / "results")
+    assert executor.calls[: len(executor.fills)] == executor.fills
+    assert {(fill.deployment, fill.volume, fill.tasks) for fill in executor.fills} == {
+        (bank, 3, ("push", "reach")) for bank in (0, 1, None)
+    }
+    assert executor.jobs == [(0, "reach"), (0, "push"), (1, "reach"), (1, "push")]
+    assert len(episodes) == 2 * 2 * len(jobs(volumes=(1, 3))[0].ways)
+    assert sorted(json.dumps(dataclasses.asdict(e)) for e in episodes) == sorted(lines(tmp_path / "new" / "results"))
+
+
+def test_the_base_alone_needs_no_bank(tmp_path):
+    assert evaluate([Job("libero_sim", None, "reach", 1, (BASES,))], tmp_path)[1].fills == []
 
 
 def test_a_second_run_does_what_is_missing_and_nothing_else(tmp_path):
-    first = evaluate(jobs("reach"), tmp_path, Scheduled())
-    executor = Scheduled()
-    episodes = evaluate(jobs("reach", "push"), tmp_path, executor)
-    assert [job.task for job in executor.jobs] == ["push"]
-    assert episodes[: len(first)] == first and len(episodes) == 8
-    executor = Scheduled()
-    assert evaluate(jobs("reach", "push"), tmp_path, executor) == episodes
-    assert executor.jobs == []
+    first, _ = evaluate(jobs(), tmp_path)
+    both, executor = evaluate(jobs((0, 1)), tmp_path)
+    assert executor.jobs == [(1, "reach"), (1, "push")]
+    assert [e for e in both if e.deployment == 0 and e.way != WRONG] == [e for e in first if e.way != WRONG]
+    again, executor = evaluate(jobs((0, 1)), tmp_path)
+    assert again == both and executor.calls == []
 
 
-def test_the_same_task_in_another_deployment_is_another_job(tmp_path):
-    evaluate(jobs("reach"), tmp_path, Scheduled())
-    executor = Scheduled()
-    evaluate(jobs("reach", deployment="camera"), tmp_path, executor)
-    assert [job.deployment for job in executor.jobs] == ["camera"]
-    assert len(lines(tmp_path)) == 8
+def test_a_new_way_or_volume_is_all_that_is_run_of_a_job(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("")
+    evaluate(jobs(), tmp_path / "out")
+    _, executor = evaluate(jobs(volumes=(1, 2), variants={"mine": str(file)}), tmp_path / "out")
+    assert [[(way.name, way.volume) for way in job.ways] for job in executor.calls if isinstance(job, Job)] == [
+        [(MEMORY, 1), ("mine", 2)]
+    ] * 2
 
 
-def damage(output, last_line):
-    """Replace the last of the lines; returns them as they were, and the task that the last one is of."""
-    whole = lines(output)
-    (output / "episodes.jsonl").write_text("".join(line + "\n" for line in whole[:-1]) + last_line(whole[-1]))
-    return whole, json.loads(whole[-1])["task"]
+def test_more_scenes_are_run_and_fewer_are_returned(tmp_path):
+    evaluate(jobs(episodes=3), tmp_path)
+    episodes, executor = evaluate(jobs(episodes=2), tmp_path)
+    assert executor.calls == [] and {e.seed for e in episodes} == {0, 1}
+    assert len(evaluate(jobs(episodes=4), tmp_path)[1].jobs) == 2
 
 
 @pytest.mark.parametrize("left", [0, 1, 20, -1])
-def test_a_job_whose_last_line_a_crash_took_or_tore_is_run_again_as_a_whole(tmp_path, left):
-    evaluate(jobs("reach", "push"), tmp_path, Scheduled())
-    whole, task = damage(tmp_path, lambda line: line[:left])
-    executor = Scheduled()
-    assert len(evaluate(jobs("reach", "push"), tmp_path, executor)) == 8
-    assert [job.task for job in executor.jobs] == [task]
+def test_a_line_that_a_crash_took_or_tore_is_made_again(tmp_path, left):
+    evaluate(jobs(), tmp_path)
+    whole = lines(tmp_path)
+    torn = json.loads(whole[-1])
+    (tmp_path / "episodes.jsonl").write_text("".join(line + "\n" for line in whole[:-1]) + whole[-1][:left])
+    _, executor = evaluate(jobs(), tmp_path)
+    (job,) = (call for call in executor.calls if isinstance(call, Job))
+    assert (job.task, [way.name for way in job.ways]) == (torn["task"], [torn["way"]])
     assert sorted(lines(tmp_path)) == sorted(whole)
-
-
-def test_more_episodes_or_another_way_than_there_are_need_another_run(tmp_path):
-    evaluate(jobs("reach", ways=(BASE,), episodes=4), tmp_path, Scheduled())
-    executor = Scheduled()
-    evaluate(jobs("reach", ways=(BASE,), episodes=4), tmp_path, executor)
-    assert executor.jobs == []
-    episodes = evaluate(jobs("reach", episodes=2), tmp_path, executor)
-    assert len(executor.jobs) == 1 and compare(episodes, "as trained", "reach").pairs == 2
-    evaluate(jobs("reach", episodes=3), tmp_path, executor)
-    assert len(executor.jobs) == 2
-
-
-def test_episodes_of_jobs_that_were_not_asked_for_stay_but_are_not_returned(tmp_path):
-    evaluate(jobs("push"), tmp_path, Scheduled())
-    assert {e.task for e in evaluate(jobs("reach"), tmp_path, Scheduled())} == {"reach"}
-    assert len(lines(tmp_path)) == 8
 
 
 def test_after_a_job_has_failed_another_run_does_the_rest(tmp_path):
     with pytest.raises(RuntimeError, match="push failed"):
-        evaluate(jobs("reach", "push"), tmp_path, Scheduled(failing=("push",)))
-    executor = Scheduled()
-    assert len(evaluate(jobs("reach", "push"), tmp_path, executor)) == 8
-    assert "push" in [job.task for job in executor.jobs]
-    assert len(lines(tmp_path)) == 8
-
-
-# The job itself
-
-
-@pytest.mark.simulator
-def test_a_job_meets_every_scene_both_ways_with_a_memory_of_its_own(tmp_path):
-    overlay = tmp_path / "overlay.yaml"
-    policy = {"policy": "constant", "cameras": ["left", "right"], "image_size": 32, "proprio_size": 4,
-              "action_size": 4, "horizon": 50}  # fmt: skip
-    overlay.write_text(yaml.safe_dump({
-        "/efn/vla_policy": {"ros__parameters": policy},
-        "/efn/libero_bridge": {"ros__parameters": {"image_size": 32, "execute_steps": 50}},
-        "/efn/efn_corrector": {"ros__parameters": {"control_steps": 50}},
-    }))  # fmt: skip
-    job = Job("libero_sim", "mounting", "reach", episodes=1, remembered=2, overlays=(str(overlay),))
-    leftover = tmp_path / "banks" / "mounting-reach" / "payloads" / "half"
-    leftover.parent.mkdir(parents=True)
-    leftover.write_bytes(b"of a run that was interrupted")
-
-    base, memory = run_job(job, str(tmp_path))
-    assert [(e.deployment, e.task, e.way, e.seed) for e in (base, memory)] == [
-        ("mounting", "reach", BASE, 0),
-        ("mounting", "reach", MEMORY, 0),
-    ]
-    # A policy that stands still fails, and a memory of failures corrects nothing.
-    for episode_ in (base, memory):
-        assert (episode_.success, episode_.length, episode_.residual, episode_.corrected) == (False, 200, 0.0, 0.0)
-    assert (base.confidence, memory.confidence) == (0.0, 0.0)
-
-    remembered = BankReader(tmp_path / "banks" / "mounting-reach").snapshot().rollouts
-    assert [(r.record.id, r.record.seed, r.record.outcome) for r in remembered] == [
-        (f"remembered-reach-{REMEMBERED_SEED}", REMEMBERED_SEED, Outcome.FAILURE),
-        (f"remembered-reach-{REMEMBERED_SEED + 1}", REMEMBERED_SEED + 1, Outcome.FAILURE),
-        ("memory-reach-0", 0, Outcome.FAILURE),
-    ]
-    assert not leftover.exists()
+        evaluate(jobs(), tmp_path, failing=("push",))
+    whole, executor = evaluate(jobs(), tmp_path)
+    assert (0, "push") in executor.jobs and len(lines(tmp_path)) == len(whole)
 
 
 def test_a_directory_refuses_episodes_of_other_settings(tmp_path):
-    evaluate(jobs("reach"), tmp_path, Scheduled())
-    for other in (jobs("reach", remembered=JOB.remembered + 1), jobs("reach", robot="another")):
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("a: 1"), second.write_text("a: 2")
+    output = tmp_path / "out"
+    evaluate(jobs(variants={"mine": str(first)}), output)
+    evaluate(jobs(), output)  # without a way that was there
+    for other in (
+        jobs(tasks=("reach",)),
+        jobs(overlays=(first,)),
+        jobs(variants={"mine": str(second)}),
+        [dataclasses.replace(job, robot="another") for job in jobs()],
+    ):
         with pytest.raises(ValueError, match="name another directory"):
-            evaluate(other, tmp_path, Scheduled())
+            evaluate(other, output)
+    first.write_text("a: 3")
+    with pytest.raises(ValueError, match="name another directory"):
+        evaluate(jobs(variants={"mine": str(first)}), output)
+
+
+# The real thing, with the packaged policy at one of its shortest tasks
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """Two banks of two rollouts."""
+    output = tmp_path_factory.mktemp("evaluation")
+    for deployment in (None, 4):
+        for volume in (1, 2):  # the second call adds what the first has left
+            fill_bank(Fill("libero_sim", deployment, ("coffee-button",), volume), str(output))
+    return output
+
+
+@pytest.mark.simulator
+def test_a_bank_holds_rollouts_of_the_base_alone_on_scenes_of_its_own(filled):
+    for deployment, name in ((None, "as-trained"), (4, "4")):
+        rollouts = BankReader(filled / "banks" / name).snapshot().rollouts
+        assert [r.record.seed for r in rollouts] == [remembered_scene(deployment, i) for i in range(2)]
+        assert all((r.arrays.residual == 0).all() for r in rollouts)
+
+
+@pytest.mark.simulator
+def test_recall_sees_the_first_rollouts_only(filled):
+    reader = BankReader(filled / "banks" / "4")
+    whole = reader.snapshot().rollouts
+    for volume in (0, 1, 2):
+        assert FirstRollouts(reader, volume).snapshot().rollouts == whole[:volume]
+
+
+@pytest.mark.simulator
+def test_a_scene_is_met_in_every_way_and_nothing_is_remembered_of_it(filled):
+    met = (BASES, Way(MEMORY, 0, 4), Way(MEMORY, 2, 4), Way(AS_TRAINED, 2, None))
+    base, empty, memory, nominal = run_job(Job("libero_sim", 4, "coffee-button", 1, met), str(filled))
+    assert [(e.way, e.volume) for e in (base, empty, memory, nominal)] == [(w.name, w.volume) for w in met]
+    assert {e.seed for e in (base, empty, memory, nominal)} == {scene(4, 0)}
+    assert base.shifts == pytest.approx(sample_strengths(4), abs=1e-3)
+    assert dataclasses.replace(empty, way=BASE) == base, "without a rollout to recall, memory is exactly the base"
+    assert (base.residual, base.corrected, base.confidence) == (0, 0, 0)
+    assert nominal.corrected > 0 and nominal.residual > 0 and nominal.confidence > 0
+    assert memory.confidence > 0 and memory != nominal
+    assert len(BankReader(filled / "banks" / "4").rollouts()) == 2
+
+
+@pytest.mark.simulator
+def test_the_command_evaluates_and_writes_a_results_file(tmp_path, capsys):
+    words = ["evaluate", "--setting", "as-trained", "--tasks", "coffee-button", "--volumes", "1", "--processes", "1"]
+    overlay, results = tmp_path / "gain.yaml", tmp_path / "new" / "results.json"
+    overlay.write_text(yaml.safe_dump({"/efn/efn_corrector": {"ros__parameters": {"gain": 0.0}}}))
+    words += ["--output", str(tmp_path / "out"), "--results", str(results), "--ablation", f"still={overlay}"]
+    assert main(words) == 0
+    report = json.loads(results.read_text())
+    episodes = [Episode(**e) for e in report["episodes"]]
+    assert [(e.way, e.volume) for e in episodes] == [(BASE, 0), (MEMORY, 1), ("still", 1), (WRONG, 1)]
+    assert {(e.deployment, e.seed) for e in episodes} == {(None, 0)}
+    assert episodes[2].residual == 0 and episodes[2].length == episodes[0].length
+    assert report["comparisons"] == [dataclasses.asdict(c) for c in comparisons(episodes)]
+    assert evaluation_block(report) in capsys.readouterr().out
+    assert not any(
+        isinstance(value, float) and math.isnan(value) for c in report["comparisons"] for value in c.values()
+    )
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--first-seed", "9990"], "deployment 10000 is not held out"),
+        (["--tasks", "juggle"], "unknown task juggle; there are reach"),
+        (["--ablation", "mine"], "give NAME=FILE"),
+        (["--ablation", "mine=/nowhere.yaml"], "give NAME=FILE"),
+        (["--deployments", "0"], "0 deployments"),
+        (["--params-file", str(config_directory() / "deployments" / "camera.yaml")], "give libero_bridge a deployment"),
+    ],
+)
+def test_the_command_says_what_it_cannot_do(tmp_path, words, message):
+    with pytest.raises(SystemExit, match=message):
+        main(["evaluate", "--output", str(tmp_path), *words])
+
+
+def test_controls_of_a_learned_correction_are_the_recalled_action_and_a_network_without_memory(tmp_path):
+    checkpoint = tmp_path / "memoryless"
+    variants = _variants(tmp_path, True, checkpoint, ())
+    corrector = {name: Graph.load("libero_sim", [file]).parameters("efn_corrector") for name, file in variants.items()}
+    assert corrector[RECALL]["method"] == "recalled_action"
+    assert (corrector[MEMORYLESS]["method"], corrector[MEMORYLESS]["checkpoint"]) == ("learned", str(checkpoint))
+    assert _variants(tmp_path, False, None, ()) == {}, "memory is the recalled action already"

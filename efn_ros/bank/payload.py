@@ -11,9 +11,10 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from efn_ros.types import Mode, Quantised, Rollout
+from efn_ros.types import Correction, Mode, Quantised, Rollout
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+FORMAT_VERSIONS = (1, 2)  # that are read
 MOTION_EPSILON = 1e-3  # in the units of the action and of proprioception
 
 
@@ -46,6 +47,10 @@ class StepArrays:
 
     key: q (N, d), scale (N,). base, executed, residual: (N, H, A). latent: (N, L, dz). proprio: (N, P). stamps_ns,
     steps: int64 (N,). modes: uint8 (N,). confidence: (N,). recallable: bool (N,).
+    proposed: (N, H, A), the residual that memory proposed, zero where `proposes`, bool (N,), says that it proposed
+    nothing. cut: bool (N,), the limits left less of it than was asked for. explored: str (N,), the mode of exploration
+    that probed, empty for none. source, source_step: str and int32 (N,), the rollout and the step behind the
+    correction, empty and -1 for none.
     """
 
     key: Quantised
@@ -59,6 +64,12 @@ class StepArrays:
     modes: np.ndarray
     confidence: np.ndarray
     recallable: np.ndarray
+    proposed: np.ndarray
+    proposes: np.ndarray
+    cut: np.ndarray
+    explored: np.ndarray
+    source: np.ndarray
+    source_step: np.ndarray
 
 
 def sizes_of(rollout: Rollout) -> dict[str, list[int]]:
@@ -101,6 +112,7 @@ def check(rollout: Rollout, sizes: dict[str, list[int]]) -> None:
             ("base", policy_step.base, "base"),
             ("correction.corrected", correction.corrected, "base"),
             ("correction.residual", correction.residual, "base"),
+            ("correction.proposed", _proposed(correction), "base"),
             ("key.q", policy_step.key.q, "key"),
             ("sketch.q", policy_step.sketch.q, "sketch"),
             ("latent", policy_step.latent, "latent"),
@@ -118,6 +130,7 @@ def check(rollout: Rollout, sizes: dict[str, list[int]]) -> None:
             ("base", policy_step.base),
             ("correction.corrected", correction.corrected),
             ("correction.residual", correction.residual),
+            ("correction.proposed", _proposed(correction)),
             ("key.scale", policy_step.key.scale),
             ("sketch.scale", policy_step.sketch.scale),
             ("latent", policy_step.latent),
@@ -160,7 +173,15 @@ def encode(rollout: Rollout, image_quality: int) -> tuple[bytes, np.ndarray]:
         "steps": stack([s.context.step for s in steps], np.int64),
         "modes": stack([int(c.mode) for c in corrections], np.uint8),
         "confidence": stack([c.confidence for c in corrections]),
+        "proposed": stack([_proposed(c) for c in corrections]),
+        "proposes": stack([c.proposed is not None for c in corrections], np.uint8),
+        "cut": stack([c.cut for c in corrections], np.uint8),
+        "source_step": stack([c.rollout_step for c in corrections], np.int32),
     }
+    names = {"explored": [c.exploration for c in corrections], "source": [c.rollout_id for c in corrections]}
+    for name, values in names.items():  # each name once, in the metadata
+        names[name], codes = np.unique(values, return_inverse=True)
+        tensors[name] = codes.astype(np.int32)
     after = successors(tensors["steps"])
     recallable = np.array(
         [
@@ -181,15 +202,27 @@ def encode(rollout: Rollout, image_quality: int) -> tuple[bytes, np.ndarray]:
         "rollout": rollout.episode_id,
         "policy": rollout.policy,
         "cameras": json.dumps(cameras),
+        **{name: json.dumps(values.tolist()) for name, values in names.items()},
     }
     return safetensors.numpy.save(tensors, metadata), recallable
 
 
 def decode(payload: bytes) -> StepArrays:
-    """The decisions in a payload, without sketches and images."""
+    """The decisions in a payload, without sketches and images.
+
+    In format 1, which knew neither shadow nor exploration, what was added is what was proposed; sources are unknown.
+    """
     tensors = safetensors.numpy.load(payload)
     arrays = {name: array for name, array in tensors.items() if "." not in name}
-    arrays["recallable"] = arrays["recallable"].astype(bool)
+    count = len(arrays["steps"])
+    if "proposed" not in arrays:
+        arrays |= {"proposed": arrays["residual"], "proposes": arrays["modes"] == Mode.CORRECTED}
+        arrays |= {"cut": np.zeros(count), "source_step": np.full(count, -1, np.int32)}
+    metadata = _metadata(payload)
+    for name in ("explored", "source"):
+        arrays[name] = np.array(json.loads(metadata.get(name, '[""]')))[arrays.get(name, np.zeros(count, int))]
+    for name in ("recallable", "proposes", "cut"):
+        arrays[name] = arrays[name].astype(bool)
     return StepArrays(key=Quantised(tensors["key.q"], tensors["key.scale"]), **arrays)
 
 
@@ -206,6 +239,17 @@ def read_sketches(path: str, rows: Sequence[int]) -> list[Quantised]:
     with safetensors.safe_open(path, framework="numpy") as payload:
         q, scale = payload.get_slice("sketch.q"), payload.get_slice("sketch.scale")
         return [Quantised(q[row], scale[row]) for row in rows]
+
+
+def _proposed(correction: Correction) -> np.ndarray:
+    """(H, A), zero where nothing was proposed."""
+    return np.zeros_like(correction.residual) if correction.proposed is None else correction.proposed
+
+
+def _metadata(payload: bytes) -> dict[str, str]:
+    """Of a safetensors file: the length of its JSON header in 8 bytes, little endian, and the header."""
+    size = int.from_bytes(payload[:8], "little")
+    return json.loads(payload[8 : 8 + size])["__metadata__"]
 
 
 def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:

@@ -14,6 +14,7 @@ import json
 import os
 import sqlite3
 import threading
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from efn_ros.bank.errors import (
     BankWriteError,
 )
 from efn_ros.bank.keys import mean_latent, unit
-from efn_ros.bank.payload import FORMAT_VERSION, StepArrays
+from efn_ros.bank.payload import FORMAT_VERSION, FORMAT_VERSIONS, StepArrays
 from efn_ros.bank.sketches import Projection
 from efn_ros.types import Outcome, Quantised, Rollout
 
@@ -60,9 +61,11 @@ CREATE TABLE rollout (
     revision INTEGER NOT NULL,
     payload TEXT NOT NULL UNIQUE,
     payload_size INTEGER NOT NULL,
-    payload_checksum BLOB NOT NULL
+    payload_checksum BLOB NOT NULL,
+    explored TEXT NOT NULL DEFAULT '{}'
 )
 """
+UPGRADE = "ALTER TABLE rollout ADD COLUMN explored TEXT NOT NULL DEFAULT '{}'"  # from format 1
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class RolloutRecord:
 
     length: control steps. decisions: of them `recallable` are not blank. payload_size: bytes. revision: of the bank
     when the rollout was appended. payload, payload_checksum: name of its file and blake2b of its bytes, in hexadecimal.
+    explored: mode of exploration -> decisions that it probed.
     """
 
     id: str
@@ -88,6 +92,7 @@ class RolloutRecord:
     payload: str
     payload_size: int
     payload_checksum: str
+    explored: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -217,6 +222,7 @@ class BankWriter:
         self._catalogue.execute("PRAGMA foreign_keys = ON")
         if not new:
             _check_projection(self._catalogue, self._directory, self._projection)
+            self._upgrade()
             return
         with _transaction(self._catalogue):
             for statement in SCHEMA.split(";"):
@@ -227,6 +233,13 @@ class BankWriter:
             self._catalogue.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
         _fsync_directory(self._directory)
         _fsync_directory(self._directory.parent)
+
+    def _upgrade(self) -> None:
+        """From format 1; payloads are immutable and stay as they are."""
+        with _transaction(self._catalogue):
+            if self._catalogue.execute("PRAGMA user_version").fetchone()[0] < FORMAT_VERSION:
+                self._catalogue.execute(UPGRADE)
+                self._catalogue.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
 
     def _sweep(self) -> None:
         named = {name for (name,) in self._catalogue.execute("SELECT payload FROM rollout")}
@@ -267,14 +280,15 @@ class BankWriter:
         self, rollout: Rollout, sizes: dict, recallable: np.ndarray, name: str, size: int, checksum: str
     ) -> int:
         embedding = np.ascontiguousarray(rollout.steps[0].policy_step.instruction_embedding, "<f4")
+        explored = Counter(step.correction.exploration for step in rollout.steps if step.correction.exploration)
         with _transaction(self._catalogue):
             revision = self.revision + 1
             self._catalogue.execute("UPDATE meta SET value = ? WHERE name = 'revision'", (str(revision),))
             self._catalogue.execute("UPDATE meta SET value = ? WHERE name = 'sizes'", (json.dumps(sizes),))
             self._catalogue.execute(
                 "INSERT INTO rollout (id, robot, task, instruction, instruction_embedding, seed, outcome, length,"
-                " decisions, recallable, start_ns, policy, revision, payload, payload_size, payload_checksum)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " decisions, recallable, start_ns, policy, revision, payload, payload_size, payload_checksum,"
+                " explored) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     rollout.episode_id,
                     rollout.robot,
@@ -292,6 +306,7 @@ class BankWriter:
                     name,
                     size,
                     bytes.fromhex(checksum),
+                    json.dumps(explored),
                 ),
             )
         return revision
@@ -406,6 +421,7 @@ def _record(row: sqlite3.Row) -> tuple[RolloutRecord, np.ndarray]:
     fields["seed"] = int(fields["seed"])
     fields["outcome"] = Outcome(fields["outcome"])
     fields["payload_checksum"] = fields["payload_checksum"].hex()
+    fields["explored"] = json.loads(fields.get("explored", "{}"))  # format 1 has none
     return RolloutRecord(**fields), np.frombuffer(row["instruction_embedding"], "<f4").astype(np.float32)
 
 
@@ -473,9 +489,9 @@ def _check_format(catalogue: sqlite3.Connection, directory: Path) -> bool:
         return True
     if application != APPLICATION_ID:
         raise BankFormatError(f"{directory / CATALOGUE} belongs to another program; name another directory")
-    if version != FORMAT_VERSION:
+    if version not in FORMAT_VERSIONS:
         raise BankFormatError(
-            f"the bank {directory} has format {version}, this efn_ros knows {FORMAT_VERSION}; "
+            f"the bank {directory} has format {version}, this efn_ros knows {FORMAT_VERSIONS[0]} to {FORMAT_VERSION}; "
             "use the efn_ros that made it, or name another bank"
         )
     return False

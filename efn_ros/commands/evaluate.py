@@ -1,90 +1,122 @@
-"""base alone against base + memory over many seeded episodes, as trained and in deployments"""
+"""what memory is worth: base, memory of growing volume and controls, on the same scenes of unseen deployments"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-DEPLOYMENTS = ("as trained", "actuation", "mounting", "camera")
+DEPLOYMENTS, AS_TRAINED = "deployments", "as-trained"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--robot", default="libero_sim", help="which config/<robot>.yaml")
-    parser.add_argument("--tasks", nargs="+", help="default: all of the simulator's")
+    parser.add_argument("--setting", choices=(DEPLOYMENTS, AS_TRAINED), default=DEPLOYMENTS)
     parser.add_argument(
-        "--deployments", nargs="+", default=list(DEPLOYMENTS), help="'as trained' or config/deployments/<name>"
+        "--first-seed", type=int, default=0, help="of the deployments; they end below those of training"
     )
-    parser.add_argument("--episodes", type=int, default=20, help="scenes a task and deployment, each met twice")
-    parser.add_argument("--remembered", type=int, default=10, help="base episodes that fill the memory before")
+    parser.add_argument("--deployments", type=int, default=30, help="how many")
+    parser.add_argument("--tasks", nargs="+", help="default: all of the simulator's")
+    parser.add_argument("--episodes", type=int, default=1, help="scenes a task and deployment, each met in every way")
+    parser.add_argument(
+        "--volumes",
+        nargs="+",
+        type=int,
+        default=[1, 2, 5, 10],
+        help="of the memory, in rollouts; controls: the largest",
+    )
     parser.add_argument("--params-file", action="append", default=[], help="parameters laid over the robot's own")
+    parser.add_argument("--memoryless", type=Path, help="checkpoint of an EFN trained without memory, as a control")
+    parser.add_argument(
+        "--ablation", action="append", default=[], metavar="NAME=FILE", help="one more way: parameters laid over all"
+    )
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument(
         "--output", type=Path, default=Path("efn_evaluation"), help="directory; a second run goes on in it"
     )
-    parser.add_argument("--results", type=Path, help="also write the comparison to this JSON file")
+    parser.add_argument("--results", type=Path, help="also write comparisons and episodes to this JSON file")
 
 
 def run(args: argparse.Namespace) -> int:
-    from efn_ros.evaluation import Job, compare, evaluate
+    from efn_ros.assembly import make_deployment
+    from efn_ros.evaluation import comparisons, evaluate, plan
     from efn_ros.graph import Graph
-    from efn_ros.report import provenance, tables
-    from efn_ros.worlds import world_tasks
+    from efn_ros.report import provenance, results
+    from efn_ros.worlds import Deployment, world_tasks
 
     graph = Graph.load(args.robot, args.params_file)
     bridge = graph.parameters("libero_bridge")
-    tasks = args.tasks or list(world_tasks(bridge["world"], bridge["libero_assets"]))
-    jobs = [
-        Job(args.robot, deployment, task, args.episodes, args.remembered, tuple(args.params_file))
-        for deployment in args.deployments
-        for task in tasks
-    ]
+    known = list(world_tasks(bridge["world"], bridge["libero_assets"]))
+    tasks = args.tasks or known
+    unknown = set(tasks) - set(known)
+    if unknown:
+        raise SystemExit(f"unknown task {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    if make_deployment(bridge) != Deployment():
+        raise SystemExit("efn evaluate: the parameters give libero_bridge a deployment; leave it out, seeds draw it")
+    seeds = [None] if args.setting == AS_TRAINED else range(args.first_seed, args.first_seed + args.deployments)
+    learned = graph.parameters("efn_corrector")["method"] == "learned"
+    try:
+        jobs = plan(
+            args.robot,
+            tasks,
+            seeds,
+            episodes=args.episodes,
+            volumes=args.volumes,
+            overlays=args.params_file,
+            variants=_variants(args.output, learned, args.memoryless, args.ablation),
+        )
+    except ValueError as error:
+        raise SystemExit(f"efn evaluate: {error}") from error
     began = time.monotonic()
     episodes = evaluate(jobs, args.output, processes=args.processes)
-    comparisons = [compare(episodes, d, task) for d in args.deployments for task in [*tasks, "all"]]
-    print(comparison_table(comparisons, tables))
-    if args.results:
-        args.results.parent.mkdir(parents=True, exist_ok=True)
-        report = {
-            **provenance.here(),
-            "minutes": (time.monotonic() - began) / 60,
-            "episodes_a_task": args.episodes,
-            "remembered": args.remembered,
-            "comparisons": [asdict(c) for c in comparisons],
-            "episodes": [asdict(e) for e in episodes],
-        }
-        args.results.write_text(json.dumps(report, indent=1) + "\n")
-        print(f"\nresults  {args.results}")
+    report = {
+        **provenance.here(),
+        "minutes": round((time.monotonic() - began) / 60, 1),
+        "setting": args.setting,
+        "deployments": len(seeds),
+        "tasks": tasks,
+        "episodes_a_task": args.episodes,
+        "comparisons": [asdict(c) for c in comparisons(episodes)],
+    }
+    print(results.evaluation_block(report))
     print(f"\nepisodes {args.output / 'episodes.jsonl'}")
+    if args.results:
+        write(args.results, report, [asdict(e) for e in episodes])
+        print(f"results  {args.results}")
     return 0
 
 
-def comparison_table(comparisons, tables) -> str:
-    header = [
-        "deployment",
-        "task",
-        "n",
-        "base",
-        "base + memory",
-        "difference, 95 %",
-        "fixed / broke",
-        "steps",
-        "steps + memory",
-    ]
-    rows = [
-        [
-            c.deployment,
-            c.task,
-            c.pairs,
-            tables.percent(c.base),
-            tables.percent(c.memory),
-            f"{100 * c.low:+.0f} .. {100 * c.high:+.0f}",
-            f"{c.fixed} / {c.broke}",
-            f"{c.base_steps:.0f}",
-            f"{c.memory_steps:.0f}",
-        ]
-        for c in comparisons
-    ]
-    return tables.markdown(header, rows)
+def write(path: Path, report: dict, episodes: Sequence[dict]) -> None:
+    """The report and every episode as one JSON file, an episode a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = json.dumps(report, indent=1, allow_nan=False).removesuffix("\n}")
+    lines = ",\n  ".join(json.dumps(episode, allow_nan=False) for episode in episodes)
+    path.write_text(f'{head},\n "episodes": [\n  {lines}\n ]\n}}\n')
+
+
+def _variants(output: Path, learned: bool, memoryless: Path | None, ablations: Sequence[str]) -> dict[str, str]:
+    """Name of a way -> parameter file; the files of those that every evaluation knows are written to `output`."""
+    import yaml
+
+    from efn_ros.evaluation.plan import MEMORYLESS, RECALL
+
+    own = {}
+    if learned:  # else memory is this form already
+        own[RECALL] = {"method": "recalled_action", "gain": 0.5, "min_confidence": 0.5}
+    if memoryless:
+        own[MEMORYLESS] = {"method": "learned", "checkpoint": str(memoryless.resolve())}
+    variants = {}
+    for name, parameters in own.items():
+        file = output / "ways" / f"{name.replace(' ', '-')}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(yaml.safe_dump({"/efn/efn_corrector": {"ros__parameters": parameters}}))
+        variants[name] = str(file)
+    for ablation in ablations:
+        name, separator, file = ablation.partition("=")
+        if not separator or name in variants or not Path(file).is_file():
+            raise ValueError(f"--ablation {ablation!r}: give NAME=FILE, a name of its own and a parameter file")
+        variants[name] = file
+    return variants

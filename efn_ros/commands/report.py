@@ -1,4 +1,4 @@
-"""fill the tables of the documents from the results files, or check that they say the same"""
+"""fill tables and draw figures of the documents from the results files, or check that they say the same"""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from efn_ros.report.figures import refresh
 from efn_ros.report.results import fill, render
 
 
@@ -19,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
     if not (root / "README.md").is_file():
         print(f"efn report: no README.md in {root}: run it in a checkout", file=sys.stderr)
         return 2
-    blocks, stale = render(root), []
+    blocks, stale = render(root), refresh(root, draw=not args.check)
     for path in [root / "README.md", *sorted((root / "docs").rglob("*.md"))]:
         text = path.read_text(encoding="utf-8")
         try:
@@ -28,9 +29,9 @@ def run(args: argparse.Namespace) -> int:
             print(f"efn report: {path}: {error}", file=sys.stderr)
             return 2
         if filled != text:
-            stale.append(path.relative_to(root))
+            stale.append(str(path.relative_to(root)))
             if not args.check:
                 path.write_text(filled, encoding="utf-8")
     for path in stale:
-        print(f"{path} differs from the results files: run ./efn report" if args.check else f"filled {path}")
+        print(f"{path} differs from the results files: run ./efn report" if args.check else f"updated {path}")
     return 1 if args.check and stale else 0

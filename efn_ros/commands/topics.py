@@ -19,7 +19,7 @@ SILENT_S = 3.0  # without diagnostics a node is said to be silent
 HIDDEN = ("/rosout", "/parameter_events")
 ACTION = "efn_ros/msg/CorrectedAction"
 DIAGNOSTICS = "/diagnostics"
-MODES = ("base + memory", "base action unchanged", "holding", "stopped until a reset")
+MODES = ("base + memory", "base action unchanged", "holding", "stopped until a reset", "shadow: base action unchanged")
 LEVELS = {b"\0": "ok", b"\1": "WARN", b"\2": "ERROR", b"\3": "STALE"}
 
 
@@ -223,11 +223,12 @@ def describe(action) -> list[str]:
     context = action.context
     recall = f", answered in {1000 * action.recall_s:.1f} ms" if action.recall_s == action.recall_s else ""
     source = f"step {action.rollout_step} of rollout {action.rollout_id}" if action.rollout_id else "nothing recalled"
+    probed = f", probing ({action.exploration})" if action.exploration else ""
     said = [
         ("episode", f"{context.episode_id}, step {context.step}: {context.instruction}"),
-        ("mode", MODES[action.mode] + (f": {action.reason}" if action.reason else "")),
+        ("mode", MODES[action.mode] + probed + (f": {action.reason}" if action.reason else "")),
         ("confidence", f"{action.confidence:.2f}{recall}"),
-        *((part, _row(getattr(action, part))) for part in ("base", "residual", "corrected")),
+        *((part, _row(getattr(action, part))) for part in ("base", "residual", "corrected", "proposed")),
         ("from", source),
     ]
     return [f"  {name:<10}  {words}" for name, words in said]

@@ -14,16 +14,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2, help="that live through deployments")
     parser.add_argument("--threads", type=int, default=1, help="of training")
+    parser.add_argument("--install", action="store_true", help="put the checkpoint into the package, with its card")
+    parser.add_argument("--memoryless", action="store_true", help="a network that cannot recall, to compare with")
 
 
 def run(args: argparse.Namespace) -> int:
+    from efn_ros.efn.card import install
     from efn_ros.efn.train import TrainConfig, train
 
     rounds = {name: tuple(getattr(args, name)) for name in ("deployments", "updates") if getattr(args, name)}
     config = TrainConfig(
-        str(args.directory), args.size, **rounds, seed=args.seed, processes=args.processes, threads=args.threads
+        str(args.directory),
+        args.size,
+        **rounds,
+        seed=args.seed,
+        processes=args.processes,
+        threads=args.threads,
+        remembers=not args.memoryless,
     )
     if len(config.deployments) != len(config.updates):
         raise SystemExit(f"--deployments names {len(config.deployments)} rounds, --updates {len(config.updates)}")
-    print(f"\ncheckpoint {train(config)}")
+    checkpoint = train(config)
+    if args.install:
+        checkpoint = install(checkpoint)
+    print(f"\ncheckpoint {checkpoint}")
     return 0

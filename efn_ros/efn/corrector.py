@@ -19,23 +19,42 @@ class Residual(Protocol):
         """The residual (H, A), and in words why it is zero (empty where it is not)."""
 
 
+class Explore(Protocol):
+    """What probes around what would be executed: `exploration.Exploration`."""
+
+    mode: str
+
+    def __call__(self, step: PolicyStep, recall: Recall, residual: np.ndarray) -> tuple[np.ndarray, int] | None:
+        """The residual (H, A) instead of `residual`, and the index of the recalled step behind it; None: no probe."""
+
+
 class Corrector:
     """Owns the command history of the episode, the latched stop, and the order of what can go wrong.
 
-    A stop wins over everything; a base action that is refused holds; no useful memory means base; else corrected. Every
-    chunk that goes out obeys every limit from the commands before it on, and leaves room to brake after each row.
+    A stop wins over everything; a base action that is refused holds; in shadow the base goes out, and what memory
+    proposes is only told; else a probe, where there is one; no useful memory means base; else corrected. Every chunk
+    that goes out obeys every limit from the commands before it on, and leaves room to brake after each row.
     """
 
     def __init__(
-        self, limits: ActionLimits, residual: Residual, *, control_steps: int, measured: Sequence[int] = ()
+        self,
+        limits: ActionLimits,
+        residual: Residual,
+        *,
+        control_steps: int,
+        measured: Sequence[int] = (),
+        shadow: bool = False,
+        explore: Explore | None = None,
     ) -> None:
         """control_steps: from one decision to the next, the rows of a chunk that are executed in between. measured: for
         each entry of an action the entry of proprioception that measures it, -1 for none; where it is given, an episode
-        begins as if the measured posture had been commanded. Raises ValueError for another length than an action's.
+        begins as if the measured posture had been commanded. shadow: execute the base, as if correction were off.
+        Raises ValueError for another length than an action's.
         """
         if len(measured) not in (0, len(limits.low)):
             raise ValueError(f"measured has {len(measured)} entries, but an action has {len(limits.low)}")
         self._limits, self._residual, self._control_steps = limits, residual, control_steps
+        self._shadow, self._explore = shadow, explore
         self._measured = np.asarray(measured, int)
         self._stopped = ""
         self._episode_id = ""
@@ -58,7 +77,9 @@ class Corrector:
         """The correction of one decision. `recall` without a drawn experience gives the base action, and its reason."""
         context = step.context
         history = self._commanded_before(step)
-        mode, reason, residual = Mode.CORRECTED, "", np.zeros_like(step.base)
+        nothing = np.zeros_like(step.base)
+        mode, reason, residual, proposed, cut, exploration = Mode.CORRECTED, "", nothing, None, False, ""
+        behind = recall.drawn
         try:
             base = self._limits.accept(step.base, history)
         except RefusedActionError as error:
@@ -66,16 +87,25 @@ class Corrector:
         if self._stopped:
             mode, reason = Mode.STOPPED, self._stopped
         if mode == Mode.CORRECTED:
-            residual, reason = self._residual(step, recall) if context.correct else (residual, "correction is off")
-            if not np.isfinite(residual).all():
-                residual, reason = np.zeros_like(base), "the residual is not finite"
-            mode = Mode.BASE if reason else mode
-            wanted = base if reason else self._limits.add(base, residual, history)
+            asked, reason = self._residual(step, recall) if context.correct else (nothing, "correction is off")
+            if not np.isfinite(asked).all():
+                reason = "the residual is not finite"
+            wanted = base
+            if not reason:
+                wanted = self._limits.add(base, asked, history)
+                proposed, cut = (wanted - base).astype(np.float32), not np.array_equal(wanted, base + asked)
+            if self._shadow and context.correct:
+                mode, wanted = Mode.SHADOW, base
+            elif self._explore and (probe := self._explore(step, recall, nothing if reason else proposed)):
+                reason, exploration, (asked, behind) = "", self._explore.mode, probe
+                wanted = self._limits.add(base, asked, history)
+            elif reason:
+                mode = Mode.BASE
             corrected, residual = self._limits.within(wanted, history), (wanted - base).astype(np.float32)
         else:
             wanted = corrected = self._limits.hold(history, max(len(step.base), 1))
         self._last, self._history = (context.step, corrected), history
-        drawn = recall.steps[recall.drawn] if recall.drawn >= 0 else None
+        drawn = recall.steps[behind] if behind >= 0 else None
         return Correction(
             context=context,
             base=base,
@@ -87,6 +117,9 @@ class Corrector:
             rollout_id=drawn.rollout_id if drawn else "",
             rollout_step=drawn.step if drawn else -1,
             limited=not np.array_equal(corrected, wanted),
+            proposed=proposed,
+            cut=cut,
+            exploration=exploration,
         )
 
     def _commanded_before(self, step: PolicyStep) -> np.ndarray:

@@ -10,16 +10,19 @@ import torch
 from efn_ros.efn.network import Efn, present_of, recalled_of
 from efn_ros.types import PolicyStep, Recall
 
+PACKAGED = Path(__file__).resolve().parent / "checkpoint"
+
 
 class LearnedResidual:
     """Deterministic: tanh of the actor's mean (4.4), zero where nothing was recalled.
 
-    gain: factor on the residual. Raises FileNotFoundError and ValueError as `Efn.from_pretrained` does.
+    checkpoint: a directory; empty: the one in the package. gain: factor on the residual. Raises FileNotFoundError and
+    ValueError as `Efn.from_pretrained` does.
     """
 
-    def __init__(self, checkpoint: str | Path, *, gain: float = 1.0, threads: int = 1) -> None:
+    def __init__(self, checkpoint: str | Path = "", *, gain: float = 1.0, threads: int = 1) -> None:
         torch.set_num_threads(threads)
-        self._efn = Efn.from_pretrained(checkpoint)
+        self._efn = Efn.from_pretrained(checkpoint or PACKAGED)
         self._gain = np.float32(gain)
 
     @torch.inference_mode()
@@ -36,7 +39,7 @@ class LearnedResidual:
             if tuple(found) != expected:
                 raise ValueError(f"{name} of the step has shape {tuple(found)}; the EFN takes {expected}")
         steps = tuple(s for s in recall.steps if s.executed.shape == step.base.shape)
-        if not steps:
+        if c.remembers and not steps:
             return np.zeros_like(step.base), recall.reason or "nothing was recalled"
         residual = self._efn.residual(present_of(step), recalled_of(steps, c))[0].numpy()
         return self._gain * residual, ""

@@ -11,12 +11,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from efn_ros.assembly import make_inference, make_writer
-from efn_ros.bank import BankReader, RecallConfig, Retriever
+from efn_ros.assembly import make_inference, make_recall, make_writer
+from efn_ros.bank import BankReader, Retriever
 from efn_ros.bank.payload import successors
 from efn_ros.efn.learned import LearnedResidual
 from efn_ros.graph import Graph
@@ -36,16 +37,19 @@ class LessonConfig:
     seed: of the deployment and of everything drawn in it. strengths: of its shifts; empty: drawn too. views: in how
     many other deployments the same motion is seen. remembered, taught: rollouts that fill the bank, and that are taught
     in. bound: largest residual of the teacher, in the action's units, (A,). noise: of the actions in lessons, standard
-    deviation, smooth over a rollout. checkpoint: an EFN that drives lessons too (DAgger); empty: none yet.
+    deviation, smooth over a rollout. nearest, context: recalled steps. checkpoint: an EFN that drives lessons too
+    (DAgger); empty: none yet.
     """
 
     seed: int
     strengths: tuple[tuple[str, float], ...] = ()
-    views: int = 3
+    views: int = 4
     remembered: int = 8
-    taught: int = 8
+    taught: int = 10
     bound: tuple[float, ...] = (0.6, 0.6, 0.6, 1.0)
     noise: float = 0.1
+    nearest: int = 8
+    context: int = 16
     checkpoint: str = ""
     robot: str = "libero_sim"
 
@@ -69,11 +73,8 @@ def collect(config: LessonConfig, directory: Path) -> list[Path]:
     graph = Graph.load(config.robot)
     with tempfile.TemporaryDirectory() as banks:
         school = _School(config, deployment, graph, Path(banks))
-        try:
-            remembered = [school.remember(i) for i in range(config.remembered)]
-            taught = [school.teach(i) for i in range(config.taught)]
-        finally:
-            school.world.close()
+        remembered = [school.remember(i) for i in range(config.remembered)]
+        taught = [school.teach(i) for i in range(config.taught)]
         outcomes = np.array([np.mean(remembered), np.mean(taught)], np.float32)
         files = [view.lessons() | {"outcomes": outcomes} for view in school.views]
     directory.mkdir(parents=True, exist_ok=True)
@@ -108,10 +109,10 @@ class _School:
         bridge, self._graph, self._config = graph.parameters("libero_bridge"), graph, config
         self._execute_steps = bridge["execute_steps"]
         self._rng = np.random.default_rng([config.seed, 1])
-        self._inference: Inference = make_inference(graph.parameters("vla_policy"))
+        self._inference, self.world = _robot(config.robot)
+        self.world.deployment = deployment
         self._student = LearnedResidual(config.checkpoint) if config.checkpoint else None
         self._bound = np.array(config.bound, np.float32)
-        self.world = MetaWorld(deployment=deployment, image_size=bridge["image_size"])
         eyes = [deployment, *(deployment.seen_otherwise(config.seed * config.views + i) for i in range(config.views))]
         self.views = [_View(eye, banks / str(i)) for i, eye in enumerate(eyes)]
 
@@ -141,7 +142,8 @@ class _School:
     def teach(self, index: int) -> bool:
         """One episode driven by base, teacher or student, with noise; every decision is taught before every view."""
         config, rng, bound = self._config, self._rng, self._bound
-        recall = RecallConfig(rollouts_n=config.remembered, k=8, context=16)
+        recall = make_recall(self._graph.parameters("experience_retrieval"))
+        recall = replace(recall, rollouts_n=config.remembered, k=config.nearest, context=config.context)
         retrievers = [Retriever(BankReader(view.bank), recall) for view in self.views]
         share, probe = np.float32(rng.choice([0.0, 0.5, 1.0])), np.zeros(len(bound), np.float32)
         driven = self._student is not None and rng.random() < 0.5
@@ -187,6 +189,14 @@ class _School:
             stepper.execute(drive(seen, [self._inference(observation) for observation in seen]))
             decision += 1
         return stepper
+
+
+@cache
+def _robot(name: str) -> tuple[Inference, MetaWorld]:
+    """Policy and world, once for each process: to build all scenes takes as long as a few rollouts."""
+    graph = Graph.load(name)
+    world = MetaWorld(image_size=graph.parameters("libero_bridge")["image_size"])
+    return make_inference(graph.parameters("vla_policy")), world
 
 
 def _remembered(reader: BankReader) -> dict[str, np.ndarray]:

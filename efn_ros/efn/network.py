@@ -34,7 +34,7 @@ class EfnConfig:
     horizon, action_size: H, A of a chunk. latent: (L, dz) of Z. sketch: (T, d) of the visual tokens' sketch, of which
     `channels` a token are read. bound: (A,) largest residual, in the action's units. proprio_mean, proprio_std,
     motion_std: (P,) of proprioception and of its change over one decision, where it learned. identified: how many
-    coordinates of the deployment it tells.
+    coordinates of the deployment it tells. remembers: False makes it blind to what was recalled, for comparison.
     """
 
     horizon: int
@@ -45,7 +45,8 @@ class EfnConfig:
     proprio_mean: tuple[float, ...]
     proprio_std: tuple[float, ...]
     motion_std: tuple[float, ...]
-    identified: int = 0
+    identified: int = 12
+    remembers: bool = True
     channels: int = 16
     width: int = 128
     heads: int = 4
@@ -158,10 +159,11 @@ class Efn(nn.Module):
                 dim=-1,
             )
         )
-        there = recalled.there.float()[..., None]
-        mean = (memory * there).sum(dim=1) / there.sum(dim=1).clamp(min=1)
+        there = recalled.there & self.config.remembers
+        counted = there.float()[..., None]
+        mean = (memory * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
         memory = torch.cat([memory, self.nothing.expand(len(memory), 1, -1)], dim=1)
-        attended = F.pad(recalled.there, (0, 1), value=True)
+        attended = F.pad(there, (0, 1), value=True)
         for layer in self.attention:
             query = layer(query, memory, attended)
         return self.trunk(torch.cat([query[:, 0], mean], dim=-1))
@@ -176,11 +178,13 @@ class Efn(nn.Module):
         return mean.unflatten(-1, shape), log_std.clamp(*LOG_STD_RANGE).unflatten(-1, shape)
 
     def residual(self, present: Present, recalled: Recalled) -> Tensor:
-        """tanh of the mean, bounded (section 5): (B, H, A); exactly zero where nothing was recalled."""
+        """tanh of the mean, bounded (section 5): (B, H, A); exactly zero where one that remembers recalled nothing."""
         return self.bounded(self(present, recalled)[0], recalled)
 
     def bounded(self, mean: Tensor, recalled: Recalled) -> Tensor:
-        return self.bound * torch.tanh(mean) * recalled.there.any(dim=1)[:, None, None]
+        """The residual of an actor's mean."""
+        active = recalled.there.any(dim=1) | (not self.config.remembers)
+        return self.bound * torch.tanh(mean) * active[:, None, None]
 
     def save_pretrained(self, directory: str | Path) -> None:
         directory = Path(directory)

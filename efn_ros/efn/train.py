@@ -33,10 +33,10 @@ MEASURED = 1024  # decisions at most, in one validation
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """deployments, updates: one entry a round. volumes: of banks, in rollouts. nearest, context: recalled steps.
-    disguised: share of taught decisions that are taught with another arm. identification: weight of telling the
-    deployment. validation: share of the deployments that
-    only measure. first_seed: of deployments; those below are for evaluation.
+    """deployments, updates: one entry a round. volumes: of banks, in rollouts. disguised: share of taught decisions
+    that are taught with another arm. identification: weight of telling the deployment. validation: share of the
+    deployments that only measure. first_seed: of deployments; those below are for evaluation. remembers: False trains
+    a network without memory, to compare with.
     """
 
     directory: str
@@ -44,8 +44,6 @@ class TrainConfig:
     deployments: tuple[int, ...] = (120, 60)
     updates: tuple[int, ...] = (3000, 4000)
     volumes: tuple[int, ...] = (1, 2, 4, 8)
-    nearest: int = 8
-    context: int = 16
     batch: int = 256
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
@@ -56,6 +54,7 @@ class TrainConfig:
     validate_every: int = 250
     seed: int = 0
     first_seed: int = 10_000
+    remembers: bool = True
     processes: int = 2
     threads: int = 1
     lessons: LessonConfig = LessonConfig(seed=0)
@@ -154,7 +153,7 @@ class Lessons:
         volume: of every bank; 0 draws one for each row. disguised: share of the rows taught with another arm.
         """
         c = self._config
-        k = c.nearest + c.context
+        k = c.lessons.nearest + c.lessons.context
         columns: dict[str, list[np.ndarray]] = {}
         there = np.zeros((len(rows), k), bool)
         for i, row in enumerate(rows):
@@ -196,9 +195,9 @@ class Lessons:
         """Rows of the bank: the nearest, then some at random, out of `volume` of its rollouts."""
         rollouts = np.unique(part["bank_rollout"])
         kept = np.isin(part["bank_rollout"], rng.choice(rollouts, min(volume, len(rollouts)), replace=False))
-        candidates = np.flatnonzero(kept)
-        nearest = candidates[np.argsort(-part["similarity"][row][candidates], kind="stable")[: self._config.nearest]]
-        context = rng.choice(candidates, min(self._config.context, len(candidates)), replace=False)
+        candidates, wanted = np.flatnonzero(kept), self._config.lessons
+        nearest = candidates[np.argsort(-part["similarity"][row][candidates], kind="stable")[: wanted.nearest]]
+        context = rng.choice(candidates, min(wanted.context, len(candidates)), replace=False)
         return np.concatenate([nearest, context])
 
 
@@ -226,6 +225,7 @@ def fit(config: TrainConfig, seeds: Sequence[int], updates: int, target: Path) -
             proprio_std=_spread(proprio),
             motion_std=_spread(motion),
             dropout=config.dropout,
+            remembers=config.remembers,
             **SIZES[config.size],
         )
     )
@@ -258,6 +258,7 @@ def fit(config: TrainConfig, seeds: Sequence[int], updates: int, target: Path) -
     efn.save_pretrained(target)
     settings = {name: value for name, value in asdict(config).items() if name != "directory"}
     facts = {"config": settings, "updates": updates, "decisions": len(lessons), "deployments": len(lessons.parts)}
+    facts |= {"measured": len(checks.parts), "parameters": sum(p.numel() for p in efn.parameters())}
     facts |= {"minutes": round((time.monotonic() - began) / 60, 1), "validation": losses}
     (target / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
 

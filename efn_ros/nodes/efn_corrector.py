@@ -25,6 +25,7 @@ class EfnCorrector(EfnNode):
 
     PARAMETERS = (
         Parameter("enabled", True, "Whether memory corrects; also switched by ~/enable."),
+        Parameter("shadow", False, "Execute the base; what memory proposes is only published and recorded."),
         Parameter(
             "deadline_s", 0.02, "Longest wait for the memory; then the base action goes out, seconds.", 0.0, 60.0
         ),
@@ -34,6 +35,15 @@ class EfnCorrector(EfnNode):
         Parameter("min_confidence", 0.5, "Recall below it is not followed; of method recalled_action.", 0.0, 1.0),
         Parameter("control_steps", 1, "Control steps from one decision to the next.", 1, 1000),
         Parameter("rate_hz", 20.0, "Control rate, Hz.", 0.1, 1000.0),
+        Parameter(
+            "exploration.mode",
+            "off",
+            "Probes around what would be executed, in episodes that are corrected and recorded: off, noise, residual "
+            "(of method learned), branch or retry.",
+        ),
+        Parameter("exploration.scale", 0.5, "Largest probe, share of limits.residual.", 0.0, 1.0),
+        Parameter("exploration.max_confidence", 0.5, "Only where recall is less sure than this.", 0.0, 1.0),
+        Parameter("exploration.rate", 0.25, "Share of episodes that probe, drawn by their seed.", 0.0, 1.0),
         Parameter("limits.low", [-1.0], "Lower bound of an action, in its units, one entry a dimension."),
         Parameter("limits.high", [1.0], "Upper bound of an action."),
         Parameter("limits.residual", [0.3], "Largest residual, in the action's units."),
@@ -143,6 +153,7 @@ class EfnCorrector(EfnNode):
         recall_s = (now_ns - received_ns) * 1e-9 if answered else math.nan
         self._out.publish(conversions.correction_to_msg(correction, recall_s, received_ns, now_ns, message))
         self.diagnostics.counts[correction.mode.name.lower()] += 1
+        self.diagnostics.counts["probed"] += bool(correction.exploration)
         if correction.mode == Mode.HOLD:
             self.diagnostics.error(f"holding: {correction.reason}")
         self.diagnostics.tick((now_ns - context.stamp_ns) * 1e-9)

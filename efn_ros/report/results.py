@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -57,32 +56,101 @@ def latency_block(results: dict) -> str:
     return f"{table}\n\n{said} {source(results, results['stages']['total']['n'])}"
 
 
-def evaluation_block(results: dict) -> str:
-    header = ["n", "base", "base + memory", "difference, 95 %", "fixed / broke", "steps", "steps + memory"]
+# What the ways of an evaluation are, in words; a variant of other name stands for itself.
+WAYS = {
+    "base": "base alone",
+    "memory": "memory",
+    "recall": "recalled action, no network",
+    "no recall": "network without memory",
+    "wrong memory": "memory of another deployment",
+    "as-trained memory": "memory of the base as trained",
+}
 
-    def cells(c: dict) -> list[str]:
-        return [
-            str(c["pairs"]),
-            tables.percent(c["base"]),
-            tables.percent(c["memory"]),
-            f"{100 * c['low']:+.0f} .. {100 * c['high']:+.0f}",
+
+def evaluation_block(results: dict) -> str:
+    """Every way over all scenes, and one sentence on memory."""
+    every = comparisons_of(results, "all")
+    header = ["way", "rollouts", "success, 95 %", "failures removed, 95 %", "fixed / broke", "steps, base", "steps"]
+    rows = [
+        [
+            WAYS.get(c["way"], c["way"]),
+            "-" if c["way"] == "base" else c["volume"],
+            _estimate(c["success"]),
+            "-" if c["way"] == "base" else _estimate(c["removed"]),
+            "-" if c["way"] == "base" else f"{c['fixed']} / {c['broke']}",
+            _steps(c["base_steps"]),
+            _steps(c["steps"]),
+        ]
+        for c in every
+    ]
+    memory = largest_memory(results)
+    where = "as trained" if results["setting"] == "as-trained" else "in deployments that nothing was trained in"
+    said = (
+        f"Success {where}: {tables.percent(memory['base']['value'])} without memory, "
+        f"{tables.percent(memory['success']['value'])} with {memory['volume']} rollouts of the base alone to recall: "
+        f"{_estimate(memory['difference'], sign='+')} points. {_counts(results)} Intervals resample deployments, "
+        "tasks and scenes; steps are those of scenes where base and way both succeeded."
+    )
+    return f"{tables.markdown(header, rows)}\n\n{said} {source(results, memory['pairs'])}"
+
+
+def by_task_block(results: dict) -> str:
+    return _broken_down(results, "task", "task")
+
+
+def by_shift_block(results: dict) -> str:
+    return _broken_down(results, "shift", "kind of shift")
+
+
+def _broken_down(results: dict, group: str, title: str) -> str:
+    """Memory of the largest volume, and success of every other way at that volume."""
+    volume = largest_memory(results)["volume"]
+    chosen = [c for c in comparisons_of(results, group) if c["way"] != "base" and c["volume"] == volume]
+    others = list(dict.fromkeys(c["way"] for c in chosen if c["way"] != "memory"))
+    header = [title, "n", "base", "memory", "removed, 95 %", "fixed / broke", "steps, base", "steps"]
+    rows = []
+    for of in dict.fromkeys(c["of"] for c in chosen):
+        ways = {c["way"]: c for c in chosen if c["of"] == of}
+        c = ways["memory"]
+        rows.append([
+            of,
+            c["pairs"],
+            *(tables.percent(c[side]["value"]) for side in ("base", "success")),
+            _estimate(c["removed"]),
             f"{c['fixed']} / {c['broke']}",
             _steps(c["base_steps"]),
-            _steps(c["memory_steps"]),
-        ]
+            _steps(c["steps"]),
+            *(tables.percent(ways[way]["success"]["value"]) for way in others),
+        ])  # fmt: skip
+    table = tables.markdown([*header, *(WAYS.get(way, way) for way in others)], rows)
+    said = f"Memory of {volume} rollouts. {_counts(results)}"
+    return f"{table}\n\n{said} {source(results, largest_memory(results)['pairs'])}"
 
-    every = [c for c in results["comparisons"] if c["task"] == "all"]
-    single = [c for c in results["comparisons"] if c["task"] != "all"]
-    overall = tables.markdown(["deployment", *header], [[c["deployment"], *cells(c)] for c in every])
-    by_task = tables.markdown(
-        ["deployment: task", *header], [[f"{c['deployment']}: {c['task']}", *cells(c)] for c in single]
-    )
-    said = (
-        f"{results['episodes_a_task']} scenes a task and deployment, each met without and with memory; "
-        f"{results['remembered']} episodes of the base alone fill the memory before. The interval is a bootstrap over "
-        "pairs; steps are those of successes."
-    )
-    return f"{overall}\n\n{by_task}\n\n{said} {source(results, sum(c['pairs'] for c in every))}"
+
+def comparisons_of(results: dict, group: str) -> list[dict]:
+    return [c for c in results["comparisons"] if c["group"] == group]
+
+
+def largest_memory(results: dict) -> dict:
+    """The comparison over all scenes that an evaluation is about."""
+    return max((c for c in comparisons_of(results, "all") if c["way"] == "memory"), key=lambda c: c["volume"])
+
+
+def _counts(results: dict) -> str:
+    counted = {"deployment": results["deployments"], "task": len(results["tasks"])}
+    if results["setting"] == "as-trained":
+        del counted["deployment"]
+    parts = [f"{n} {name}{'s' * (n != 1)}" for name, n in counted.items()]
+    scenes = results["episodes_a_task"]
+    return f"{', '.join(parts)}, {scenes} scene{'s' * (scenes != 1)} of each."
+
+
+def _estimate(estimate: dict | None, sign: str = "") -> str:
+    """In percent, with its interval."""
+    if estimate is None:
+        return "-"
+    value, low, high = (f"{100 * estimate[name]:{sign}.0f}" for name in ("value", "low", "high"))
+    return f"{value} ({low} .. {high})"
 
 
 def policy_block(card: dict) -> str:
@@ -99,16 +167,21 @@ def source(results: dict, n: int) -> str:
     return f"*{where}; {results['date']}; commit {results['commit']}; n = {n}.*"
 
 
-def _steps(steps: float) -> str:
-    return "-" if math.isnan(steps) else f"{steps:.0f}"
+def _steps(steps: float | None) -> str:
+    return "-" if steps is None else f"{steps:.0f}"
 
 
+EVALUATION, AS_TRAINED = "bench/results/evaluation.json", "bench/results/as_trained.json"
+EVALUATE = f"./efn evaluate --results {EVALUATION}"
 BLOCKS = {
     "latency": ("bench/results/latency.json", latency_block, "./efn shell python bench/latency.py"),
-    "evaluation": (
-        "bench/results/evaluation.json",
+    "evaluation": (EVALUATION, evaluation_block, EVALUATE),
+    "evaluation-by-task": (EVALUATION, by_task_block, EVALUATE),
+    "evaluation-by-shift": (EVALUATION, by_shift_block, EVALUATE),
+    "as-trained": (
+        AS_TRAINED,
         evaluation_block,
-        "./efn evaluate --results bench/results/evaluation.json",
+        f"./efn evaluate --setting as-trained --episodes 20 --results {AS_TRAINED}",
     ),
     "policy": (
         "efn_ros/policies/pocket_vla/checkpoint/card.json",

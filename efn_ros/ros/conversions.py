@@ -237,6 +237,9 @@ def correction_to_msg(
         corrected=chunk_to_msg(correction.corrected),
         mode=int(correction.mode),
         limited=correction.limited,
+        proposed=msg.Chunk() if correction.proposed is None else chunk_to_msg(correction.proposed),
+        cut=correction.cut,
+        exploration=correction.exploration,
         reason=correction.reason,
         confidence=correction.confidence,
         rollout_id=correction.rollout_id,
@@ -261,4 +264,7 @@ def correction_from_msg(message: msg.CorrectedAction) -> types.Correction:
         rollout_id=message.rollout_id,
         rollout_step=message.rollout_step,
         limited=message.limited,
+        proposed=chunk_from_msg(message.proposed) if message.proposed.horizon else None,
+        cut=message.cut,
+        exploration=message.exploration,
     )

@@ -59,7 +59,10 @@ def _lights(model: mujoco.MjModel) -> list[np.ndarray]:
 
 
 class MetaWorld:
-    """Tasks of Meta-World in a deployment. Actions: (x, y, z of full speed, gripper effort), each in [-1, 1]."""
+    """Tasks of Meta-World in a deployment. Actions: (x, y, z of full speed, gripper effort), each in [-1, 1].
+
+    deployment: may be replaced between episodes, which spares building every scene again.
+    """
 
     spec = WorldSpec(
         name="metaworld",
@@ -73,7 +76,7 @@ class MetaWorld:
     )
 
     def __init__(self, *, deployment: Deployment | None = None, image_size: int = 96) -> None:
-        self._deployment = deployment or Deployment()
+        self.deployment = deployment or Deployment()
         self._image_size = image_size
         self._lights: dict[str, list[np.ndarray]] = {}  # task -> as trained
         self._scenes: dict[str, tuple] = {}  # task -> (environment, renderer, expert); building one costs half a second
@@ -90,10 +93,10 @@ class MetaWorld:
         self._state, _ = self._env.reset()
         # Without this the first image shows the goal of the episode before.
         mujoco.mj_forward(self._env.model, self._env.data)
-        self._pending = deque([np.zeros(4, np.float32)] * self._deployment.latency_steps)
+        self._pending = deque([np.zeros(4, np.float32)] * self.deployment.latency_steps)
 
     def observe(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        return self._look(self._deployment)
+        return self._look(self.deployment)
 
     def _look(self, shift: Deployment) -> tuple[dict[str, np.ndarray], np.ndarray]:
         model, lights = self._env.model, self._lights[self._task]
@@ -115,7 +118,7 @@ class MetaWorld:
     def step(self, action: np.ndarray) -> bool:
         self._pending.append(np.asarray(action, np.float32))
         command = self._pending.popleft()
-        applied = np.append(self._deployment.move(command[:3]), command[3])
+        applied = np.append(self.deployment.move(command[:3]), command[3])
         self._env.curr_path_length = 0  # the horizon is the caller's
         self._state, _, _, _, info = self._env.step(np.clip(applied, -1.0, 1.0).astype(np.float32))
         return bool(info["success"])

@@ -1,9 +1,13 @@
-"""What of a rollout is recallable, and what follows what."""
+"""What of a rollout is recallable, what follows what, and what a payload keeps of a correction."""
+
+import dataclasses
 
 import numpy as np
 import pytest
+import safetensors.numpy
+from sample_rollouts import make_rollout
 
-from efn_ros.bank.payload import is_blank, successors
+from efn_ros.bank.payload import decode, encode, is_blank, successors
 from efn_ros.types import Mode
 
 STILL, MOVED = np.zeros(4), np.full(4, 0.1)
@@ -39,3 +43,62 @@ def test_one_entry_that_moves_is_motion():
 )
 def test_a_step_without_a_stored_successor_is_its_own(steps, rows):
     assert successors(np.array(steps)).tolist() == rows
+
+
+# What memory proposed, what probed, and whose experience it was
+
+
+def with_corrections(*changes, **sizes):
+    """A rollout with one decision for each of `changes`, fields of its correction."""
+    rollout = make_rollout(decisions=len(changes), **sizes)
+    steps = tuple(
+        dataclasses.replace(step, correction=dataclasses.replace(step.correction, **change))
+        for step, change in zip(rollout.steps, changes, strict=True)
+    )
+    return dataclasses.replace(rollout, steps=steps)
+
+
+def kept(rollout):
+    return decode(encode(rollout, 90)[0])
+
+
+def test_a_proposal_is_kept_beside_what_was_added_and_told_from_none():
+    proposal = np.full((4, 3), 0.25, np.float32)
+    arrays = kept(
+        with_corrections({"proposed": proposal, "mode": Mode.SHADOW, "cut": True}, {}, {"proposed": 0 * proposal})
+    )
+    np.testing.assert_array_equal(arrays.proposed, [proposal, 0 * proposal, 0 * proposal])
+    assert arrays.proposes.tolist() == [True, False, True] and arrays.cut.tolist() == [True, False, False]
+    assert arrays.modes[0] == Mode.SHADOW
+    assert (arrays.proposed.dtype, arrays.proposes.dtype, arrays.cut.dtype) == (np.float32, bool, bool)
+
+
+def test_modes_of_exploration_and_sources_are_kept_by_name():
+    arrays = kept(
+        with_corrections(
+            {"exploration": "noise", "rollout_id": "übung \n 1", "rollout_step": 2},
+            {},
+            {"exploration": "branch", "rollout_id": "r" * 500, "rollout_step": 0},
+            {"exploration": "noise", "rollout_id": "übung \n 1", "rollout_step": 3},
+        )
+    )
+    assert arrays.explored.tolist() == ["noise", "", "branch", "noise"]
+    assert arrays.source.tolist() == ["übung \n 1", "", "r" * 500, "übung \n 1"]
+    assert arrays.source_step.tolist() == [2, -1, 0, 3]
+
+
+def as_format_1(payload: bytes) -> bytes:
+    """A payload as the first version wrote it."""
+    tensors = safetensors.numpy.load(payload)
+    for name in ("proposed", "proposes", "cut", "explored", "source", "source_step"):
+        del tensors[name]
+    return safetensors.numpy.save(tensors, {"format": "1", "rollout": "e0", "policy": "", "cameras": "[]"})
+
+
+def test_in_a_payload_of_format_1_what_was_added_is_what_was_proposed():
+    rollout = with_corrections({}, {"mode": Mode.BASE, "residual": np.zeros((4, 3), np.float32)})
+    new, old = kept(rollout), decode(as_format_1(encode(rollout, 90)[0]))
+    np.testing.assert_array_equal(old.proposed, new.residual)
+    assert old.proposes.tolist() == [True, False] and not old.cut.any()
+    assert (old.explored.tolist(), old.source.tolist(), old.source_step.tolist()) == (["", ""], ["", ""], [-1, -1])
+    np.testing.assert_array_equal(old.executed, new.executed)

@@ -90,6 +90,15 @@ def test_the_catalogue_tells_what_an_episode_was(writer, reader):
     assert record.payload_size == payload_of(reader._directory, "e0").stat().st_size
 
 
+def test_the_catalogue_counts_what_was_explored(writer, reader):
+    rollout = edited(
+        edited(make_rollout("a"), 0, "correction", exploration="noise"), 2, "correction", exploration="noise"
+    )
+    writer.append(rollout)
+    writer.append(make_rollout("b"))
+    assert [record.explored for record in reader.rollouts()] == [{"noise": 2}, {}]
+
+
 def test_an_image_comes_back_as_jpeg_keeps_it_with_its_colours_in_order(writer, reader):
     rollout = make_rollout(decisions=2, image=16)
     red = np.zeros((16, 16, 3), np.uint8)
@@ -196,6 +205,12 @@ BAD = {
     "steps[0].observation.images['left'] is float64 (8, 8, 3)": lambda r: edited(
         r, 0, "observation", images={"left": np.zeros((8, 8, 3)), "right": np.zeros((8, 8, 3), np.uint8)}
     ),
+    "steps[1].correction.proposed[0, 2] is nan": lambda r: edited(
+        r, 1, "correction", proposed=_with(np.zeros((4, 3), np.float32), (0, 2), np.nan)
+    ),
+    "the shape of steps[1].correction.proposed is (4, 2)": lambda r: edited(
+        r, 1, "correction", proposed=np.zeros((4, 2), np.float32)
+    ),
     "steps[2].policy is 'policy-2'": lambda r: edited(r, 2, "policy_step", policy="policy-2"),
     "steps[2].projection is 'another'": lambda r: edited(r, 2, "policy_step", projection="another"),
 }
@@ -262,8 +277,24 @@ def test_a_bank_of_a_newer_format_is_refused(writer, tmp_path):
     with sqlite3.connect(tmp_path / CATALOGUE) as catalogue:
         catalogue.execute("PRAGMA user_version = 99")
     for opening in (BankWriter, BankReader):
-        with pytest.raises(BankFormatError, match="format 99, this efn_ros knows"):
+        with pytest.raises(BankFormatError, match="format 99, this efn_ros knows 1 to 2"):
             opening(tmp_path, projection=PROJECTION)
+
+
+def test_a_bank_of_format_1_is_read_as_it_is_and_upgraded_by_its_first_writer(writer, tmp_path):
+    writer.append(make_rollout("old"))
+    writer.close()
+    with sqlite3.connect(tmp_path / CATALOGUE) as catalogue:
+        catalogue.execute("ALTER TABLE rollout DROP COLUMN explored")
+        catalogue.execute("PRAGMA user_version = 1")
+    reader = BankReader(tmp_path, projection=PROJECTION)
+    (record,) = reader.rollouts()
+    assert (record.id, record.explored) == ("old", {})
+    for name in ("new", "newer"):  # a second opening has nothing left to do
+        with BankWriter(tmp_path, projection=PROJECTION) as writer:
+            writer.append(edited(make_rollout(name), 0, "correction", exploration="noise"))
+    assert [record.explored for record in reader.rollouts()] == [{}, {"noise": 1}, {"noise": 1}]
+    assert len(reader.snapshot().rollouts) == 3
 
 
 def test_another_programs_database_is_refused_and_left_alone(tmp_path):

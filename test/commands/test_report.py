@@ -1,15 +1,15 @@
-"""./efn report: what documents say is what the results files say, here and after any change of them."""
+"""./efn report: what documents say and show is what the results files say, here and after any change of them."""
 
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from pathlib import Path
 
 import pytest
 
 from efn_ros.commands.main import main
+from efn_ros.report.figures import FIGURES, refresh
 from efn_ros.report.results import BLOCKS, fill, render
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,19 +20,42 @@ MADE_BY = {
     "versions": {},
 }
 STAGE = {"p50_s": 0.0012, "p95_s": 0.002, "p99_s": 0.0034, "max_s": 0.01, "n": 990}
+BASE = {"value": 0.5, "low": 0.38, "high": 0.61}
 COMPARISON = {
-    "deployment": "actuation",
-    "task": "all",
+    "group": "all",
+    "of": "",
+    "way": "memory",
+    "volume": 10,
     "pairs": 240,
-    "base": 0.5,
-    "memory": 0.625,
-    "low": -0.02,
-    "high": 0.2,
+    "base": BASE,
+    "success": {"value": 0.625, "low": 0.5, "high": 0.7},
+    "difference": {"value": 0.125, "low": -0.02, "high": 0.2},
+    "removed": {"value": 0.25, "low": -0.1, "high": 0.4},
     "fixed": 40,
     "broke": 10,
+    "steps": 58.6,
     "base_steps": 61.4,
-    "memory_steps": math.nan,
     "residual": 0.1,
+}
+ALONE = {**COMPARISON, "way": "base", "volume": 0, "success": BASE, "fixed": 0, "broke": 0, "residual": 0.0}
+WRONG = {**COMPARISON, "way": "wrong memory", "success": {"value": 0.42, "low": 0.3, "high": 0.5}}
+NEVER = {**COMPARISON, "removed": None, "steps": None, "base_steps": None, "pairs": 20}
+EVALUATION = {
+    **MADE_BY,
+    "setting": "deployments",
+    "deployments": 24,
+    "tasks": ["push", "reach"],
+    "episodes_a_task": 1,
+    "comparisons": [
+        ALONE,
+        {**COMPARISON, "volume": 1},
+        COMPARISON,
+        WRONG,
+        *({**c, "group": "task", "of": "push", "pairs": 20} for c in (ALONE, COMPARISON, WRONG)),
+        *({**c, "group": "task", "of": "reach"} for c in (NEVER, {**WRONG, "pairs": 20})),
+        *({**c, "group": "shift", "of": "yaw", "pairs": 20} for c in (ALONE, {**COMPARISON, "volume": 1}, COMPARISON)),
+    ],
+    "episodes": [],
 }
 RESULTS = {
     "latency": {
@@ -42,13 +65,8 @@ RESULTS = {
         "without_recall": 3,
         "stages": {"total": STAGE},
     },
-    "evaluation": {
-        **MADE_BY,
-        "episodes_a_task": 20,
-        "remembered": 10,
-        "comparisons": [COMPARISON, {**COMPARISON, "task": "push", "pairs": 20}],
-        "episodes": [],
-    },
+    "evaluation": EVALUATION,
+    "as-trained": {**EVALUATION, "setting": "as-trained", "deployments": 1, "comparisons": [ALONE, NEVER]},
     "policy": {**MADE_BY, "training": {}, "tasks": {"push": {"success": 0.95, "steps": 60.2, "n": 20}}, "mean": 0.95},
 }
 SAID = {
@@ -57,7 +75,22 @@ SAID = {
         "30 images a second",
         "n = 990",
     ],
-    "evaluation": ["| actuation  | 240 | 50 % |", "-2 .. +20", "40 / 10", "|    61 |", "actuation: push", "n = 240"],
+    "evaluation": [
+        "| base alone                   |        - | 50 (38 .. 61) |                      - |             - |",
+        "| memory                       |       10 | 62 (50 .. 70) |         25 (-10 .. 40) |       40 / 10 |",
+        "| memory of another deployment |       10 | 42 (30 .. 50) |",
+        "50 % without memory, 62 % with 10 rollouts of the base alone to recall: +12 (-2 .. +20) points.",
+        "24 deployments, 2 tasks, 1 scene of each",
+        "n = 240",
+    ],
+    "evaluation-by-task": [
+        "| push  | 20 | 50 % |   62 % | 25 (-10 .. 40) |       40 / 10 |          61 |    59 |",
+        "| reach | 20 | 50 % |   62 % |              - |       40 / 10 |           - |     - |",
+        "| memory of another deployment |",
+        "|                         42 % |",
+    ],
+    "evaluation-by-shift": ["| yaw           | 20 | 50 % |   62 % |", "Memory of 10 rollouts."],
+    "as-trained": ["Success as trained: 50 % without memory", "2 tasks, 1 scene of each", "n = 20"],
     "policy": ["| push |    95 % |    60 |", "n = 20"],
 }
 
@@ -72,8 +105,8 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def put_results(root: Path) -> None:
-    for name, results in RESULTS.items():
+def put_results(root: Path, **changed: dict) -> None:
+    for name, results in {**RESULTS, **changed}.items():
         path = root / BLOCKS[name][0]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(results))
@@ -105,10 +138,30 @@ def test_filling_is_checked_then_done_then_stable(checkout, capsys):
     assert report() == 0 and report("--check") == 0
     put_results(checkout)
     assert report("--check") == 1
-    assert "docs/deep/page.md differs from the results files: run ./efn report" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    for stale in ("docs/deep/page.md", "docs/images/volumes.png"):
+        assert f"{stale} differs from the results files: run ./efn report" in said
     assert report() == 0 and report("--check") == 0
     text = (checkout / "docs/deep/page.md").read_text()
     assert "stale" not in text and text.count("before\n") == text.count("after\n") == len(BLOCKS)
+
+
+def test_figures_are_drawn_anew_where_they_show_other_results(checkout):
+    put_results(checkout)
+    assert refresh(checkout, draw=False) == list(FIGURES) and not (checkout / "docs/images").exists()
+    assert refresh(checkout, draw=True) == list(FIGURES) and refresh(checkout, draw=False) == []
+    drawn = (checkout / "docs/images/volumes.png").read_bytes()
+    put_results(checkout, evaluation={**EVALUATION, "date": "2026-01-03"})
+    assert refresh(checkout, draw=False) == [], "a figure shows no date"
+    put_results(checkout, evaluation={**EVALUATION, "comparisons": [ALONE, *EVALUATION["comparisons"][2:]]})
+    assert refresh(checkout, draw=True) == list(FIGURES)
+    assert (checkout / "docs/images/volumes.png").read_bytes() != drawn
+    (checkout / "docs/images/changes.png").unlink()
+    assert refresh(checkout, draw=False) == ["docs/images/changes.png"]
+
+
+def test_without_results_there_is_no_figure_to_draw(checkout):
+    assert refresh(checkout, draw=True) == []
 
 
 @pytest.mark.parametrize(

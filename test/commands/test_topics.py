@@ -78,6 +78,14 @@ def test_a_corrected_action_is_told_in_words():
     assert "step 4 of rollout r2" in text and "answered in 3.1 ms" in text
 
 
+def test_a_shadow_and_a_probe_are_told_in_words():
+    shadow = CorrectedAction(mode=CorrectedAction.SHADOW, proposed=Chunk(horizon=1, action_size=1, data=[0.125]))
+    text = "\n".join(describe(shadow))
+    assert "shadow: base action unchanged" in text and "proposed    +0.125" in text
+    probe = CorrectedAction(mode=CorrectedAction.CORRECTED, exploration="noise")
+    assert "base + memory, probing (noise)" in "\n".join(describe(probe))
+
+
 def test_a_type_is_found_by_its_name_or_refused():
     assert message_class("efn_ros/msg/CorrectedAction") is CorrectedAction
     for kind in ("genie_msgs_not_here/msg/ArmState", "efn_ros/msg/Nothing", "nonsense"):

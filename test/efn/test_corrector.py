@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from efn_ros.efn import Corrector, RecalledAction
+from efn_ros.efn.exploration import MODES, OFF, Exploration
 from efn_ros.robots import ActionLimits
 from efn_ros.types import Experience, Mode, Outcome, PolicyStep, Quantised, Recall, StepContext
 
@@ -50,6 +51,17 @@ def recalled(executed, confidence=1.0) -> Recall:
 
 def corrector(residual=None, control_steps=1, **bounds) -> Corrector:
     return Corrector(limits(**bounds), residual or RecalledAction(gain=0.5), control_steps=control_steps)
+
+
+def both(residual, **settings) -> tuple[Corrector, Corrector]:
+    """One in shadow, one that corrects."""
+    made = (Corrector(limits(**BOUNDS), residual, control_steps=2, shadow=s, **settings) for s in (True, False))
+    return tuple(made)
+
+
+def probing(mode="noise", **settings) -> Exploration:
+    values = {"scale": 0.5, "max_confidence": 1.0, "rate": 1.0, "control_steps": 1, "rate_hz": 10.0}
+    return Exploration(mode, **{**values, "bound": np.full(SIZE, 0.5, np.float32), **settings})
 
 
 def always(value):
@@ -335,3 +347,133 @@ def test_an_index_for_every_entry_is_asked_for_and_must_exist():
     own = Corrector(limits(), RecalledAction(), control_steps=1, measured=[-1, 5])
     with pytest.raises(ValueError, match="names entry 5 of 2"):
         own.correct(measuring(BASE), Recall())
+
+
+# What memory proposed
+
+
+def test_what_is_added_is_what_was_proposed():
+    correction = corrector().correct(step(BASE), SEEN)
+    np.testing.assert_array_equal(correction.proposed, correction.residual)
+    assert (correction.cut, correction.exploration) == (False, "")
+
+
+@pytest.mark.parametrize("decision", [step(BASE, correct=False), step(REFUSED)], ids=["off", "refused"])
+def test_where_memory_proposed_nothing_there_is_none(decision):
+    assert corrector().correct(decision, SEEN).proposed is None
+    assert corrector().correct(step(BASE), Recall(reason="the bank is empty")).proposed is None
+    assert corrector(always(np.nan)).correct(step(BASE), SEEN).proposed is None
+
+
+def test_a_proposal_of_zero_is_one():
+    proposed = corrector(always(0.0)).correct(step(BASE), SEEN).proposed
+    assert proposed is not None and not proposed.any()
+
+
+def test_a_proposal_that_the_limits_cut_back_is_told_as_they_leave_it():
+    correction = corrector(always(9.0)).correct(step(BASE), SEEN)
+    assert correction.cut
+    np.testing.assert_allclose(correction.proposed, np.minimum(0.5, 1 - BASE), atol=EPS)
+
+
+# Shadow
+
+
+@settings(max_examples=100, deadline=None)
+@given(decisions())
+def test_in_shadow_what_is_executed_is_bit_for_bit_that_of_correction_off(episode):
+    """Whatever base and memory say, over a whole episode; and what is proposed first is what would have been added."""
+    wanted = {index: residual for index, (_, residual, _) in enumerate(episode)}
+    in_shadow, off = both(lambda step, recall: (wanted[step.context.step], ""), explore=probing())
+    for index, (base, _, _) in enumerate(episode):
+        shown = in_shadow.correct(step(base, index), SEEN)
+        plain = off.correct(step(base, index, correct=False), SEEN)
+        for part in ("base", "residual", "corrected"):
+            assert getattr(shown, part).tobytes() == getattr(plain, part).tobytes(), part
+        assert shown.limited == plain.limited and not shown.residual.any() and shown.exploration == ""
+        assert shown.mode == (Mode.SHADOW if plain.mode == Mode.BASE else plain.mode)
+        if shown.proposed is not None:
+            assert (np.abs(shown.proposed) <= 0.5 + EPS).all()
+
+
+def test_a_shadow_shows_what_would_have_been_added():
+    in_shadow, correcting = both(always(0.25))
+    shown, added = (own.correct(step(BASE), SEEN) for own in (in_shadow, correcting))
+    assert (shown.mode, shown.reason, shown.rollout_id, shown.confidence) == (Mode.SHADOW, "", "r7", 1.0)
+    assert (added.mode, added.cut) == (Mode.CORRECTED, shown.cut)
+    np.testing.assert_array_equal(shown.proposed, added.residual)
+    assert added.residual.any()
+
+
+def test_a_shadow_says_why_nothing_was_proposed():
+    in_shadow, _ = both(RecalledAction())
+    correction = in_shadow.correct(step(BASE), Recall(reason="the bank is empty"))
+    assert (correction.mode, correction.reason, correction.proposed) == (Mode.SHADOW, "the bank is empty", None)
+
+
+def test_an_episode_without_correction_has_no_shadow():
+    in_shadow, _ = both(RecalledAction())
+    correction = in_shadow.correct(step(BASE, correct=False), SEEN)
+    assert (correction.mode, correction.reason) == (Mode.BASE, "correction is off")
+
+
+# Exploration
+
+
+def exploring(mode="noise", residual=None, *, explore=None, **bounds) -> Corrector:
+    own = explore or probing(mode, sampler=lambda step, recall, rng: rng.normal(size=step.base.shape))
+    return Corrector(limits(**bounds), residual or RecalledAction(gain=0.5), control_steps=1, explore=own)
+
+
+UNSURE = replace(SEEN, steps=(*SEEN.steps, replace(SEEN.steps[0], rollout_id="r8", outcome=Outcome.FAILURE)))
+UNSURE = replace(UNSURE, confidence=0.2)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_probe_is_named_and_told_apart_from_what_was_proposed(mode):
+    correction = exploring(mode).correct(step(BASE), replace(UNSURE, confidence=0.9))
+    assert (correction.mode, correction.reason, correction.exploration) == (Mode.CORRECTED, "", mode)
+    assert correction.proposed is not None and not np.array_equal(correction.proposed, correction.residual)
+    assert (np.abs(correction.residual - correction.proposed) <= 0.25 + EPS).all()
+    assert correction.rollout_id == ("r8" if mode == "branch" else "r7")
+
+
+def test_where_memory_proposes_nothing_the_probe_is_around_the_base():
+    correction = exploring().correct(step(BASE), UNSURE)
+    assert (correction.mode, correction.exploration, correction.proposed) == (Mode.CORRECTED, "noise", None)
+    assert 0 < np.abs(correction.corrected - BASE).max() <= 0.25 + EPS
+
+
+@pytest.mark.parametrize("mode", MODES)
+@settings(max_examples=40, deadline=None)
+@given(episode=decisions())
+def test_probes_stay_within_every_limit_over_a_whole_episode(mode, episode):
+    wanted = {index: residual for index, (_, residual, _) in enumerate(episode)}
+    guard = exploring(mode, lambda step, recall: (wanted[step.context.step], ""), **BOUNDS)
+    path = np.empty((0, SIZE), np.float32)
+    for index, (base, _, _) in enumerate(episode):
+        first = recalled(np.nan_to_num(base), 0.1)
+        failure = replace(first.steps[0], executed=-first.steps[0].executed, outcome=Outcome.FAILURE)
+        memory = replace(first, steps=(*first.steps, failure))
+        correction = guard.correct(step(base, index), memory)
+        assert_within_limits(np.concatenate([path, correction.corrected]))
+        assert (np.abs(correction.residual) <= 0.5 + EPS).all()
+        path = np.concatenate([path, correction.corrected[:1]])
+
+
+@settings(max_examples=40, deadline=None)
+@given(decisions())
+def test_off_is_off(episode):
+    plain, off = corrector(always(0.2), **BOUNDS), exploring(residual=always(0.2), explore=probing(OFF), **BOUNDS)
+    for index, (base, _, _) in enumerate(episode):
+        left, right = (own.correct(step(base, index), UNSURE) for own in (plain, off))
+        assert left.corrected.tobytes() == right.corrected.tobytes()
+        assert (left.mode, left.reason, right.exploration) == (right.mode, right.reason, "")
+
+
+def test_a_refused_base_and_a_stop_are_not_probed():
+    guard = exploring()
+    assert guard.correct(step(REFUSED), UNSURE).exploration == ""
+    guard.stop("enough")
+    correction = guard.correct(step(BASE, 1), UNSURE)
+    assert (correction.mode, correction.exploration) == (Mode.STOPPED, "")

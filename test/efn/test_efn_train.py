@@ -94,7 +94,9 @@ def test_a_second_run_does_what_is_missing_and_a_later_round_is_driven_by_the_on
 
 @pytest.mark.parametrize("volume", [1, 3, 8])
 def test_a_bank_holds_no_more_rollouts_than_its_volume(tmp_path, volume):
-    lessons = Lessons([deployment(tmp_path / "0.npz", 0)], config(tmp_path, nearest=30, context=30))
+    lessons = Lessons(
+        [deployment(tmp_path / "0.npz", 0)], config(tmp_path, lessons=LessonConfig(0, nearest=30, context=30))
+    )
     _, recalled, *_ = lessons.batch(np.arange(5), np.random.default_rng(0), volume)
     part = lessons.parts[0]
     for row in range(5):

@@ -71,7 +71,7 @@ def test_what_is_remembered_lies_beside_what_is_taught(collected):
 
 def test_a_batch_holds_the_nearest_and_some_at_random_of_so_many_rollouts(collected):
     paths, parts = collected
-    config = TrainConfig("", nearest=3, context=2)
+    config = TrainConfig("", lessons=LessonConfig(0, nearest=3, context=2))
     lessons = Lessons(paths, config)
     assert len(lessons) == sum(len(arrays["base"]) for arrays in parts)
     rng = np.random.default_rng(0)

@@ -95,6 +95,15 @@ def test_without_memory_the_residual_is_exactly_zero(efn, k):
     assert not efn.residual(present(), memory).any()
 
 
+def test_a_network_that_remembers_nothing_corrects_all_the_same_whatever_is_recalled(efn):
+    blind = Efn(replace(CONFIG, remembers=False)).eval()
+    blind.load_state_dict(efn.state_dict())
+    now = present()
+    residual = blind.residual(now, recalled())
+    assert residual.any()
+    torch.testing.assert_close(blind.residual(now, recalled(k=0)), residual)
+
+
 def test_one_by_one_is_the_same_as_a_batch(efn):
     now, memory = present(), recalled()
     together = efn.residual(now, memory)

@@ -1,4 +1,4 @@
-"""The figure of the demo, and where figures come from."""
+"""The figures of the demo and of the evaluation, and where figures come from."""
 
 import json
 
@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from efn_ros.report.figures import BASE, MEMORY, demo_figure
+from efn_ros.report.figures import BASE, MEMORY, OTHER, changes_figure, demo_figure, volumes_figure
 from efn_ros.report.provenance import here
 
 
@@ -14,20 +14,27 @@ def rgb(colour):
     return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
 
 
-def bars(image, colour):
-    """Bounding boxes' heights of the bars of one colour in the left half, from left to right."""
+def boxes(image, colour):
+    """Bounding boxes (left, top, width, height, area) of what has one colour in the left half, from left to right."""
     left = image[:, : image.shape[1] // 2]
     mask = (np.abs(left.astype(int) - rgb(colour)).max(axis=-1) < 4).astype(np.uint8)
-    _, _, stats, _ = cv2.connectedComponentsWithStats(mask)
-    found = [box for box in stats[1:] if box[cv2.CC_STAT_WIDTH] > 40]
-    return [int(box[cv2.CC_STAT_HEIGHT]) for box in sorted(found, key=lambda box: box[cv2.CC_STAT_LEFT])]
+    return sorted(cv2.connectedComponentsWithStats(mask)[2][1:].tolist())
+
+
+def bars(image, colour):
+    """Heights of the upright bars, from left to right."""
+    return [box[cv2.CC_STAT_HEIGHT] for box in boxes(image, colour) if box[cv2.CC_STAT_WIDTH] > 40]
+
+
+def read(path):
+    return cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
 
 
 def test_a_figure_has_a_bar_for_each_task_and_way_as_high_as_its_share(tmp_path):
     path = tmp_path / "new" / "demo.png"
     stages = {"infer": np.full(20, 0.01), "total": np.linspace(0.01, 0.05, 20)}
     demo_figure(path, ["push", "reach"], [0.25, 0.5], [0.75, 1.0], stages)
-    image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    image = read(path)
     grey, orange = bars(image, BASE), bars(image, MEMORY)
     assert len(grey) == len(orange) == 2
     full = orange[1]
@@ -38,6 +45,51 @@ def test_a_figure_has_a_bar_for_each_task_and_way_as_high_as_its_share(tmp_path)
 def test_a_figure_needs_no_latencies(tmp_path):
     demo_figure(tmp_path / "demo.png", ["push"], [0.0], [1.0], {"infer": np.empty(0), "total": np.empty(0)})
     assert (tmp_path / "demo.png").stat().st_size > 0
+
+
+def compared(way="memory", volume=4, group="all", of="", success=0.5, fixed=0, broke=0, steps=60.0):
+    estimate = {"value": success, "low": success - 0.1, "high": success + 0.1}
+    return {
+        **{"group": group, "of": of, "way": way, "volume": volume, "pairs": 9, "base": estimate, "success": estimate},
+        **{"fixed": fixed, "broke": broke, "steps": steps, "base_steps": steps, "residual": 0.1},
+    }
+
+
+def test_what_memory_fixed_and_broke_is_as_long_as_it_is_often(tmp_path):
+    by_task = [
+        compared(group="task", of=of, fixed=fixed, broke=broke) for of, fixed, broke in (("a", 6, 3), ("b", 3, 0))
+    ]
+    smaller = compared(group="task", of="a", volume=1, fixed=9)
+    by_shift = compared(group="shift", of="yaw", fixed=1)
+    changes_figure(tmp_path / "changes.png", {"comparisons": [compared(), *by_task, smaller, by_shift]})
+    image = read(tmp_path / "changes.png")
+    widths = {
+        colour: [box[cv2.CC_STAT_WIDTH] for box in sorted(boxes(image, colour), key=lambda b: b[cv2.CC_STAT_TOP])
+                 if box[cv2.CC_STAT_HEIGHT] > 40]
+        for colour in (MEMORY, OTHER)
+    }  # fmt: skip
+    assert len(widths[MEMORY]) == 2 and len(widths[OTHER]) == 1
+    longest = widths[MEMORY][0]
+    assert longest > 100
+    assert [widths[MEMORY][1] / longest, widths[OTHER][0] / longest] == pytest.approx([0.5, 0.5], abs=0.02)
+
+
+def test_success_by_volume_rises_as_it_does(tmp_path):
+    base = compared(way="base", volume=0, success=0.2)
+    curve = [compared(volume=volume, success=share) for volume, share in ((1, 0.3), (2, 0.5), (4, 0.9))]
+    figure = tmp_path / "volumes.png"
+    volumes_figure(figure, {"comparisons": [base, *reversed(curve)]})
+    image = read(figure)
+    mask = (np.abs(image[:, : image.shape[1] // 3].astype(int) - rgb(MEMORY)).max(axis=-1) < 4).astype(np.uint8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
+    line = labels == 1 + np.argmax(stats[1:, cv2.CC_STAT_WIDTH])
+    middle = [np.flatnonzero(column).mean() for column in line.T if column.any()]
+    first, second, last = middle[0], middle[len(middle) // 2], middle[-1]
+    assert (first - second) / (first - last) == pytest.approx((0.5 - 0.3) / (0.9 - 0.3), abs=0.05)
+    assert first - last > 100
+    without = tmp_path / "without.png"
+    volumes_figure(without, {"comparisons": [base, compared(steps=None), compared(way="wrong memory", steps=None)]})
+    assert not np.array_equal(read(without), image)
 
 
 def test_where_a_figure_comes_from_is_said_in_words_that_a_file_can_hold():

@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from efn_ros.msg import Chunk, QuantisedRows
+from efn_ros.msg import Chunk, CorrectedAction, QuantisedRows
 from efn_ros.srv import RetrieveExperience
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -154,6 +154,10 @@ def corrections(draw):
         reason=draw(names),
         rollout_id=draw(names),
         rollout_step=draw(st.integers(-(2**31), 2**31 - 1)),
+        limited=draw(st.booleans()),
+        proposed=draw(st.none() | floats(*shape)),
+        cut=draw(st.booleans()),
+        exploration=draw(names),
     )
 
 
@@ -203,6 +207,12 @@ def test_a_correction_comes_back(correction):
     assert_same(conversions.correction_from_msg(message), correction)
     assert message.recall_s == 0.25
     assert (conversions.from_time(message.received), conversions.from_time(message.created)) == (5, 6)
+
+
+def test_constants_of_a_correction_are_those_of_its_message():
+    assert {mode.name: mode.value for mode in types.Mode} == {
+        name: getattr(CorrectedAction, name) for name in ("CORRECTED", "BASE", "HOLD", "STOPPED", "SHADOW")
+    }
 
 
 def test_a_policy_without_latent_tokens_has_none_after_the_wire_either():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from efn_ros.evaluation import BASE, Job, evaluate
+from efn_ros.evaluation import BASE, Job, Way, evaluate
 from efn_ros.report import provenance, tables
 from efn_ros.worlds.metaworld import TASKS
 
@@ -44,7 +44,8 @@ def write_card(checkpoint: Path, facts: dict, episodes: int, output: Path, proce
     overlay = output / "checkpoint.yaml"
     parameters = {"checkpoint": str(checkpoint.resolve())}
     overlay.write_text(yaml.safe_dump({"/efn/vla_policy": {"ros__parameters": parameters}}))
-    jobs = [Job("libero_sim", "as trained", task, episodes, 0, (str(overlay),), (BASE,)) for task in TASKS]
+    base = (Way(BASE, correct=False),)
+    jobs = [Job("libero_sim", None, task, episodes, base, (str(overlay),)) for task in TASKS]
     done = evaluate(jobs, output, processes=processes)
     tasks = {}
     for task in TASKS:

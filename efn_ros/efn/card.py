@@ -1,0 +1,65 @@
+"""The model card of a trained EFN: what it was made from, and where its results are."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from efn_ros.efn.learned import PACKAGED
+from efn_ros.efn.network import CONFIG, WEIGHTS
+from efn_ros.report import provenance, tables
+
+CARD = """---
+license: mit
+pipeline_tag: robotics
+---
+# Experience Feedback Network for PocketVLA
+
+Corrects the actions of the frozen PocketVLA policy on a simulated Sawyer arm: it reads the present step and steps that
+were recalled from the bank of its place of work, and adds a residual. Without memory the residual is zero. Made by
+`./efn train`; how, is told in `docs/learning.md`, what it is worth in `docs/evaluation.md`.
+
+* **Data**: {decisions} decisions in {parts} simulated deployments (seeds from {first_seed} on), {physical} that were
+  lived through and each of those before {views} other cameras. {remembered} rollouts of the policy alone fill the bank
+  of each, {taught} are taught in. The teacher is the policy itself, shown the scene as it was trained.{note}
+* **Training**: {updates} updates of {batch} decisions, seed {seed}, {minutes:.0f} minutes, threads: {threads},
+  on {cpu}.
+* **Size**: {parameters:.2f} million parameters.
+* **Loss** in {measured} deployments that it never learnt from (smooth L1 of the residual):
+
+{table}
+"""
+
+
+def install(checkpoint: Path, note: str = "", target: Path = PACKAGED) -> Path:
+    """Copy a trained round (`efn_ros.efn.train`) with card.json and README.md to `target`, the package if not said."""
+    facts = json.loads((checkpoint / "facts.json").read_text())
+    target.mkdir(parents=True, exist_ok=True)
+    for name in (CONFIG, WEIGHTS):
+        shutil.copyfile(checkpoint / name, target / name)
+    card = {**provenance.here(), "training": facts, **({"note": note} if note else {})}
+    (target / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+    losses, settings = facts["validation"], facts["config"]
+    names = {"none": "no residual", **{f"volume_{v}": f"memory of {v} rollouts" for v in settings["volumes"]}}
+    lessons, physical = settings["lessons"], facts["deployments"] / (settings["lessons"]["views"] + 1)
+    (target / "README.md").write_text(
+        CARD.format(
+            decisions=facts["decisions"],
+            parts=facts["deployments"],
+            physical=round(physical),
+            measured=facts["measured"],
+            parameters=facts["parameters"] / 1e6,
+            first_seed=settings["first_seed"],
+            batch=settings["batch"],
+            seed=settings["seed"],
+            threads=settings["threads"],
+            updates=facts["updates"],
+            minutes=facts["minutes"],
+            cpu=card["machine"]["cpu"],
+            note=f"\n  {note}" if note else "",
+            table=tables.markdown(["", "loss"], [[names[n], f"{losses[n]:.4f}"] for n in names]),
+            **{name: lessons[name] for name in ("views", "remembered", "taught")},
+        )
+    )
+    return target
