@@ -4,7 +4,15 @@ from setuptools import find_packages, setup
 
 setup(
     packages=find_packages(include=["efn_ros", "efn_ros.*"]),
-    package_data={"efn_ros": ["ros/*.xml", "policies/pocket_vla/checkpoint/*", "efn/checkpoint/*"]},
+    package_data={
+        "efn_ros": [
+            "ros/*.xml",
+            "policies/pocket_vla/checkpoint/*",
+            "efn/checkpoint/*",
+            "bank/seed/*/*",
+            "bank/seed/*/payloads/*",
+        ]
+    },
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/efn_ros"]),
         ("share/efn_ros", ["package.xml"]),
@@ -16,6 +24,7 @@ setup(
             "experience_retrieval = efn_ros.nodes.experience_retrieval:main",
             "efn_corrector = efn_ros.nodes.efn_corrector:main",
             "bank_writer = efn_ros.nodes.bank_writer:main",
+            "efn_trainer = efn_ros.nodes.efn_trainer:main",
             "episode_manager = efn_ros.nodes.episode_manager:main",
             "libero_bridge = efn_ros.nodes.libero_bridge:main",
         ],

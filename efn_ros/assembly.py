@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,12 +14,17 @@ from efn_ros.bank import BankReader, BankWriter, Projection, RecallConfig, Retri
 from efn_ros.efn import Corrector, RecalledAction
 from efn_ros.efn.corrector import Residual
 from efn_ros.efn.exploration import Exploration, actor_sampler
+from efn_ros.efn.registry import Registry
 from efn_ros.graph import Graph
 from efn_ros.policies import FrozenPolicy, load_policy
 from efn_ros.policies.inference import Inference
 from efn_ros.robots import ActionLimits
 from efn_ros.worlds import Deployment, World, make_world
 from efn_ros.worlds.deployment import KINDS
+
+if TYPE_CHECKING:
+    from efn_ros.efn.learner import Learner
+    from efn_ros.efn.switching import Switching
 
 Parameters = Mapping[str, Any]
 LIMITS = ("low", "high", "velocity", "acceleration", "jerk", "reject", "residual", "holds_last")
@@ -80,7 +86,7 @@ def make_residual(p: Parameters) -> Residual:
     if p["method"] == "learned":
         from efn_ros.efn.learned import LearnedResidual
 
-        return LearnedResidual(p["checkpoint"], gain=p["gain"])
+        return LearnedResidual(p["checkpoint"], gain=p["gain"], disagreement_scale=p["disagreement_scale"])
     raise ValueError(f"method {p['method']!r} is unknown; there are 'recalled_action' and 'learned'")
 
 
@@ -116,17 +122,47 @@ def make_exploration(p: Parameters, bound: np.ndarray) -> Exploration:
     )
 
 
+def make_switching(p: Parameters, corrector: Corrector) -> Switching | None:
+    """Of efn_corrector; None where it does not learn at work."""
+    if not p["learn"] or p["method"] != "learned":
+        return None
+    from efn_ros.efn.learned import PACKAGED
+    from efn_ros.efn.switching import Switching
+
+    def make(checkpoint: Path) -> tuple[Residual, Exploration]:
+        named = {**p, "checkpoint": str(checkpoint)}
+        return make_residual(named), make_exploration(named, corrector.limits.residual)
+
+    return Switching(corrector, Registry(p["bank"]), p["checkpoint"] or PACKAGED, make)
+
+
+def make_learner(p: Parameters, recall: Parameters, corrector: Parameters, **hooks: Callable) -> Learner:
+    """Of efn_trainer. recall, corrector: of experience_retrieval and efn_corrector, with which the robot is corrected.
+    hooks: `pause` and `tell` of `Learner`. Raises ValueError for parameters out of range."""
+    from efn_ros.efn.learned import PACKAGED
+    from efn_ros.efn.learner import LearnConfig, Learner
+
+    if corrector["method"] != "learned":
+        raise ValueError(f"method of efn_corrector is {corrector['method']!r}; only what is 'learned' can learn on")
+    if corrector.get("disagreement_scale"):
+        raise ValueError("disagreement_scale of efn_corrector is set; critics cannot learn on at work, set it to 0")
+    names = [field.name for field in fields(LearnConfig)]
+    config = LearnConfig(**{name: p[name] for name in names})
+    checkpoint = corrector["checkpoint"] or PACKAGED
+    options = {"gain": corrector["gain"], "rule": p["rule"]}
+    return Learner(p["bank"], checkpoint, config, make_recall(recall), **options, **hooks)
+
+
 def make_deployment(p: Parameters) -> Deployment:
     """Of libero_bridge."""
     strengths = {kind: p[f"deployment.{kind}"] for kind in KINDS}
     return Deployment.draw(p["deployment.seed"], strengths)
 
 
-def make_simulation(p: Parameters, deployment: Deployment | None = None) -> World:
-    """Of libero_bridge. deployment: instead of the one that the parameters draw."""
+def make_simulation(p: Parameters) -> World:
+    """Of libero_bridge."""
     settings = {"assets": p["libero_assets"]} if p["world"] == "libero" else {}
-    deployment = deployment or make_deployment(p)
-    return make_world(p["world"], deployment=deployment, image_size=p["image_size"], **settings)
+    return make_world(p["world"], deployment=make_deployment(p), image_size=p["image_size"], **settings)
 
 
 def make_agent(graph: Graph, bank: str | Path | None) -> Agent:

@@ -33,6 +33,7 @@ class Graph:
     def load(cls, robot: str, overlays: Iterable[str | Path] = (), **parameters: Any) -> Graph:
         """Read the robot's graph, lay `overlays` (parameter files) and then `parameters` (for every node) over it.
 
+        `when.<flag>` of the graph lists nodes that are part of it only where that parameter of every node is true.
         Raises FileNotFoundError for an unknown robot or file, ValueError naming the file and the entry that is wrong.
         """
         sections: dict[str, dict[str, Any]] = {}
@@ -41,8 +42,10 @@ class Graph:
                 sections.setdefault(name, {}).update(values)
         graph = sections.pop("graph", {})
         common = {**sections.pop("**", {}), **parameters}
-        executables, on_exit = graph.get("nodes", []), graph.get("on_exit", RESTART)
-        unknown = set(sections) - set(executables)
+        executables, on_exit = list(graph.get("nodes", [])), graph.get("on_exit", RESTART)
+        optional = {name.removeprefix("when."): more for name, more in graph.items() if name.startswith("when.")}
+        unknown = set(sections) - set(executables).union(*optional.values())
+        executables += [name for flag, more in optional.items() if common.get(flag) for name in more]
         if not executables or unknown:
             raise ValueError(
                 f"graph of {robot!r}: nodes are {executables}, but there are parameters for {sorted(unknown)}"

@@ -30,6 +30,7 @@ CORRECTOR = {
     "checkpoint": "",
     "shadow": False,
     "gain": 0.5,
+    "disagreement_scale": 0.0,
     "min_confidence": 0.5,
     "exploration.mode": "off",
     "exploration.scale": 0.5,
@@ -134,6 +135,13 @@ def test_exploration_is_configured_by_the_parameters():
     assert (own.bound is bound, own.control_steps, own.rate_hz) == (True, 2, 10.0)
 
 
+def test_critics_are_asked_where_the_parameters_say_so(monkeypatch):
+    asked = []
+    monkeypatch.setattr("efn_ros.efn.learned.LearnedResidual", lambda *args, **settings: asked.append((args, settings)))
+    assembly.make_residual({**CORRECTOR, "method": "learned", "checkpoint": "c", "disagreement_scale": 0.25})
+    assert asked == [(("c",), {"gain": 0.5, "disagreement_scale": 0.25})]
+
+
 def test_only_a_learned_actor_can_be_sampled(tmp_path):
     values = {**CORRECTOR, "exploration.mode": "residual"}
     with pytest.raises(ValueError, match="samples the learned actor; set method: learned"):
@@ -192,8 +200,10 @@ def test_an_unknown_world_is_named():
 def graph():
     """The simulated robot's, with a policy that costs nothing."""
 
+    changes = {**CONSTANT, "action_size": 4, "method": "recalled_action"}  # the packaged network fits another policy
+
     def configured(node):
-        return dataclasses.replace(node, parameters={**node.parameters, **CONSTANT, "action_size": 4})
+        return dataclasses.replace(node, parameters={**node.parameters, **changes})
 
     plain = Graph.load("libero_sim")
     return dataclasses.replace(plain, nodes=tuple(map(configured, plain.nodes)))
@@ -222,3 +232,29 @@ def test_an_unknown_method_of_correction_is_named():
 def test_a_learned_correction_needs_its_checkpoint(tmp_path):
     with pytest.raises(FileNotFoundError, match="no EFN checkpoint in"):
         assembly.make_residual({**CORRECTOR, "method": "learned", "checkpoint": str(tmp_path)})
+
+
+def test_only_a_corrector_that_learns_follows_what_is_learnt():
+    parameters = {**Graph.load("libero_sim").parameters("efn_corrector"), "method": "recalled_action"}
+    assert assembly.make_switching({**parameters, "learn": True}, None) is None
+    assert assembly.make_switching({**parameters, "method": "learned", "learn": False}, None) is None
+
+
+@pytest.mark.parametrize(
+    "node, change, message",
+    [
+        ("efn_corrector", {"method": "recalled_action"}, "method of efn_corrector is 'recalled_action'"),
+        ("efn_corrector", {"disagreement_scale": 0.5}, "disagreement_scale of efn_corrector is set"),
+        ("efn_corrector", {"gain": 0.0}, "gain of efn_corrector is 0.0"),
+        ("efn_trainer", {"rule": "always"}, "rule is 'always'; there are 'operator', 'when proven'"),
+        ("efn_trainer", {"margin": 2.0}, "margin is 2.0"),
+    ],
+)
+def test_a_learner_is_what_the_parameters_say_and_what_it_cannot_do_is_named(tmp_path, node, change, message):
+    graph = Graph.load("libero_sim", learn=True, bank=str(tmp_path / "bank"))
+    parts = {n: graph.parameters(n) for n in ("efn_trainer", "experience_retrieval", "efn_corrector")}
+    parts["efn_corrector"] |= {"method": "learned", "gain": 1.0}
+    learner = assembly.make_learner(*parts.values(), pause=lambda: None)
+    assert learner.registry.directory == tmp_path / "bank" / "efn"
+    with pytest.raises(ValueError, match=message):
+        assembly.make_learner(*{**parts, node: {**parts[node], **change}}.values())

@@ -456,9 +456,9 @@ def test_the_command_evaluates_and_writes_a_results_file(tmp_path, capsys):
     assert main(words) == 0
     report = json.loads(results.read_text())
     episodes = [Episode(**e) for e in report["episodes"]]
-    assert [(e.way, e.volume) for e in episodes] == [(BASE, 0), (MEMORY, 1), ("still", 1), (WRONG, 1)]
+    assert [(e.way, e.volume) for e in episodes] == [(BASE, 0), (MEMORY, 1), (RECALL, 1), ("still", 1), (WRONG, 1)]
     assert {(e.deployment, e.seed) for e in episodes} == {(None, 0)}
-    assert episodes[2].residual == 0 and episodes[2].length == episodes[0].length
+    assert episodes[3].residual == 0 and episodes[3].length == episodes[0].length
     assert report["comparisons"] == [dataclasses.asdict(c) for c in comparisons(episodes)]
     assert evaluation_block(report) in capsys.readouterr().out
     assert not any(

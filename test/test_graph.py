@@ -51,7 +51,7 @@ def test_a_later_overlay_wins(overlay):
 def test_what_is_said_of_a_node_wins_over_what_is_said_of_all(overlay):
     everywhere = overlay({"/**": {"gain": 0.1, "bank": "elsewhere"}})
     graph = Graph.load("libero_sim", [everywhere])
-    assert graph.parameters("efn_corrector")["gain"] == 0.5
+    assert graph.parameters("efn_corrector")["gain"] == 1.0
     assert all(node.parameters["bank"] == "elsewhere" for node in graph.nodes)
 
 
@@ -95,6 +95,15 @@ def test_remappings_are_pairs_of_the_node_they_are_for(overlay):
     nodes = {node.executable: node for node in Graph.load("libero_sim", [path]).nodes}
     assert nodes["vla_policy"].remappings == (("observation", "/camera/observation"), ("a", "b"))
     assert all(node.remappings == () for name, node in nodes.items() if name != "vla_policy")
+
+
+@pytest.mark.parametrize("learn", [True, False])
+def test_a_node_behind_a_flag_is_part_of_the_graph_only_where_the_flag_is_set(overlay, learn):
+    graph = Graph.load("libero_sim", [overlay({"/**": {"learn": learn}, "/efn/efn_trainer": {"epochs": 2}})])
+    plain = [node.executable for node in Graph.load("libero_sim").nodes]
+    assert "efn_trainer" not in plain
+    assert [node.executable for node in graph.nodes] == plain + ["efn_trainer"] * learn
+    assert not learn or graph.parameters("efn_trainer")["epochs"] == 2
 
 
 def test_an_empty_overlay_changes_nothing(overlay):
@@ -170,7 +179,7 @@ def own_sections(path):
 
 @pytest.mark.parametrize("robot", ROBOTS)
 def test_every_shipped_parameter_is_declared_by_its_node(robot):
-    graph = Graph.load(robot)
+    graph = Graph.load(robot, learn=True)
     assert graph.on_exit in (RESTART, STOP)
     common = set(own_sections(config_directory() / f"{robot}.yaml")["**"]["ros__parameters"])
     for node in graph.nodes:
@@ -187,13 +196,22 @@ def same_type(value, default):
 
 @pytest.mark.parametrize("robot", ROBOTS)
 def test_every_shipped_value_has_its_parameters_type_and_range(robot):
-    for node in Graph.load(robot).nodes:
+    for node in Graph.load(robot, learn=True).nodes:
         for name, parameter in declared(node.executable).items():
             value, where = node.parameters.get(name, parameter.default), f"{node.executable}: {name}"
             assert same_type(value, parameter.default), where
             assert parameter.least is None or value >= parameter.least, where
             assert parameter.most is None or value <= parameter.most, where
             assert parameter.description.endswith("."), where
+
+
+@pytest.mark.parametrize("robot", ROBOTS)
+def test_nothing_is_learnt_at_work_unless_asked_for_and_every_parameter_of_it_is_shipped(robot):
+    graph = Graph.load(robot)
+    assert graph.parameters("efn_corrector")["learn"] is False
+    assert "efn_trainer" not in [node.executable for node in graph.nodes]
+    shipped = Graph.load(robot, learn=True).parameters("efn_trainer")
+    assert {p.name for p in node_class("efn_trainer").PARAMETERS} <= set(shipped)
 
 
 @pytest.mark.parametrize("robot", ROBOTS)

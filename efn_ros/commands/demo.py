@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+import efn_ros
+
 TASKS = ("push", "drawer-open", "window-close", "button-press-topdown")
+SEED_BANKS = Path(efn_ros.__file__).parent / "bank" / "seed"  # by deployment, made by ./efn seed-bank
+REMEMBERED_SCENE = 1000  # the first of those that fill the memory
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), help="tasks of Meta-World")
     parser.add_argument("--episodes", type=int, default=3, help="scenes a task, each with and without memory")
-    parser.add_argument("--remembered", type=int, default=4, help="episodes a task that fill the memory before")
+    parser.add_argument(
+        "--remembered",
+        type=int,
+        help="episodes a task of the base alone that fill the memory before; default: 4, or none where the package has "
+        "a bank of the deployment",
+    )
     parser.add_argument("--deployment", default="actuation", help="which config/deployments/<name>.yaml, or 'none'")
     parser.add_argument("--params-file", type=Path, action="append", default=[], help="laid over the robot's own")
     parser.add_argument("--output", type=Path, default=Path("efn_demo"), help="directory of the results")
@@ -38,14 +48,20 @@ def run(args: argparse.Namespace) -> int:
     output = args.output.resolve() / time.strftime("%Y%m%d-%H%M%S")
     overlays = [config_directory() / "deployments" / f"{args.deployment}.yaml"] if args.deployment != "none" else []
     overlays += args.params_file
-    bank = output / "bank"
+    bank, seeds = output / "bank", SEED_BANKS / args.deployment
+    remembered = 4 if args.remembered is None else args.remembered
+    if args.remembered is None and seeds.is_dir():
+        shutil.copytree(seeds, bank)
+        remembered = 0
+    already = len(BankReader(bank).rollouts())
     graph = Graph.load("libero_sim", overlays, bank=str(bank))
     names = [node.executable for node in graph.nodes]
     results: dict[str, dict[str, list]] = {task: {"base": [], "memory": []} for task in args.tasks}
     corrected = []
     filmed = []
-    total = len(args.tasks) * (args.remembered + 2 * args.episodes)
+    total = len(args.tasks) * (remembered + 2 * args.episodes)
     print(f"starting {len(names)} nodes; what they print goes to {output / 'log'}")
+    print(f"the memory holds {already} rollouts of the base alone; {remembered} more a task come first")
     with (
         Bringup(graph, output=output / "log") as bringup,
         Client(observations=True) as client,
@@ -62,8 +78,8 @@ def run(args: argparse.Namespace) -> int:
             return done
 
         for task in args.tasks:
-            for seed in range(args.remembered):
-                episode(task, args.seed + 1000 + seed, correct=False, record=True, what="remembering")
+            for seed in range(remembered):
+                episode(task, args.seed + REMEMBERED_SCENE + seed, correct=False, record=True, what="remembering")
             for seed in range(args.seed, args.seed + args.episodes):
                 results[task]["base"].append(episode(task, seed, correct=False, record=False, what="base alone"))
                 done = episode(task, seed, correct=True, record=True, what="base + memory")

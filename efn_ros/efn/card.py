@@ -20,9 +20,9 @@ Corrects the actions of the frozen PocketVLA policy on a simulated Sawyer arm: i
 were recalled from the bank of its place of work, and adds a residual. Without memory the residual is zero. Made by
 `./efn train`; how, is told in `docs/learning.md`, what it is worth in `docs/evaluation.md`.
 
-* **Data**: {decisions} decisions in {parts} simulated deployments (seeds from {first_seed} on), {physical} that were
-  lived through and each of those before {views} other cameras. {remembered} rollouts of the policy alone fill the bank
-  of each, {taught} are taught in. The teacher is the policy itself, shown the scene as it was trained.{note}
+* **Data**: {decisions} decisions in {deployments} simulated deployments (seeds from {first_seed} on), each also seen
+  through other cameras. {remembered} rollouts of the policy alone fill the bank of each, {taught} are taught in. The
+  teacher is the policy itself, shown the scene as it was trained.{note}
 * **Training**: {updates} updates of {batch} decisions, seed {seed}, {minutes:.0f} minutes, threads: {threads},
   on {cpu}.
 * **Size**: {parameters:.2f} million parameters.
@@ -42,12 +42,10 @@ def install(checkpoint: Path, note: str = "", target: Path = PACKAGED) -> Path:
     (target / "card.json").write_text(json.dumps(card, indent=1) + "\n")
     losses, settings = facts["validation"], facts["config"]
     names = {"none": "no residual", **{f"volume_{v}": f"memory of {v} rollouts" for v in settings["volumes"]}}
-    lessons, physical = settings["lessons"], facts["deployments"] / (settings["lessons"]["views"] + 1)
     (target / "README.md").write_text(
         CARD.format(
             decisions=facts["decisions"],
-            parts=facts["deployments"],
-            physical=round(physical),
+            deployments=facts["deployments"],
             measured=facts["measured"],
             parameters=facts["parameters"] / 1e6,
             first_seed=settings["first_seed"],
@@ -59,7 +57,8 @@ def install(checkpoint: Path, note: str = "", target: Path = PACKAGED) -> Path:
             cpu=card["machine"]["cpu"],
             note=f"\n  {note}" if note else "",
             table=tables.markdown(["", "loss"], [[names[n], f"{losses[n]:.4f}"] for n in names]),
-            **{name: lessons[name] for name in ("views", "remembered", "taught")},
+            remembered=settings["lessons"]["remembered"],
+            taught=settings["lessons"]["taught"],
         )
     )
     return target

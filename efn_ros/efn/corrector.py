@@ -66,6 +66,14 @@ class Corrector:
         """Why nothing moves, empty where it may."""
         return self._stopped
 
+    @property
+    def limits(self) -> ActionLimits:
+        return self._limits
+
+    def take(self, residual: Residual, explore: Explore | None) -> None:
+        """Propose with these from the next step on; to be called between episodes."""
+        self._residual, self._explore = residual, explore
+
     def stop(self, reason: str) -> None:
         """Latch: every action is a hold of mode STOPPED until `reset`."""
         self._stopped = self._stopped or reason

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from efn_ros.efn.network import Efn, present_of, recalled_of
+from efn_ros.efn.network import CRITICS, Efn, EfnCritics, present_of, recalled_of
+from efn_ros.efn.sac import attenuation
 from efn_ros.types import PolicyStep, Recall
 
 PACKAGED = Path(__file__).resolve().parent / "checkpoint"
@@ -16,14 +17,24 @@ PACKAGED = Path(__file__).resolve().parent / "checkpoint"
 class LearnedResidual:
     """Deterministic: tanh of the actor's mean (4.4), zero where nothing was recalled.
 
-    checkpoint: a directory; empty: the one in the package. gain: factor on the residual. Raises FileNotFoundError and
-    ValueError as `Efn.from_pretrained` does.
+    checkpoint: a directory; empty: the one in the package. gain: factor on the residual. disagreement_scale: of the
+    critics beside the actor, in units of the return, at which half of the residual is left (`attenuation`); 0 asks them
+    nothing. Raises FileNotFoundError and ValueError as `Efn.from_pretrained` does.
     """
 
-    def __init__(self, checkpoint: str | Path = "", *, gain: float = 1.0, threads: int = 1) -> None:
+    def __init__(
+        self, checkpoint: str | Path = "", *, gain: float = 1.0, disagreement_scale: float = 0.0, threads: int = 1
+    ) -> None:
         torch.set_num_threads(threads)
-        self._efn = Efn.from_pretrained(checkpoint or PACKAGED)
-        self._gain = np.float32(gain)
+        directory = Path(checkpoint or PACKAGED)
+        self._efn = Efn.from_pretrained(directory)
+        self._gain, self._disagreement_scale = np.float32(gain), disagreement_scale
+        if disagreement_scale and not (directory / CRITICS).is_file():
+            raise FileNotFoundError(
+                f"disagreement_scale is {disagreement_scale}, but {directory} has no {CRITICS}; set it to 0, or name a "
+                "checkpoint of ./efn train --finetune"
+            )
+        self._critics = EfnCritics.from_pretrained(directory) if disagreement_scale else None
 
     @torch.inference_mode()
     def __call__(self, step: PolicyStep, recall: Recall) -> tuple[np.ndarray, str]:
@@ -41,5 +52,9 @@ class LearnedResidual:
         steps = tuple(s for s in recall.steps if s.executed.shape == step.base.shape)
         if c.remembers and not steps:
             return np.zeros_like(step.base), recall.reason or "nothing was recalled"
-        residual = self._efn.residual(present_of(step), recalled_of(steps, c))[0].numpy()
-        return self._gain * residual, ""
+        observation = present_of(step), recalled_of(steps, c)
+        residual = self._efn.residual(*observation)
+        if self._critics:
+            disagreement = self._critics(*observation, residual).std(dim=0, correction=0)
+            residual = residual * attenuation(disagreement, self._disagreement_scale)[:, None, None]
+        return self._gain * residual[0].numpy(), ""

@@ -35,15 +35,17 @@ class LessonConfig:
     """What is collected in one deployment.
 
     seed: of the deployment and of everything drawn in it. strengths: of its shifts; empty: drawn too. views: in how
-    many other deployments the same motion is seen. remembered, taught: rollouts that fill the bank, and that are taught
-    in. bound: largest residual of the teacher, in the action's units, (A,). noise: of the actions in lessons, standard
-    deviation, smooth over a rollout. nearest, context: recalled steps. checkpoint: an EFN that drives lessons too
-    (DAgger); empty: none yet.
+    many other deployments the same motion is seen. glimpses: through how many cameras more, drawn anew each time, a
+    taught decision is seen; their memory is that of the deployment itself. remembered, taught: rollouts that fill the
+    bank, and that are taught in. bound: largest residual of the teacher, in the action's units, (A,). noise: of the
+    actions in lessons, standard deviation, smooth over a rollout. nearest, context: recalled steps. checkpoint: an EFN
+    that drives lessons too (DAgger); empty: none yet.
     """
 
     seed: int
     strengths: tuple[tuple[str, float], ...] = ()
-    views: int = 4
+    views: int = 2
+    glimpses: int = 4
     remembered: int = 8
     taught: int = 10
     bound: tuple[float, ...] = (0.6, 0.6, 0.6, 1.0)
@@ -54,9 +56,9 @@ class LessonConfig:
     robot: str = "libero_sim"
 
 
-def paths_of(seed: int, views: int, directory: Path) -> list[Path]:
-    """The files of one deployment: its own first, then those of its further views."""
-    return [directory / f"{seed}.npz", *(directory / f"{seed}_view{i}.npz" for i in range(1, views + 1))]
+def paths_of(seed: int, directory: Path) -> list[Path]:
+    """The files of one deployment: its own first, then those of other cameras."""
+    return [directory / f"{seed}.npz", *sorted(directory.glob(f"{seed}_*.npz"))]
 
 
 def collect(config: LessonConfig, directory: Path) -> list[Path]:
@@ -65,8 +67,8 @@ def collect(config: LessonConfig, directory: Path) -> list[Path]:
     Every motion is also seen as other cameras would have shown it in another light, each a file of its own: as if that
     deployment's arm had been told to do the same. bank_*: one row for each remembered decision: rollout, executed, base
     (H, A), proprio, proprio_next (P,), latent (dz,), success. *: one row for each decision that was taught: latent
-    (L, dz), sketch int8 (T, d) and sketch_scale (T,), proprio, base, target (H, A), the teacher's residual; similarity
-    (M,), to every remembered decision. deployment: (12,), its coordinates. outcomes: shares of success of the
+    (L, dz), proprio, base, target (H, A), the teacher's residual; similarity (M,), to every remembered decision;
+    deployment, (12,), coordinates. Both: sketch int8 (T, d) and sketch_scale (T,). outcomes: shares of success of the
     remembered and of the taught rollouts.
     """
     deployment = Deployment.draw(config.seed, dict(config.strengths) or sample_strengths(config.seed))
@@ -76,15 +78,17 @@ def collect(config: LessonConfig, directory: Path) -> list[Path]:
         remembered = [school.remember(i) for i in range(config.remembered)]
         taught = [school.teach(i) for i in range(config.taught)]
         outcomes = np.array([np.mean(remembered), np.mean(taught)], np.float32)
-        files = [view.lessons() | {"outcomes": outcomes} for view in school.views]
+        own, *others = school.views
+        seen = {f"_view{i}": view for i, view in enumerate(others, 1)} | {"_glimpses": school.glimpses, "": own}
+        files = {name: view.lessons() | {"outcomes": outcomes} for name, view in seen.items() if view.rows}
     directory.mkdir(parents=True, exist_ok=True)
-    paths = paths_of(config.seed, config.views, directory)
-    for path, arrays in reversed(list(zip(paths, files, strict=True))):
+    for name, arrays in files.items():
+        path = directory / f"{config.seed}{name}.npz"
         partial = path.with_suffix(".tmp")
         with partial.open("wb") as file:
             np.savez(file, **arrays)
         partial.replace(path)
-    return paths
+    return paths_of(config.seed, directory)
 
 
 @dataclass
@@ -98,8 +102,20 @@ class _View:
     def lessons(self) -> dict[str, np.ndarray]:
         remembered = _remembered(BankReader(self.bank))
         taught = {name: np.stack([row[name] for row in self.rows]) for name in self.rows[0]}
-        own = {"deployment": self.deployment.coordinates()}
-        return {**{f"bank_{name}": array for name, array in remembered.items()}, **taught, **own}
+        return {**{f"bank_{name}": array for name, array in remembered.items()}, **taught}
+
+    def teach(self, step: PolicyStep, target: np.ndarray, similarity: np.ndarray, seen_as: Deployment) -> None:
+        """Add a decision."""
+        row = {
+            "latent": step.latent,
+            "sketch_scale": step.sketch.scale,
+            "proprio": step.proprio,
+            "base": step.base,
+            "target": target,
+            "similarity": similarity,
+            "deployment": seen_as.coordinates(),
+        }
+        self.rows.append({name: array.astype(np.float32) for name, array in row.items()} | {"sketch": step.sketch.q})
 
 
 class _School:
@@ -109,12 +125,13 @@ class _School:
         bridge, self._graph, self._config = graph.parameters("libero_bridge"), graph, config
         self._execute_steps = bridge["execute_steps"]
         self._rng = np.random.default_rng([config.seed, 1])
-        self._inference, self.world = _robot(config.robot)
+        self._inference, self.world = simulated_robot(config.robot)
         self.world.deployment = deployment
         self._student = LearnedResidual(config.checkpoint) if config.checkpoint else None
         self._bound = np.array(config.bound, np.float32)
         eyes = [deployment, *(deployment.seen_otherwise(config.seed * config.views + i) for i in range(config.views))]
         self.views = [_View(eye, banks / str(i)) for i, eye in enumerate(eyes)]
+        self.glimpses = _View(deployment, self.views[0].bank)
 
     def remember(self, index: int) -> bool:
         """The base alone, for one episode, into every bank."""
@@ -155,18 +172,15 @@ class _School:
             wish = self._inference.policy.infer(nominal).action.astype(np.float64)
             wish[:, :3] = self.views[0].deployment.undo(wish[:, :3])
             wish = np.clip(wish, low, high)
-            for view, step, retriever in zip(self.views, steps, retrievers, strict=True):
-                row = {
-                    "latent": step.latent,
-                    "sketch_scale": step.sketch.scale,
-                    "proprio": step.proprio,
-                    "base": step.base,
-                    "target": np.clip(wish - step.base, -bound, bound),
-                    "similarity": retriever.similarities(step),
-                }
-                row = {name: array.astype(np.float32) for name, array in row.items()}
-                view.rows.append(row | {"sketch": step.sketch.q})
-            residual = share * self.views[0].rows[-1]["target"]
+            target = [np.clip(wish - step.base, -bound, bound) for step in steps]
+            for view, step, aim, retriever in zip(self.views, steps, target, retrievers, strict=True):
+                view.teach(step, aim, retriever.similarities(step), view.deployment)
+            for _ in range(config.glimpses):
+                eye = self.views[0].deployment.seen_otherwise(int(rng.integers(2**31)))
+                step = self._inference(replace(seen[0], images=self.world.observe_as(eye)[0]))
+                aim = np.clip(wish - step.base, -bound, bound)
+                self.glimpses.teach(step, aim, retrievers[0].similarities(step), eye)
+            residual = share * target[0].astype(np.float32)
             if driven:
                 residual, _ = self._student(steps[0], retrievers[0].recall(steps[0]))
             probe = np.float32(0.9) * probe + rng.normal(0, 0.44 * config.noise, len(bound)).astype(np.float32)
@@ -192,7 +206,7 @@ class _School:
 
 
 @cache
-def _robot(name: str) -> tuple[Inference, MetaWorld]:
+def simulated_robot(name: str) -> tuple[Inference, MetaWorld]:
     """Policy and world, once for each process: to build all scenes takes as long as a few rollouts."""
     graph = Graph.load(name)
     world = MetaWorld(image_size=graph.parameters("libero_bridge")["image_size"])
@@ -216,4 +230,7 @@ def _remembered(reader: BankReader) -> dict[str, np.ndarray]:
             ("success", np.full(len(kept), rollout.record.outcome == Outcome.SUCCESS)),
         ):
             columns.setdefault(name, []).append(values.astype(np.float32))
+        sketches = rollout.sketches(*kept)
+        columns.setdefault("sketch", []).append(np.stack([sketch.q for sketch in sketches]))
+        columns.setdefault("sketch_scale", []).append(np.stack([sketch.scale for sketch in sketches]))
     return {name: np.concatenate(parts) for name, parts in columns.items()}

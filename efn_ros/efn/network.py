@@ -2,7 +2,8 @@
 
 The actor of appendix B at any size: the present step attends to the recalled ones through cross-attention layers, and a
 head gives mean and spread of a residual over the whole chunk, squashed by tanh and bounded for each dimension. Recalled
-steps are a set: their order and number do not matter, and without any the residual is exactly zero.
+steps are a set: their order and number do not matter, and without any the residual is exactly zero. Critics read the
+same, and the residual with the present step.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -24,7 +26,8 @@ SIZES = {
     "paper": {"width": 1024, "heads": 16, "layers": 2, "feedforward": 4096},  # appendix B
 }
 LOG_STD_RANGE = (-5.0, 2.0)
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+SMALLEST_BOUND = 1e-6  # of what critics divide by: a dimension that may not be corrected tells them nothing
+WEIGHTS, CRITICS, CONFIG = "model.safetensors", "critics.safetensors", "config.json"
 
 
 @dataclass(frozen=True)
@@ -112,13 +115,11 @@ class CrossAttention(nn.Module):
         return query + self.feedforward(self.norm(query))
 
 
-class Efn(nn.Module):
-    """The actor. `residual` is what a robot gets; `forward` what training needs.
+class SetEncoder(nn.Module):
+    """What the present step and those recalled say together: the part that actor and critics have in common."""
 
-    Where training knows the deployment, `identify` learns to tell it, which gives the features that the residual needs.
-    """
-
-    def __init__(self, config: EfnConfig) -> None:
+    def __init__(self, config: EfnConfig, beside: int = 0) -> None:
+        """beside: numbers that are read with the present step."""
         super().__init__()
         self.config = c = config
         chunk, proprio, width = c.horizon * c.action_size, len(c.proprio_mean), c.width
@@ -127,22 +128,19 @@ class Efn(nn.Module):
             self.register_buffer(name, torch.tensor(getattr(c, name), dtype=torch.float32), persistent=False)
         self.token = nn.Linear(size, c.channels)
         self.view = nn.Linear(seen * c.channels, width)  # where things are in the image is in which token says it
-        self.present = _mlp(tokens * channels + width + proprio + chunk, width)
+        self.present = _mlp(tokens * channels + width + proprio + chunk + beside, width)
         self.recalled = _mlp(2 * chunk + 3 * proprio + channels + 2, width)
         self.nothing = nn.Parameter(torch.zeros(width))  # what is attended to where no memory helps
         self.attention = nn.ModuleList(CrossAttention(c) for _ in range(c.layers))
         self.trunk = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, width), nn.GELU())
-        self.identify = nn.Linear(width, c.identified)
-        self.head = nn.Linear(width, 2 * chunk)
-        nn.init.zeros_(self.head.weight)  # training begins at the base policy
-        nn.init.zeros_(self.head.bias)
 
-    def features(self, present: Present, recalled: Recalled) -> Tensor:
-        """(B, width): what both steps, the present one and those recalled, say together."""
+    def features(self, present: Present, recalled: Recalled, *beside: Tensor) -> Tensor:
+        """(B, width); beside: (B, ...) each, so many numbers as were announced."""
         proprio = (present.proprio - self.proprio_mean) / self.proprio_std
         latent = F.layer_norm(present.latent, present.latent.shape[-1:])
         view = self.view(self.token(present.sketch).flatten(1))
-        query = self.present(torch.cat([latent.flatten(1), view, proprio, present.base.flatten(1)], dim=-1))[:, None]
+        now = [latent.flatten(1), view, proprio, present.base.flatten(1), *(x.flatten(1) for x in beside)]
+        query = self.present(torch.cat(now, dim=-1))[:, None]
         past = (recalled.proprio - self.proprio_mean) / self.proprio_std
         memory = self.recalled(
             torch.cat(
@@ -167,6 +165,20 @@ class Efn(nn.Module):
         for layer in self.attention:
             query = layer(query, memory, attended)
         return self.trunk(torch.cat([query[:, 0], mean], dim=-1))
+
+
+class Efn(SetEncoder):
+    """The actor. `residual` is what a robot gets; `forward` what training needs.
+
+    Where training knows the deployment, `identify` learns to tell it, which gives the features that the residual needs.
+    """
+
+    def __init__(self, config: EfnConfig) -> None:
+        super().__init__(config)
+        self.identify = nn.Linear(config.width, config.identified)
+        self.head = nn.Linear(config.width, 2 * config.horizon * config.action_size)
+        nn.init.zeros_(self.head.weight)  # training begins at the base policy
+        nn.init.zeros_(self.head.bias)
 
     def forward(self, present: Present, recalled: Recalled) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation of the residual before tanh, each (B, H, A)."""
@@ -195,27 +207,74 @@ class Efn(nn.Module):
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> Efn:
         """Raises FileNotFoundError where there is no checkpoint, ValueError, naming it, for one that does not fit."""
-        directory = Path(directory)
-        for name in (CONFIG, WEIGHTS):
-            if not (directory / name).is_file():
-                raise FileNotFoundError(f"no EFN checkpoint in {directory}: {name} is missing")
-        try:
-            efn = cls(EfnConfig(**json.loads((directory / CONFIG).read_text())))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{directory / CONFIG} is no configuration of an EFN: {error}") from error
-        weights, own = load_file(directory / WEIGHTS), efn.state_dict()
-        shape = {
-            name: [tuple(d[name].shape) if name in d else None for d in (weights, own)] for name in {*weights, *own}
-        }
-        wrong = sorted(name for name, (found, wanted) in shape.items() if found != wanted)
-        if wrong:
-            found, wanted = shape[wrong[0]]
-            raise ValueError(
-                f"{directory / WEIGHTS} does not fit its configuration: {wrong[0]} is {found}, not {wanted}; "
-                f"{len(wrong)} tensors differ"
-            )
-        efn.load_state_dict(weights)
+        efn = cls(_config(directory, WEIGHTS))
+        _load(efn, Path(directory) / WEIGHTS)
         return efn.eval()
+
+
+class EfnCritic(SetEncoder):
+    """Q of a residual (B, H, A), in the action's units, beside what the actor reads: (B,)."""
+
+    def __init__(self, config: EfnConfig) -> None:
+        super().__init__(config, beside=config.horizon * config.action_size)
+        self.value = nn.Linear(config.width, 1)
+
+    def forward(self, present: Present, recalled: Recalled, action: Tensor) -> Tensor:
+        share = action / self.bound.clamp(min=SMALLEST_BOUND)
+        return self.value(self.features(present, recalled, share)).squeeze(-1)
+
+
+class EfnCritics(nn.Module):
+    """n critics that have nothing in common but what they read, so that where they agree they have seen much (B).
+
+    critics(present, recalled, action, members=None) -> (n, B), or those of the critics whose indices are given.
+    """
+
+    def __init__(self, config: EfnConfig, n: int = 2) -> None:
+        super().__init__()
+        self.config, self.n = config, n
+        self.members = nn.ModuleList(EfnCritic(config) for _ in range(n))
+
+    def forward(self, present: Present, recalled: Recalled, action: Tensor, members: Tensor | None = None) -> Tensor:
+        chosen = range(self.n) if members is None else members.tolist()
+        return torch.stack([self.members[i](present, recalled, action) for i in chosen])
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """The weights alone: configuration and actor are those of the directory's `Efn`."""
+        save_file(self.state_dict(), Path(directory) / CRITICS)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> EfnCritics:
+        """Raises as `Efn.from_pretrained` does."""
+        config, path = _config(directory, CRITICS), Path(directory) / CRITICS
+        with safe_open(path, "pt") as file:
+            n = len({name.split(".")[1] for name in file.keys()})
+        critics = cls(config, n)
+        _load(critics, path)
+        return critics.eval()
+
+
+def _config(directory: str | Path, weights: str) -> EfnConfig:
+    directory = Path(directory)
+    for name in (CONFIG, weights):
+        if not (directory / name).is_file():
+            raise FileNotFoundError(f"no EFN checkpoint in {directory}: {name} is missing")
+    try:
+        return EfnConfig(**json.loads((directory / CONFIG).read_text()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{directory / CONFIG} is no configuration of an EFN: {error}") from error
+
+
+def _load(module: nn.Module, path: Path) -> None:
+    weights, own = load_file(path), module.state_dict()
+    shape = {name: [tuple(d[name].shape) if name in d else None for d in (weights, own)] for name in {*weights, *own}}
+    wrong = sorted(name for name, (found, wanted) in shape.items() if found != wanted)
+    if wrong:
+        found, wanted = shape[wrong[0]]
+        raise ValueError(
+            f"{path} does not fit its configuration: {wrong[0]} is {found}, not {wanted}; {len(wrong)} tensors differ"
+        )
+    module.load_state_dict(weights)
 
 
 def present_of(step: PolicyStep) -> Present:

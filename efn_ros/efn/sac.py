@@ -34,23 +34,27 @@ class SacConfig:
     """Appendix B's values, where it has some. Raises ValueError, naming the field, outside of what each can be.
 
     bound: (A,) largest residual, in the action's units. gamma: discount of a decision. polyak: share of the critics in
-    their targets at each update. temperature: alpha at the start. target_entropy: nats for each degree of freedom of an
-    action, None to leave alpha as it is; appendix B's quarter, with the sign of Haarnoja et al. subset: how many
-    critics, drawn anew, the least is taken of. actor_every: updates of the critics for one of the actor. clip: largest
-    norm of a gradient, 0 for none. conservative: weight of Cal-QL's term in `warm_start`, with so many actions drawn at
-    random and so many of the policy.
+    their targets at each update. actor_learning_rate: None is `learning_rate`, which the temperature keeps.
+    temperature: alpha at the start. target_entropy: nats for each degree of freedom of an action, None to leave alpha
+    as it is; appendix B's quarter, with the sign of Haarnoja et al. subset: how many critics, drawn anew, the least is
+    taken of. actor_every: updates of the critics for one of the actor. clip: largest norm of a gradient, 0 for none.
+    anchor: weight of the mean squared distance, as shares of the bound, from what another actor says, where `Sac` has
+    one. conservative: weight of Cal-QL's term in `warm_start`, with so many actions drawn at random and so many of the
+    policy.
     """
 
     bound: tuple[float, ...]
     gamma: float = 0.98
     polyak: float = 0.005
     learning_rate: float = 3e-4
+    actor_learning_rate: float | None = None
     weight_decay: float = 0.0
     temperature: float = 1.0
     target_entropy: float | None = -0.25
     subset: int = 2
     actor_every: int = 1
     clip: float = 0.0
+    anchor: float = 0.0
     conservative: float = 0.0
     conservative_actions: int = 10
     seed: int = 0
@@ -58,10 +62,13 @@ class SacConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "bound", tuple(self.bound))
         least = {"subset": 1, "actor_every": 1, "conservative_actions": 1, "weight_decay": 0, "clip": 0}
-        for name, low in (least | {"conservative": 0}).items():
+        for name, low in (least | {"conservative": 0, "anchor": 0}).items():
             if not low <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be finite and at least {low}")
-        for name, high in {"gamma": 1, "polyak": 1, "learning_rate": math.inf, "temperature": math.inf}.items():
+        most = {"gamma": 1, "polyak": 1, "learning_rate": math.inf, "temperature": math.inf}
+        if self.actor_learning_rate is not None:
+            most["actor_learning_rate"] = math.inf
+        for name, high in most.items():
             if not 0 < getattr(self, name) <= high or math.isinf(getattr(self, name)):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0 and at most {high}")
         if not self.bound or not all(0 <= b < math.inf for b in self.bound):
@@ -76,11 +83,16 @@ class Sac:
     """
 
     def __init__(
-        self, config: SacConfig, actor: nn.Module, critics: nn.Module, active: Callable[..., Tensor] | None = None
+        self,
+        config: SacConfig,
+        actor: nn.Module,
+        critics: nn.Module,
+        active: Callable[..., Tensor] | None = None,
+        anchor: nn.Module | None = None,
     ) -> None:
         """active: `active(*observation)`, bool (B,), False where the residual is to be exactly zero, such as that of
-        the EFN where nothing was recalled."""
-        self.config, self.actor, self.critics, self._active = config, actor, critics, active
+        the EFN where nothing was recalled. anchor: an actor that never changes and is not saved here."""
+        self.config, self.actor, self.critics, self._active, self._anchor = config, actor, critics, active, anchor
         self.targets = copy.deepcopy(critics).requires_grad_(False)
         device = next(actor.parameters()).device
         self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature), device=device))
@@ -91,8 +103,8 @@ class Sac:
             for part, module in (("actor", actor), ("critics", critics))
         }
         self._optimisers = {
-            "actor": _adam(config, self._learnt["actor"].values(), self.log_temperature),
-            "critics": _adam(config, self._learnt["critics"].values()),
+            "actor": _adam(config, config.actor_learning_rate, self._learnt["actor"].values(), self.log_temperature),
+            "critics": _adam(config, None, self._learnt["critics"].values()),
         }
         self._averaged = list(self.targets.parameters()), list(critics.parameters())
         self.updates, self.xi = 0, 1.0
@@ -123,7 +135,9 @@ class Sac:
 
     def propose(self, observation: Tree) -> tuple[Tensor, Tensor]:
         """Residuals (B, ..., A) that carry gradients, and their log-densities (B,)."""
-        mean, log_std = self.actor(*observation)
+        return self._drawn(observation, *self.actor(*observation))
+
+    def _drawn(self, observation: Tree, mean: Tensor, log_std: Tensor) -> tuple[Tensor, Tensor]:
         noise = torch.randn(mean.shape, generator=self._generator, dtype=mean.dtype, device=mean.device)
         squashed, log_prob = squashed_gaussian(mean, log_std, noise)
         return self._bounded(observation, squashed), log_prob
@@ -189,9 +203,14 @@ class Sac:
         return {"critic_loss": loss.detach(), "value": values.detach().mean()}
 
     def _learn_actor(self, observation: Tree) -> dict[str, Tensor]:
-        action, log_prob = self.propose(observation)
+        mean, log_std = self.actor(*observation)
+        action, log_prob = self._drawn(observation, mean, log_std)
         value, temperature = self._least(self.critics, observation, action), self.temperature
         loss = (temperature * log_prob - value).mean()  # (13)
+        if self._anchor and self.config.anchor:
+            with torch.no_grad():
+                held, _ = self._anchor(*observation)
+            loss = loss + self.config.anchor * F.mse_loss(torch.tanh(mean), torch.tanh(held))
         entropy = -log_prob.detach().mean()
         target, tuned = self.config.target_entropy, 0.0
         if target is not None:
@@ -384,8 +403,11 @@ def _flat(inputs: Iterable[Tensor]) -> Tensor:
     return torch.cat([x.flatten(1) for x in inputs], dim=-1)
 
 
-def _adam(config: SacConfig, parameters: Iterable[nn.Parameter], *undecayed: nn.Parameter) -> torch.optim.AdamW:
-    groups = [{"params": list(parameters)}, *({"params": [p], "weight_decay": 0.0} for p in undecayed)]
+def _adam(
+    config: SacConfig, rate: float | None, parameters: Iterable[nn.Parameter], *undecayed: nn.Parameter
+) -> torch.optim.AdamW:
+    first = {"params": list(parameters), "lr": rate or config.learning_rate}
+    groups = [first, *({"params": [p], "weight_decay": 0.0} for p in undecayed)]
     optimiser = torch.optim.AdamW(groups, config.learning_rate, weight_decay=config.weight_decay, fused=True)
     for parameter in (*parameters, *undecayed):  # as Adam would at its first step, so that a state always has one form
         moments = {name: torch.zeros_like(parameter, requires_grad=False) for name in ("exp_avg", "exp_avg_sq")}

@@ -135,12 +135,11 @@ class Lessons:
     def __init__(self, paths: list[Path], config: TrainConfig) -> None:
         self._config = config
         self.parts = [{name: array for name, array in np.load(path).items()} for path in paths]
-        names = ("latent", "sketch", "sketch_scale", "proprio", "base", "target")
+        names = ("latent", "sketch", "sketch_scale", "proprio", "base", "target", "deployment")
         self.taught = {name: np.concatenate([part[name] for part in self.parts]) for name in names}
         counts = [len(part["base"]) for part in self.parts]
         self.part = np.repeat(np.arange(len(self.parts)), counts)
         self.row = np.concatenate([np.arange(count) for count in counts])
-        self.deployment = np.stack([part["deployment"] for part in self.parts])
 
     def __len__(self) -> int:
         return len(self.row)
@@ -166,7 +165,6 @@ class Lessons:
             columns.setdefault("similarity", []).append(part["similarity"][self.row[row]][chosen])
         memory = {name: np.stack(column) for name, column in columns.items()}
         taught = {name: array[rows] for name, array in self.taught.items()}
-        taught["deployment"] = self.deployment[self.part[rows]]
         if disguised:
             chosen = np.flatnonzero(rng.random(len(rows)) < disguised)
             self._disguise(memory, taught, chosen, rng)
@@ -207,7 +205,7 @@ def fit(config: TrainConfig, seeds: Sequence[int], updates: int, target: Path) -
     torch.set_num_threads(config.threads)
     held_out = max(1, round(config.validation * len(seeds)))
     measured = seeds[:: len(seeds) // held_out][:held_out]  # of every round some
-    files = {seed: paths_of(seed, config.lessons.views, Path(config.directory) / "lessons") for seed in seeds}
+    files = {seed: paths_of(seed, Path(config.directory) / "lessons") for seed in seeds}
     lessons = Lessons([path for seed in seeds if seed not in measured for path in files[seed]], config)
     checks = Lessons([files[seed][0] for seed in measured], config)
     proprio = np.concatenate([part["bank_proprio"] for part in lessons.parts])
@@ -219,7 +217,7 @@ def fit(config: TrainConfig, seeds: Sequence[int], updates: int, target: Path) -
             action_size=size,
             latent=lessons.taught["latent"].shape[1:],
             sketch=lessons.taught["sketch"].shape[1:],
-            identified=lessons.deployment.shape[1],
+            identified=lessons.taught["deployment"].shape[1],
             bound=config.lessons.bound,
             proprio_mean=proprio.mean(axis=0).tolist(),
             proprio_std=_spread(proprio),
@@ -257,7 +255,7 @@ def fit(config: TrainConfig, seeds: Sequence[int], updates: int, target: Path) -
     log.close()
     efn.save_pretrained(target)
     settings = {name: value for name, value in asdict(config).items() if name != "directory"}
-    facts = {"config": settings, "updates": updates, "decisions": len(lessons), "deployments": len(lessons.parts)}
+    facts = {"config": settings, "updates": updates, "decisions": len(lessons), "deployments": len(seeds) - held_out}
     facts |= {"measured": len(checks.parts), "parameters": sum(p.numel() for p in efn.parameters())}
     facts |= {"minutes": round((time.monotonic() - began) / 60, 1), "validation": losses}
     (target / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")

@@ -9,7 +9,6 @@ import json
 import multiprocessing
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
-from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -116,10 +115,8 @@ def fill_bank(fill: Fill, output: str) -> None:
     remembered = graph.parameters("bank_writer")
     # Not the same task first everywhere: a bank of one rollout would else always know that one.
     tasks = np.random.default_rng([fill.deployment or 0, 1]).permutation(fill.tasks)
-    with (
-        make_writer(remembered, _bank(output, fill.deployment)) as writer,
-        closing(_world(graph, fill.deployment)) as world,
-    ):
+    world = _world(graph, fill.deployment)
+    with make_writer(remembered, _bank(output, fill.deployment)) as writer:
         agent = Agent(inference, corrector, writer=writer, robot=remembered["robot"])
         for i in range(writer.rollouts, fill.volume):
             agent.run(
@@ -135,11 +132,11 @@ def fill_bank(fill: Fill, output: str) -> None:
 def run_job(job: Job, output: str) -> list[Episode]:
     """All episodes of one task in one deployment; nothing of them is remembered. The banks must be there."""
     graph = _parts(job.robot, job.overlays)[0]
-    with closing(_world(graph, job.deployment)) as world:
-        readers = {way.bank: BankReader(_bank(output, way.bank)) for way in job.ways}
-        agents = {way: _agent(job, way, readers[way.bank]) for way in job.ways}
-        steps = graph.parameters("libero_bridge")["execute_steps"]
-        return [_episode(job, way, agents[way], world, seed, steps) for seed in _scenes(job) for way in job.ways]
+    world = _world(graph, job.deployment)
+    readers = {way.bank: BankReader(_bank(output, way.bank)) for way in job.ways}
+    agents = {way: _agent(job, way, readers[way.bank]) for way in job.ways}
+    steps = graph.parameters("libero_bridge")["execute_steps"]
+    return [_episode(job, way, agents[way], world, seed, steps) for seed in _scenes(job) for way in job.ways]
 
 
 def _agent(job: Job, way: Way, reader: BankReader) -> Agent:
@@ -189,8 +186,14 @@ def _inference(parameters: str) -> Inference:
 
 
 def _world(graph: Graph, deployment: int | None) -> World:
-    shift = Deployment() if deployment is None else Deployment.sample(deployment)
-    return make_simulation(graph.parameters("libero_bridge"), shift)
+    world = _simulation(json.dumps(graph.parameters("libero_bridge"), sort_keys=True))
+    world.deployment = Deployment() if deployment is None else Deployment.sample(deployment)
+    return world
+
+
+@cache
+def _simulation(parameters: str) -> World:
+    return make_simulation(json.loads(parameters))
 
 
 def _bank(output: str | Path, deployment: int | None) -> Path:

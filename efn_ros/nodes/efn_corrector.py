@@ -7,12 +7,12 @@ import math
 from rclpy.task import Future
 from std_srvs.srv import SetBool, Trigger
 
-from efn_ros.assembly import make_corrector
-from efn_ros.msg import CorrectedAction, PolicyStep
+from efn_ros.assembly import make_corrector, make_switching
+from efn_ros.msg import CorrectedAction, EpisodeState, PolicyStep
 from efn_ros.ros import conversions
 from efn_ros.ros.diagnostics import ERROR, OK, WARN
 from efn_ros.ros.node import EfnNode, Parameter, run
-from efn_ros.ros.qos import KEPT_STEPS, STEPS
+from efn_ros.ros.qos import KEPT_STEPS, LATCHED, STEPS
 from efn_ros.srv import RetrieveExperience
 from efn_ros.types import Mode, Recall
 from efn_ros.types import PolicyStep as PolicyStepType
@@ -21,7 +21,8 @@ ASK_AGAIN_NS = 1_000_000_000  # a memory that is lost gets this long to answer b
 
 
 class EfnCorrector(EfnNode):
-    """In: policy_step; calls `retrieve`. Out: corrected_action. Services: ~/stop (latched), ~/reset, ~/enable."""
+    """In: policy_step; calls `retrieve`; with `learn` also episode. Out: corrected_action. Services: ~/stop (latched),
+    ~/reset, ~/enable."""
 
     PARAMETERS = (
         Parameter("enabled", True, "Whether memory corrects; also switched by ~/enable."),
@@ -31,7 +32,16 @@ class EfnCorrector(EfnNode):
         ),
         Parameter("method", "recalled_action", "Residual: recalled_action (without training) or learned (the EFN)."),
         Parameter("checkpoint", "", "Directory of the EFN; of method learned."),
+        Parameter("learn", False, "Take up, with the next episode, the checkpoint in use of those learnt at work."),
+        Parameter("bank", "bank", "Directory of the experience bank, which they lie in."),
         Parameter("gain", 0.5, "Factor on the residual.", 0.0, 1.0),
+        Parameter(
+            "disagreement_scale",
+            0.0,
+            "Disagreement of the checkpoint's critics that halves the residual, in units of the return; 0: off.",
+            0.0,
+            1e6,
+        ),
         Parameter("min_confidence", 0.5, "Recall below it is not followed; of method recalled_action.", 0.0, 1.0),
         Parameter("control_steps", 1, "Control steps from one decision to the next.", 1, 1000),
         Parameter("rate_hz", 20.0, "Control rate, Hz.", 0.1, 1000.0),
@@ -61,6 +71,7 @@ class EfnCorrector(EfnNode):
 
     def setup(self) -> None:
         self._corrector = make_corrector(self.parameters())
+        self._switching = make_switching(self.parameters(), self._corrector)
         self._enabled = self.parameter("enabled")
         # The step that waits for memory, as it came, and when.
         self._pending: tuple[PolicyStepType, PolicyStep, int] | None = None
@@ -74,6 +85,9 @@ class EfnCorrector(EfnNode):
         self._deadline = self.timer(self.parameter("deadline_s"), self._on_deadline)
         self._deadline.cancel()
         self.listen(PolicyStep, "policy_step", self._on_step, STEPS)
+        if self._switching:  # it loads at the ends of episodes, and has time to before the first step of one
+            self.listen(EpisodeState, "episode", lambda episode: self._prepare(), LATCHED)
+            self._tell_checkpoint()
         self.serve(Trigger, "~/stop", self._stop)
         self.serve(Trigger, "~/reset", self._reset)
         self.serve(SetBool, "~/enable", self._enable)
@@ -87,6 +101,8 @@ class EfnCorrector(EfnNode):
             return
         if self._pending is not None:
             self._finish(Recall(reason="the next step came before the memory's answer"))
+        if self._switching and self._switching.begin(step):
+            self._tell_checkpoint()
         self._pending = (step, message, received_ns)
         if not (self._enabled and step.context.correct) or self._corrector.stopped:
             self._finish(Recall(reason="correction is off"))
@@ -114,6 +130,19 @@ class EfnCorrector(EfnNode):
                 self._finish(Recall(reason=self._memory_lost))
             else:
                 self._deadline.reset()
+
+    def _prepare(self) -> None:
+        self._switching.prepare()
+        self._tell_checkpoint()
+
+    def _tell_checkpoint(self) -> None:
+        said, facts = self.diagnostics.facts, self._switching.facts
+        if facts["refused"] not in ("", said.get("refused")):
+            self.diagnostics.error(facts["refused"])
+            self.get_logger().warning(f"{facts['refused']}; checkpoint {facts['checkpoint']} stays")
+        if facts["checkpoint"] != said.get("checkpoint"):
+            self.get_logger().info(f"checkpoint {facts['checkpoint']} corrects")
+        self.diagnostics.facts = facts
 
     def _is_asked(self) -> bool:
         return self._asked is not None and not self._asked.done()

@@ -18,6 +18,7 @@ class Diagnostics:
         self._name = node_name
         self._ticks: deque[tuple[float, float]] = deque(maxlen=WINDOW)  # (monotonic time, age of its stamp in s)
         self.counts: Counter[str] = Counter()
+        self.facts: dict[str, str] = {}  # shown with the state
         self._error, self._error_at = "", float("-inf")
         self._state = (OK, "")
 
@@ -46,7 +47,7 @@ class Diagnostics:
         return DiagnosticArray(
             header=_header(stamp),
             status=[
-                self._status("state", level, text or lifecycle, [("lifecycle", lifecycle)]),
+                self._status("state", level, text or lifecycle, [("lifecycle", lifecycle), *self.facts.items()]),
                 self._status("frequency", OK, f"{rate[0][1]} Hz", rate),
                 self._status("stamps", OK, f"{len(ages)} in the last 10 s", age),
                 self._status(

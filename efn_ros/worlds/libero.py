@@ -77,6 +77,16 @@ class LiberoWorld:
             rate_hz=RATE_HZ,
         )
 
+    @property
+    def deployment(self) -> Deployment:
+        return self._deployment
+
+    @deployment.setter
+    def deployment(self, deployment: Deployment) -> None:
+        if deployment != self._deployment:
+            self._deployment = deployment
+            self.close()  # cameras and lights are set where a scene is built
+
     @staticmethod
     def tasks(suites: Sequence[str] = SUITES, assets: str | os.PathLike | None = None) -> dict[str, str]:
         """Task name to instruction, read without the simulator. Raises as the constructor does."""

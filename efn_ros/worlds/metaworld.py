@@ -59,10 +59,7 @@ def _lights(model: mujoco.MjModel) -> list[np.ndarray]:
 
 
 class MetaWorld:
-    """Tasks of Meta-World in a deployment. Actions: (x, y, z of full speed, gripper effort), each in [-1, 1].
-
-    deployment: may be replaced between episodes, which spares building every scene again.
-    """
+    """Tasks of Meta-World in a deployment. Actions: (x, y, z of full speed, gripper effort), each in [-1, 1]."""
 
     spec = WorldSpec(
         name="metaworld",

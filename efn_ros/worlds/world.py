@@ -30,9 +30,13 @@ class WorldSpec:
 
 
 class World(Protocol):
-    """One simulated robot and its task; not thread-safe, one process each."""
+    """One simulated robot and its task; not thread-safe, one process each.
+
+    deployment: may be replaced between episodes; to build a scene anew can take as long as an episode.
+    """
 
     spec: WorldSpec
+    deployment: Deployment
 
     def reset(self, task: str, seed: int) -> None:
         """Start `task` from the scene that `seed` draws. Raises ValueError for an unknown task."""

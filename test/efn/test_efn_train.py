@@ -30,7 +30,7 @@ def deployment(path, seed, rollouts=8, length=12, taught=24):
         "latent": rng.normal(size=(taught, L, DZ)), "proprio": rng.normal(size=(taught, P)),
         "base": rng.uniform(-1, 1, (taught, H, A)), "target": np.broadcast_to(-offset, (taught, H, A)),
         "similarity": rng.uniform(size=(taught, count)), "sketch_scale": np.ones((taught, T)),
-        "deployment": np.pad(offset / MAX_OFFSET, (0, 10)),
+        "deployment": np.tile(np.pad(offset / MAX_OFFSET, (0, 10)), (taught, 1)),
     }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     sketch = rng.integers(-9, 9, (taught, T, D), dtype=np.int8)
@@ -44,7 +44,7 @@ def config(directory, **changes) -> TrainConfig:
         "dropout": 0.0,
         "disguised": 0.0,
         "validate_every": 100,
-        "lessons": LessonConfig(seed=0, bound=BOUND, views=0),
+        "lessons": LessonConfig(seed=0, bound=BOUND),
     }
     return TrainConfig(str(directory), **{**settings, **changes})
 

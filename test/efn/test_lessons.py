@@ -13,12 +13,12 @@ BOUND = (0.6, 0.6, 0.6, 1.0)
 
 @pytest.fixture(scope="module")
 def collected(tmp_path_factory):
-    """Lessons of a nominal and of a shifted deployment, this one seen otherwise too; the paths, and the arrays."""
+    """Lessons of a nominal and of a shifted deployment, this one also in glimpses and another view; paths, arrays."""
     directory = tmp_path_factory.mktemp("lessons")
     kind = {"remembered": 2, "taught": 2, "bound": BOUND, "noise": 0.0}
-    paths = collect(LessonConfig(1, (("offset", 0.0),), views=0, **kind), directory)
-    paths += collect(LessonConfig(2, (("offset", 1.0),), views=1, **kind), directory)
-    assert [path.name for path in paths] == ["1.npz", "2.npz", "2_view1.npz"]
+    paths = collect(LessonConfig(1, (("offset", 0.0),), views=0, glimpses=0, **kind), directory)
+    paths += collect(LessonConfig(2, (("offset", 1.0),), views=1, glimpses=2, **kind), directory)
+    assert [path.name for path in paths] == ["1.npz", "2.npz", "2_glimpses.npz", "2_view1.npz"]
     return paths, [dict(np.load(path)) for path in paths]
 
 
@@ -29,7 +29,7 @@ def test_as_trained_there_is_nothing_to_correct(collected):
 
 def test_an_offset_is_what_has_to_be_taken_away(collected):
     """Where neither command nor residual reaches its bound, the target is minus the offset."""
-    _, (_, shifted, _) = collected
+    _, (_, shifted, *_) = collected
     offset = np.array(Deployment.draw(2, {"offset": 1.0}).offset)
     wanted = shifted["base"][..., :3] + shifted["target"][..., :3]
     free = (np.abs(wanted) < 0.999).all(axis=-1)
@@ -38,7 +38,7 @@ def test_an_offset_is_what_has_to_be_taken_away(collected):
 
 
 def test_other_cameras_show_the_same_motion_and_ask_for_the_same_action(collected):
-    _, (_, shifted, seen) = collected
+    _, (_, shifted, _, seen) = collected
     for name in ("proprio", "bank_proprio", "bank_executed", "bank_success"):
         np.testing.assert_array_equal(shifted[name], seen[name])
     np.testing.assert_array_equal(seen["bank_base"], seen["bank_executed"])
@@ -47,8 +47,19 @@ def test_other_cameras_show_the_same_motion_and_ask_for_the_same_action(collecte
     free = ((np.abs(shifted["target"]) < bound) & (np.abs(seen["target"]) < bound)).all(axis=-1)
     wished = [arrays["base"] + arrays["target"] for arrays in (shifted, seen)]
     np.testing.assert_allclose(wished[0][free], wished[1][free], atol=1e-5)
-    np.testing.assert_array_equal(shifted["deployment"][:5], seen["deployment"][:5])
-    assert (shifted["deployment"][5:] == 0).all() and (seen["deployment"][5:] != 0).any()
+    np.testing.assert_array_equal(shifted["deployment"][:, :5], seen["deployment"][:, :5])
+    assert (shifted["deployment"][:, 5:] == 0).all() and (seen["deployment"][:, 5:] != 0).any()
+    assert (seen["deployment"] == seen["deployment"][0]).all()
+
+
+def test_a_glimpse_is_seen_through_a_camera_of_its_own_and_recalls_what_the_deployment_remembers(collected):
+    _, (_, shifted, glimpses, _) = collected
+    assert len(glimpses["base"]) == 2 * len(shifted["base"])
+    for name in (name for name in shifted if name.startswith("bank_")):
+        np.testing.assert_array_equal(glimpses[name], shifted[name])
+    np.testing.assert_array_equal(glimpses["proprio"], shifted["proprio"].repeat(2, axis=0))
+    assert len(np.unique(glimpses["deployment"], axis=0)) > len(shifted["base"])
+    np.testing.assert_array_equal(glimpses["deployment"][:, :5], shifted["deployment"].repeat(2, axis=0)[:, :5])
 
 
 def test_a_target_keeps_its_bounds(collected):
@@ -79,7 +90,7 @@ def test_a_batch_holds_the_nearest_and_some_at_random_of_so_many_rollouts(collec
     for volume in (1, 2):
         present, recalled, target, deployment = lessons.batch(np.array([row]), rng, volume)
         np.testing.assert_array_equal(target[0], parts[1]["target"][4])
-        np.testing.assert_array_equal(deployment[0], parts[1]["deployment"])
+        np.testing.assert_array_equal(deployment[0], parts[1]["deployment"][4])
         np.testing.assert_array_equal(present.latent[0], parts[1]["latent"][4])
         assert recalled.there.all() and recalled.base.shape[1] == 5
         similarity = np.sort(parts[1]["similarity"][4])[::-1]

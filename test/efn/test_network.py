@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from efn_ros.efn.learned import LearnedResidual
-from efn_ros.efn.network import SIZES, Efn, EfnConfig, Present, Recalled, present_of, recalled_of
+from efn_ros.efn.network import SIZES, Efn, EfnConfig, EfnCritics, Present, Recalled, present_of, recalled_of
 from efn_ros.types import Experience, Outcome, PolicyStep, Quantised, Recall, StepContext
 
 H, A, P, L, DZ, T, D = 3, 2, 4, 2, 8, 5, 6
@@ -167,6 +167,60 @@ def test_a_bound_for_each_entry_of_an_action_is_asked_for():
         replace(CONFIG, bound=(0.5,))
 
 
+# Critics
+
+
+@pytest.fixture
+def critics() -> EfnCritics:
+    torch.manual_seed(1)
+    return EfnCritics(CONFIG, 3).eval()
+
+
+def test_critics_read_every_input_and_the_residual(critics):
+    now, memory, action = present(), recalled(), torch.randn(5, H, A, requires_grad=True)
+    inputs = [x.requires_grad_() for x in (*vars(now).values(), *vars(memory).values()) if x.is_floating_point()]
+    for i in range(critics.n):
+        value = critics(now, memory, action, members=torch.tensor([i]))
+        gradients = torch.autograd.grad(value.sum(), [*inputs, action])
+        assert value.shape == (1, 5) and all((g != 0).flatten(1).any(dim=1).all() for g in gradients)
+
+
+def test_to_critics_recalled_steps_are_a_set_and_what_fills_up_says_nothing(critics):
+    now, memory, action = present(), recalled(), torch.randn(5, H, A)
+    expected = critics(now, memory, action)
+    order = torch.randperm(6)
+    torch.testing.assert_close(critics(now, each(memory, lambda x: x[:, order]), action), expected)
+    padded = each(memory, lambda x: torch.cat([x, x[:, :3]], dim=1))
+    padded.there[:, 6:] = False
+    torch.testing.assert_close(critics(now, padded, action), expected)
+
+
+def test_critics_differ_and_some_can_be_asked(critics):
+    now, memory, action = present(), recalled(), torch.randn(5, H, A)
+    values = critics(now, memory, action)
+    assert values.shape == (3, 5) and (values.std(dim=0) > 0).all()
+    assert torch.equal(critics(now, memory, action, members=torch.tensor([2, 0])), values[[2, 0]])
+
+
+def test_a_dimension_without_a_residual_tells_critics_nothing():
+    critics = EfnCritics(replace(CONFIG, bound=(0.5, 0.0)))
+    assert critics(present(), recalled(), torch.zeros(5, H, A)).isfinite().all()
+
+
+def test_critics_lie_beside_the_actor(efn, critics, tmp_path):
+    with pytest.raises(FileNotFoundError, match="config.json is missing"):
+        EfnCritics.from_pretrained(tmp_path)
+    efn.save_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match="critics.safetensors is missing"):
+        EfnCritics.from_pretrained(tmp_path)
+    critics.save_pretrained(tmp_path)
+    back, now, memory, action = EfnCritics.from_pretrained(tmp_path), present(), recalled(), torch.randn(5, H, A)
+    assert back.n == 3 and torch.equal(back(now, memory, action), critics(now, memory, action))
+    Efn(replace(CONFIG, width=16)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="critics.safetensors does not fit its configuration: members.0"):
+        EfnCritics.from_pretrained(tmp_path)
+
+
 # As the corrector sees it
 
 
@@ -204,3 +258,19 @@ def test_where_nothing_was_recalled_it_says_why(learned):
 def test_a_step_of_another_size_is_named(learned, change, words):
     with pytest.raises(ValueError, match=words):
         learned(replace(step(), **change), Recall(experiences(2), drawn=0))
+
+
+def test_where_critics_disagree_less_of_the_residual_is_left(efn, critics, tmp_path):
+    efn.save_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match="disagreement_scale is 0.5, but .* has no critics.safetensors; set it"):
+        LearnedResidual(tmp_path, disagreement_scale=0.5)
+    critics.save_pretrained(tmp_path)
+    memory = experiences(4)
+    observation = present_of(step()), recalled_of(memory, CONFIG)
+    with torch.no_grad():
+        whole = efn.residual(*observation)
+        disagreement = critics(*observation, whole).std(dim=0, correction=0).item()
+    for scale, share in ((0.0, 1.0), (disagreement, 0.5), (disagreement / 2, 0.25)):
+        residual, reason = LearnedResidual(tmp_path, disagreement_scale=scale)(step(), Recall(memory, drawn=0))
+        np.testing.assert_allclose(residual, share * whole[0].numpy(), rtol=1e-5)
+        assert reason == "" and residual.dtype == np.float32

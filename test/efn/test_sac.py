@@ -325,6 +325,31 @@ def test_a_warm_start_is_the_critics_alone():
     assert not same(critics, weights(sac.critics))
 
 
+def test_an_actor_may_learn_more_slowly_than_critics_and_temperature():
+    """Adam's first step is as long as the learning rate."""
+    sac = made(replace(CONFIG, learning_rate=1e-3, actor_learning_rate=1e-5))
+    before = {part: weights(module) for part, module in (("actor", sac.actor), ("critics", sac.critics))}
+    temperature = sac.log_temperature.item()
+    sac.update(batch())
+    for part, module, rate in (("actor", sac.actor, 1e-5), ("critics", sac.critics, 1e-3)):
+        moved = max((a - b).abs().max().item() for a, b in zip(before[part], weights(module), strict=True))
+        assert moved == pytest.approx(rate, rel=0.05)
+    assert abs(sac.log_temperature.item() - temperature) == pytest.approx(1e-3, rel=0.05)
+
+
+@pytest.mark.parametrize("weight", [0.0, 100.0])
+def test_an_anchor_holds_the_mean_where_the_critics_pull(weight):
+    config = SacConfig(bound=(1.0,), temperature=1e-12, learning_rate=0.05, anchor=weight)
+    sac = Sac(config, Says(0.2, -5.0), Table([[0.0]] * 2, slope=1.5), anchor=Says(0.2))
+    for _ in range(100):
+        sac.update(transitions([0], [0.0], [0], [True]))
+    moved = (torch.tanh(sac.actor.mean) - math.tanh(0.2)).item()
+    if weight:  # where -1.5 + 2 weight moved = 0
+        assert moved == pytest.approx(1.5 / (2 * weight), rel=0.1)
+    else:
+        assert moved > 0.5
+
+
 def test_a_gradient_is_clipped():
     sac = made(replace(CONFIG, clip=1e-3))
     sac.update(batch())
@@ -538,7 +563,9 @@ def test_a_file_that_does_not_fit_is_named_and_changes_nothing(tmp_path):
         ("polyak", 0.0, "polyak is 0.0"),
         ("temperature", math.nan, "temperature is nan"),
         ("learning_rate", math.inf, "learning_rate is inf"),
+        ("actor_learning_rate", 0.0, "actor_learning_rate is 0.0; it must be above 0"),
         ("subset", 0, "subset is 0; it must be finite and at least 1"),
+        ("anchor", -1.0, "anchor is -1.0; it must be finite and at least 0"),
         ("clip", -1.0, "clip is -1.0; it must be finite and at least 0"),
         ("bound", (0.5, math.nan), r"bound is \(0.5, nan\); each dimension of an action needs one"),
         ("bound", (), r"bound is \(\)"),

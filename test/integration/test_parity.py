@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from efn_ros.msg import CorrectedAction
-from harness import LIBERO_SIM, TRUSTING, load_graph, merged, remember_successes
+from harness import LIBERO_SIM, PACKAGED, TRUSTING, load_graph, merged, remember_successes
 
 from efn_ros.assembly import make_agent, make_simulation
 from efn_ros.bank import BankReader
@@ -34,7 +34,7 @@ KEPT = (*KEPT, "cut", "explored", "source_step")
 
 
 def test_three_episodes_with_growing_memory_are_bit_for_bit_those_of_the_agent(start, tmp_path: Path):
-    actions, corrections = meet(start, tmp_path, EPISODES, TRUSTING)
+    actions, corrections = meet(start, tmp_path, EPISODES, PACKAGED)
     assert sum(c.mode == Mode.CORRECTED for c in corrections) > 20, "memory corrected too little to say anything"
     for seed in {c.context.seed for c in corrections}:
         assert any(np.abs(c.residual).max() > 1e-3 for c in corrections if c.context.seed == seed), seed

@@ -1,0 +1,42 @@
+"""fill the small bank of a deployment that comes with the package, with rollouts of the base alone"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from contextlib import closing
+
+QUALITY = 60  # of JPEG: it comes with every copy of the package
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--deployment", default="actuation", help="which config/deployments/<name>.yaml")
+    parser.add_argument("--rollouts", type=int, default=8, help="over the demo's tasks in turn")
+
+
+def run(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from efn_ros.agent import Agent
+    from efn_ros.assembly import make_corrector, make_inference, make_simulation, make_writer
+    from efn_ros.bank.store import LOCK
+    from efn_ros.commands.demo import REMEMBERED_SCENE, SEED_BANKS, TASKS
+    from efn_ros.graph import Graph, config_directory
+
+    target = SEED_BANKS / args.deployment
+    shutil.rmtree(target, ignore_errors=True)
+    graph = Graph.load("libero_sim", [config_directory() / "deployments" / f"{args.deployment}.yaml"])
+    bridge, remembered = graph.parameters("libero_bridge"), graph.parameters("bank_writer")
+    parts = (make_inference(graph.parameters("vla_policy")), make_corrector(graph.parameters("efn_corrector")))
+    with (
+        closing(make_simulation(bridge)) as world,
+        make_writer({**remembered, "image_quality": QUALITY}, target) as writer,
+    ):
+        agent = Agent(*parts, writer=writer, robot=remembered["robot"])
+        for i in tqdm(range(args.rollouts), unit="rollout"):
+            task, scene, steps = TASKS[i % len(TASKS)], REMEMBERED_SCENE + i // len(TASKS), bridge["execute_steps"]
+            agent.run(world, task, scene, episode_id=f"seed-{i}", execute_steps=steps, correct=False)
+    (target / LOCK).unlink()
+    size = sum(path.stat().st_size for path in target.rglob("*"))
+    print(f"bank {target}: {args.rollouts} rollouts, {size / 1e6:.1f} MB")
+    return 0

@@ -1,0 +1,73 @@
+"""What comes with the package fits together: policy, network and the bank of one deployment."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from efn_ros.assembly import make_corrector, make_inference, make_retriever
+from efn_ros.bank import BankReader
+from efn_ros.commands.demo import SEED_BANKS
+from efn_ros.efn.card import install
+from efn_ros.efn.learned import PACKAGED, LearnedResidual
+from efn_ros.graph import Graph
+from efn_ros.types import Mode, Observation, StepContext
+
+MOST_BYTES = 20_000_000
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return Graph.load("libero_sim")
+
+
+@pytest.fixture
+def bank(tmp_path):
+    """A copy: who reads a bank leaves files of SQLite in it."""
+    return shutil.copytree(SEED_BANKS / "actuation", tmp_path / "bank")
+
+
+def test_the_network_corrects_what_the_policy_says_from_the_bank_that_comes_along(graph, bank):
+    inference = make_inference(graph.parameters("vla_policy"))
+    retriever = make_retriever(graph.parameters("experience_retrieval"), bank)
+    corrector = make_corrector(graph.parameters("efn_corrector"))
+    rollouts = retriever.reader.rollouts()
+    assert {rollout.policy for rollout in rollouts} == {inference.policy.spec.fingerprint}
+    image = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    context = StepContext("e0", 0, 0, "push", rollouts[0].instruction)
+    step = inference(Observation(context, {"left": image, "right": image}, np.float32([0, 0.6, 0.2, 1])))
+    correction = corrector.correct(step, retriever.recall(step))
+    assert correction.mode == Mode.CORRECTED and correction.residual.any()
+    bound = graph.parameters("efn_corrector")["limits.residual"]
+    assert (np.abs(correction.residual) <= np.float32(bound)).all()
+
+
+def test_recall_and_limits_are_those_that_the_network_was_taught_with(graph):
+    taught = json.loads((PACKAGED / "card.json").read_text())["training"]["config"]["lessons"]
+    recall, corrector = graph.parameters("experience_retrieval"), graph.parameters("efn_corrector")
+    assert (recall["k"], recall["context"]) == (taught["nearest"], taught["context"])
+    assert corrector["limits.residual"] == taught["bound"] and corrector["gain"] == 1.0
+
+
+def test_it_is_small():
+    assert sum(path.stat().st_size for path in PACKAGED.iterdir()) < MOST_BYTES
+    assert sum(path.stat().st_size for path in SEED_BANKS.rglob("*") if path.is_file()) < MOST_BYTES
+
+
+def test_the_bank_holds_the_base_alone(bank):
+    rollouts = BankReader(bank).snapshot().rollouts
+    modes = np.concatenate([rollout.arrays.modes for rollout in rollouts])
+    assert len(rollouts) == 8 and (modes == Mode.BASE).all()
+
+
+def test_an_installed_network_has_a_card_and_loads(tmp_path):
+    source = tmp_path / "round_0"
+    shutil.copytree(PACKAGED, source)
+    card = json.loads((PACKAGED / "card.json").read_text())
+    (source / "facts.json").write_text(json.dumps(card["training"]))
+    target = install(source, note="Only a copy.", target=tmp_path / "installed")
+    LearnedResidual(target)
+    text = (target / "README.md").read_text()
+    assert "Only a copy." in text and f"{card['training']['validation']['none']:.4f}" in text
+    assert json.loads((target / "card.json").read_text())["training"] == card["training"]
