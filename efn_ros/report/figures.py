@@ -93,7 +93,7 @@ def changes_figure(path: Path, results: dict) -> None:
         axis.set_yticks(place, [f"{c['of']} ({c['pairs']})" for c in chosen])
         axis.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
         axis.xaxis.set_major_formatter(lambda value, _: f"{abs(value):.0f}")
-        axis.set(title=title, xlabel=f"of the scenes in brackets; memory of {volume} rollouts against base")
+        axis.set(title=title, xlabel=f"of the scenes in brackets; {volume} rollouts in memory")
         axis.legend(frameon=False)
     _save(figure, path, results)
 
