@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from efn_ros import durable
 from efn_ros.bank import payload
 from efn_ros.bank.errors import (
     BankCorruptionError,
@@ -231,8 +232,8 @@ class BankWriter:
             self._catalogue.executemany("INSERT INTO meta VALUES (?, ?)", list(meta.items()))
             self._catalogue.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             self._catalogue.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
-        _fsync_directory(self._directory)
-        _fsync_directory(self._directory.parent)
+        durable.sync(self._directory)
+        durable.sync(self._directory.parent)
 
     def _upgrade(self) -> None:
         """From format 1; payloads are immutable and stay as they are."""
@@ -518,17 +519,9 @@ def _write_durably(directory: Path, name: str, content: bytes) -> None:
         finally:
             os.close(descriptor)
         os.rename(temporary, final)
-        _fsync_directory(directory)
+        durable.sync(directory)
     except OSError:
         for path in (temporary, final):
             with contextlib.suppress(OSError):
                 path.unlink()
         raise
-
-
-def _fsync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

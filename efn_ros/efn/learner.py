@@ -26,10 +26,11 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor
 
+from efn_ros import durable
 from efn_ros.bank import BankReader, RecallConfig, Retriever, Snapshot, StoredRollout
 from efn_ros.bank.payload import successors
 from efn_ros.efn.network import Efn, Present, Recalled
-from efn_ros.efn.registry import RULE, Checkpoint, Registry, now, write_durably
+from efn_ros.efn.registry import RULE, Checkpoint, Registry, now
 from efn_ros.types import Mode, Outcome, PolicyStep, Quantised, StepContext
 
 STATE = "state.safetensors"
@@ -331,7 +332,7 @@ def _save_state(path: Path, job: str, efn: Efn, optimiser: torch.optim.Optimizer
     tensors = {f"model.{name}": tensor for name, tensor in efn.state_dict().items()}
     for index, moments in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": tensor for name, tensor in moments.items()}
-    write_durably(path, save(tensors, {"job": job, "losses": json.dumps(losses)}))
+    durable.write(path, save(tensors, {"job": job, "losses": json.dumps(losses)}))
 
 
 def _load_state(path: Path, job: str, efn: Efn, optimiser: torch.optim.Optimizer) -> list[float]:

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from efn_ros import durable
+
 FOLDER, CHECKPOINTS, CURRENT, SWITCHES, REPORT, LOCK = (
     "efn", "checkpoints", "current.json", "switches.jsonl", "report.json", "lock",
 )  # fmt: skip
@@ -52,17 +54,6 @@ def fingerprint(checkpoint: str | Path) -> str:
         content = (Path(checkpoint) / name).read_bytes()
         digest.update(len(content).to_bytes(8, "little") + content)
     return digest.hexdigest()
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Replace a file as a whole; on return it survives a crash of the machine."""
-    temporary = path.with_name(f"{HIDDEN}{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync(path.parent)
 
 
 class Registry:
@@ -222,21 +213,21 @@ class Registry:
         report = {"number": number, "fingerprint": fingerprint(made), **report}
         (made / REPORT).write_text(json.dumps(report, indent=1) + "\n")
         for path in (*made.iterdir(), made):
-            _sync(path)
+            durable.sync(path)
         made.rename(final)
-        _sync(directory)
+        durable.sync(directory)
         return Checkpoint(number, final, report)
 
     def _use(self, checkpoint: Checkpoint, entry: dict[str, Any] | None) -> None:
         chosen = {"number": checkpoint.number, "fingerprint": checkpoint.fingerprint, "switch": entry}
-        write_durably(self.directory / CURRENT, json.dumps(chosen, indent=1).encode() + b"\n")
+        durable.write(self.directory / CURRENT, json.dumps(chosen, indent=1).encode() + b"\n")
 
     def _log(self, entry: dict[str, Any]) -> None:
         with (self.directory / SWITCHES).open("ab") as file:
             file.write(json.dumps(entry).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        _sync(self.directory)
+        durable.sync(self.directory)
 
     def _current(self) -> dict[str, Any] | None:
         try:
@@ -281,11 +272,3 @@ def now() -> str:
 
 def _parent(checkpoint: Checkpoint) -> int | None:
     return checkpoint.report.get("parent", {}).get("number")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

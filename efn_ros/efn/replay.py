@@ -7,7 +7,6 @@ rows. An array's name is its path in the tree, such as "observation.0.latent".
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+
+from efn_ros import durable
 
 Tree = Any
 
@@ -164,9 +165,7 @@ def write(path: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> N
     """One safetensors file with `facts` as JSON in its header; it replaces what was there at once, or not at all."""
     temporary = path.with_name(path.name + ".tmp")
     save_file(arrays, temporary, {"facts": json.dumps(facts)})
-    _sync(temporary)
-    os.replace(temporary, path)
-    _sync(path.parent)
+    durable.replace(temporary, path)
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -177,11 +176,3 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             return {name: file.get_tensor(name) for name in file.keys()}, facts
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged or of another kind: {error}") from error
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

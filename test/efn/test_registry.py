@@ -199,8 +199,8 @@ def die_after(function):
 
 
 CRASHES = {
-    "before current is replaced": (Path, "replace", die, 0),
-    "after current is replaced": (Path, "replace", die_after(Path.replace), 1),
+    "before current is replaced": (os, "replace", die, 0),
+    "after current is replaced": (os, "replace", die_after(os.replace), 1),
     "before the log is written": (Registry, "_log", die, 1),
     "after the log is written": (Registry, "_log", die_after(Registry._log), 1),
 }

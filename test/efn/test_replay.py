@@ -176,7 +176,7 @@ def test_a_save_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
     def full(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("efn_ros.efn.replay.os.fsync", full)
+    monkeypatch.setattr("efn_ros.durable.os.fsync", full)
     with pytest.raises(OSError, match="no space left"):
         replay.save(path)
     assert path.read_bytes() == before
