@@ -20,7 +20,7 @@ from efn_ros.report import provenance, tables
 
 RESULTS = Path(__file__).parent / "results" / "efn.json"
 HORIZON, ACTION, PROPRIO, LATENT, SKETCH = 4, 4, 4, (4, 128), (80, 128)  # of the default policy
-RECALLED = 24
+RECALLED, CODES = 24, 64
 REPEATS = 300
 AIM_S = {"small": 0.5e-3, "paper": 5e-3}
 
@@ -81,12 +81,13 @@ def main() -> None:
 def make(size: dict[str, int]) -> tuple[Efn, Present, Recalled]:
     """A network at random, and one step with what was recalled for it."""
     ones = (1.0,) * PROPRIO
-    efn = Efn(EfnConfig(HORIZON, ACTION, LATENT, SKETCH, (0.6,) * ACTION, ones, ones, ones, **size)).eval()
+    efn = Efn(EfnConfig(HORIZON, ACTION, LATENT, SKETCH, (0.6,) * ACTION, ones, ones, ones, codes=CODES, **size)).eval()
     draw, k = torch.randn, RECALLED
     present = Present(draw(1, *LATENT), draw(1, *SKETCH), draw(1, PROPRIO), draw(1, HORIZON, ACTION))
-    chunks, postures = (draw(2, 1, k, HORIZON, ACTION), draw(2, 1, k, PROPRIO))
+    (executed, base, before), postures = draw(3, 1, k, HORIZON, ACTION), draw(3, 1, k, PROPRIO)
     there = torch.ones((1, k), dtype=torch.bool)
-    return efn, present, Recalled(*chunks, *postures, draw(1, k, LATENT[1]), draw(1, k), draw(1, k), there)
+    seen, alike = (draw(1, k, LATENT[1]), draw(1, k, CODES)), draw(2, 1, k)
+    return efn, present, Recalled(executed, base, *postures[:2], before, postures[2], *seen, *alike, there)
 
 
 def measure(*cases: Callable[[], object]) -> list[dict[str, float]]:

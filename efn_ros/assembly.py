@@ -59,6 +59,7 @@ def make_recall(p: Parameters) -> RecallConfig:
         rollouts_n=p["rollouts"],
         k=p["k"],
         context=p["context"],
+        sketches=p["sketches"],
         temperature=p["temperature"],
         lambda_=p["similarity_weight"],
         beta=p["length_decay"],
@@ -86,7 +87,8 @@ def make_residual(p: Parameters) -> Residual:
     if p["method"] == "learned":
         from efn_ros.efn.learned import LearnedResidual
 
-        return LearnedResidual(p["checkpoint"], gain=p["gain"], disagreement_scale=p["disagreement_scale"])
+        settings = {name: p[name] for name in ("gain", "check_memory", "disagreement_scale")}
+        return LearnedResidual(p["checkpoint"], **settings)
     raise ValueError(f"method {p['method']!r} is unknown; there are 'recalled_action' and 'learned'")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ class NodeSpec:
 
 @dataclass(frozen=True)
 class Graph:
-    """robot: the name. nodes: in the order they are started. on_exit: what follows when one of them dies."""
+    """robot: the name. nodes: in the order they are started. on_exit: what follows when one of them dies. optional: the
+    nodes that a parameter of all nodes adds where it is true, by its name."""
 
     robot: str
     nodes: tuple[NodeSpec, ...]
     on_exit: str
+    optional: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, robot: str, overlays: Iterable[str | Path] = (), **parameters: Any) -> Graph:
@@ -60,7 +62,7 @@ class Graph:
             )
             for executable in executables
         )
-        return cls(robot, tuple(nodes), on_exit)
+        return cls(robot, tuple(nodes), on_exit, optional)
 
     def parameters(self, executable: str) -> dict[str, Any]:
         """Parameters of one node by dotted name. Raises KeyError for a node that is not part of the graph."""

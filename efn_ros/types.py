@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -95,8 +96,10 @@ class PolicyStep:
 class Experience:
     """One remembered step, as recall returns it.
 
-    executed, base: (H, A). proprio, proprio_next: (P,) before and after the chunk. latent: (L, dz). similarity: the
-    fused similarity in [0, 1]; score: with the efficiency prior, equation (18); probability: of being drawn, (19).
+    executed, base: (H, A). proprio, proprio_next: (P,) before and after the chunk. executed_before (H, A),
+    proprio_before (P,): of the decision before; zero and `proprio` where there was none. latent: (L, dz). similarity:
+    the fused similarity in [0, 1]; score: with the efficiency prior, equation (18); probability: of being drawn, (19).
+    sketch: its visual tokens (T, d), where recall was asked for them.
     """
 
     rollout_id: str
@@ -108,10 +111,13 @@ class Experience:
     base: np.ndarray
     proprio: np.ndarray
     proprio_next: np.ndarray
+    executed_before: np.ndarray
+    proprio_before: np.ndarray
     latent: np.ndarray
     similarity: float
     score: float
     probability: float
+    sketch: Quantised | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,8 @@ class Correction:
     not `CORRECTED`, why (of SHADOW: why nothing was proposed). rollout_id, rollout_step: the experience behind it.
     proposed: (H, A), the residual that memory proposed, as far as the limits leave it, also where it was not executed;
     None where it proposed nothing. cut: the limits left less of it than memory asked for. exploration: which of
-    `exploration.MODES` made `residual` differ from `proposed`; empty where none did.
+    `exploration.MODES` made `residual` differ from `proposed`; empty where none did. trust: in [0, 1], that what was
+    recalled fits what this episode has shown; `proposed` is scaled by it.
     """
 
     context: StepContext
@@ -156,6 +163,24 @@ class Correction:
     proposed: np.ndarray | None = None
     cut: bool = False
     exploration: str = ""
+    trust: float = 1.0
+
+
+@dataclass(frozen=True)
+class Past:
+    """An earlier decision of the running episode: proprio (P,) at it, executed (H, A), the chunk that went out."""
+
+    proprio: np.ndarray
+    executed: np.ndarray
+
+
+class Proposal(NamedTuple):
+    """What a method of correction says: residual (H, A), in words why it is zero (empty where it is not), and how far
+    memory is trusted, in [0, 1]; the residual is scaled by it already."""
+
+    residual: np.ndarray
+    reason: str = ""
+    trust: float = 1.0
 
 
 @dataclass(frozen=True)

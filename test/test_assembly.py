@@ -30,6 +30,7 @@ CORRECTOR = {
     "checkpoint": "",
     "shadow": False,
     "gain": 0.5,
+    "check_memory": True,
     "disagreement_scale": 0.0,
     "min_confidence": 0.5,
     "exploration.mode": "off",
@@ -139,7 +140,7 @@ def test_critics_are_asked_where_the_parameters_say_so(monkeypatch):
     asked = []
     monkeypatch.setattr("efn_ros.efn.learned.LearnedResidual", lambda *args, **settings: asked.append((args, settings)))
     assembly.make_residual({**CORRECTOR, "method": "learned", "checkpoint": "c", "disagreement_scale": 0.25})
-    assert asked == [(("c",), {"gain": 0.5, "disagreement_scale": 0.25})]
+    assert asked == [(("c",), {"gain": 0.5, "check_memory": True, "disagreement_scale": 0.25})]
 
 
 def test_only_a_learned_actor_can_be_sampled(tmp_path):
@@ -158,6 +159,7 @@ def test_recall_is_configured_by_the_parameters(tmp_path):
         "rollouts": 3,
         "k": 5,
         "context": 7,
+        "sketches": True,
         "temperature": 0.5,
         "similarity_weight": 0.75,
         "length_decay": 2.0,
@@ -168,7 +170,7 @@ def test_recall_is_configured_by_the_parameters(tmp_path):
     }
     config = assembly.make_retriever(values, tmp_path)._config
     assert (config.rollouts_n, config.k, config.context, config.temperature, config.argmax) == (3, 5, 7, 0.5, True)
-    assert (config.lambda_, config.beta) == (0.75, 2.0)
+    assert (config.sketches, config.lambda_, config.beta) == (True, 0.75, 2.0)
     assert (config.visual, config.latent, config.proprio) == (0.5, 0.25, 0.125)
 
 

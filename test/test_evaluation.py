@@ -28,7 +28,7 @@ BASES = Way(BASE, correct=False)
 
 
 def episode(seed, way=BASE, success=False, task="reach", deployment=0, volume=0, shifts=(), **values):
-    values = {"length": 100, "residual": 0.0, "corrected": 0.0, "confidence": 0.0, **values}
+    values = {"length": 100, "residual": 0.0, "corrected": 0.0, "confidence": 0.0, "trust": 1.0, **values}
     return Episode(deployment, dict(shifts), task, way, volume, seed, bool(success), **values)
 
 

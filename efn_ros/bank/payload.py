@@ -41,6 +41,17 @@ def successors(steps: np.ndarray) -> np.ndarray:
     return rows
 
 
+def before(arrays: StepArrays) -> tuple[np.ndarray, np.ndarray]:
+    """What was executed in the decision before each one, (N, H, A), and proprioception before that, (N, P).
+
+    Zero and its own proprioception, as of a robot that stood still, for a row whose predecessor was not stored.
+    """
+    rows = np.arange(len(arrays.steps))
+    known = np.diff(arrays.steps, prepend=arrays.steps[:1]) == 1
+    rows[known] -= 1
+    return arrays.executed[rows] * known[:, None, None], arrays.proprio[rows]
+
+
 @dataclass(frozen=True)
 class StepArrays:
     """All decisions of one rollout but their sketches and images; N rows each, float32 unless said otherwise.

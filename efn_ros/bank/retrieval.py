@@ -8,9 +8,9 @@ import numpy as np
 
 from efn_ros.bank.errors import BankProjectionError
 from efn_ros.bank.keys import mean_latent, unit
-from efn_ros.bank.payload import successors
+from efn_ros.bank.payload import before, successors
 from efn_ros.bank.store import BankReader, StoredRollout
-from efn_ros.types import Experience, Outcome, PolicyStep, Recall
+from efn_ros.types import Experience, Outcome, PolicyStep, Quantised, Recall
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class RecallConfig:
     position, so most of the weight is on the others. proprio_sigma: of that kernel, in units of proprioception; None
     takes a third of the candidates' range, entry by entry.
     context: so many more of the candidates, drawn at random, follow the k: they tell a network how the robot moves
-    here, whatever it does now; they are never drawn by (19).
+    here, whatever it does now; they are never drawn by (19). sketches: recall also what each step saw.
     argmax: the best instead of a draw. success_only: recall successes only. min_similarity: what is below is not
     recalled. confidence_floor: the similarity at which confidence is 0. Raises ValueError for a value out of range.
     """
@@ -38,6 +38,7 @@ class RecallConfig:
     proprio: float = 0.4
     proprio_sigma: float | tuple[float, ...] | None = None
     context: int = 0
+    sketches: bool = False
     argmax: bool = False
     success_only: bool = False
     min_similarity: float = 0.0
@@ -71,6 +72,7 @@ class _Candidates:
     def __init__(self, rollouts: list[StoredRollout], config: RecallConfig) -> None:
         self.rollouts = rollouts
         self.successors = [successors(rollout.arrays.steps) for rollout in rollouts]
+        self.before = [before(rollout.arrays) for rollout in rollouts]
         kept = [np.flatnonzero(rollout.arrays.recallable) for rollout in rollouts]
         self.row = np.concatenate(kept)
         self.rollout = np.repeat(np.arange(len(rollouts)), [len(rows) for rows in kept])
@@ -89,6 +91,7 @@ class _Candidates:
         self.half_precision = self._half_precision(config)
 
         lengths = np.array([rollout.record.length for rollout in rollouts], np.float32)
+        self._sketches: dict[int, list[Quantised]] = {}
         self.prior = np.exp(-np.float32(config.beta) * lengths / lengths.mean())[self.rollout]  # g of (18)
 
     def _half_precision(self, config: RecallConfig) -> np.ndarray:
@@ -98,6 +101,14 @@ class _Candidates:
         else:
             sigma = np.ptp(self.proprio, axis=0) / 3
         return np.where(sigma > 1e-6, 0.5 / np.maximum(sigma, 1e-6) ** 2, 0).astype(np.float32)
+
+    def sketch(self, candidate: int) -> Quantised:
+        """What a candidate saw; its whole rollout is read at the first question and kept for the episode."""
+        rollout = int(self.rollout[candidate])
+        if rollout not in self._sketches:
+            stored = self.rollouts[rollout]
+            self._sketches[rollout] = stored.sketches(*range(len(stored.arrays.steps)))
+        return self._sketches[rollout][self.row[candidate]]
 
     def similarity(self, query: PolicyStep) -> np.ndarray:
         """Fused similarity (38) of every candidate, float32 (C,) in [0, 1]."""
@@ -226,6 +237,7 @@ class Retriever:
         candidates = self._candidates
         stored, row = candidates.rollouts[candidates.rollout[candidate]], candidates.row[candidate]
         record, arrays = stored.record, stored.arrays
+        executed_before, proprio_before = candidates.before[candidates.rollout[candidate]]
         return Experience(
             rollout_id=record.id,
             step=int(arrays.steps[row]),
@@ -236,10 +248,13 @@ class Retriever:
             base=arrays.base[row],
             proprio=arrays.proprio[row],
             proprio_next=arrays.proprio[candidates.successors[candidates.rollout[candidate]][row]],
+            executed_before=executed_before[row],
+            proprio_before=proprio_before[row],
             latent=arrays.latent[row],
             similarity=float(similarity),
             score=float(score),
             probability=float(probability),
+            sketch=candidates.sketch(candidate) if self._config.sketches else None,
         )
 
 

@@ -6,7 +6,9 @@ import argparse
 from pathlib import Path
 
 MINUTES = 50  # what is measured last and the start of the processes take some more
-SUPERVISED = {"size": "small", "deployments": None, "updates": None, "install": False, "memoryless": False}
+SUPERVISED = {"size": "small", "deployments": None, "updates": None}
+SUPERVISED |= dict.fromkeys(("quick", "install", "memoryless"), False)
+QUICK = {"deployments": (40, 15), "updates": (1500, 4000)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", default=SUPERVISED["size"], help="of the network: small or paper")
     parser.add_argument("--deployments", type=int, nargs="+", help="that teach, one number a round")
     parser.add_argument("--updates", type=int, nargs="+", help="one number a round")
+    parser.add_argument("--quick", action="store_true", help="fewer of both: less than an hour on two cores")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2, help="that live through deployments")
     parser.add_argument("--threads", type=int, default=1, help="of training")
@@ -32,7 +35,9 @@ def run(args: argparse.Namespace) -> int:
     from efn_ros.efn.card import install
     from efn_ros.efn.train import TrainConfig, train
 
-    rounds = {name: tuple(getattr(args, name)) for name in ("deployments", "updates") if getattr(args, name)}
+    rounds = {name: tuple(getattr(args, name)) for name in QUICK if getattr(args, name)}
+    if args.quick:
+        rounds = QUICK | rounds
     config = TrainConfig(
         str(args.directory),
         args.size,

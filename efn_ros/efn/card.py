@@ -28,7 +28,7 @@ were recalled from the bank of its place of work, and adds a residual. Without m
 * **Size**: {parameters:.2f} million parameters.
 * **Loss** in {measured} deployments that it never learnt from (smooth L1 of the residual):
 
-{table}
+{table}{trust}
 """
 
 
@@ -42,6 +42,12 @@ def install(checkpoint: Path, note: str = "", target: Path = PACKAGED) -> Path:
     (target / "card.json").write_text(json.dumps(card, indent=1) + "\n")
     losses, settings = facts["validation"], facts["config"]
     names = {"none": "no residual", **{f"volume_{v}": f"memory of {v} rollouts" for v in settings["volumes"]}}
+    trust = ""
+    if "trust_right" in losses:
+        trust = (
+            f"\n\n* **Trust** there, in the right memory: {losses['trust_right']:.2f} on average; in that of another "
+            f"deployment: {losses['trust_wrong']:.2f}."
+        )
     (target / "README.md").write_text(
         CARD.format(
             decisions=facts["decisions"],
@@ -57,6 +63,7 @@ def install(checkpoint: Path, note: str = "", target: Path = PACKAGED) -> Path:
             cpu=card["machine"]["cpu"],
             note=f"\n  {note}" if note else "",
             table=tables.markdown(["", "loss"], [[names[n], f"{losses[n]:.4f}"] for n in names]),
+            trust=trust,
             remembered=settings["lessons"]["remembered"],
             taught=settings["lessons"]["taught"],
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -9,14 +10,16 @@ import numpy as np
 
 from efn_ros.robots.limits import ActionLimits, RefusedActionError
 from efn_ros.robots.motion import HISTORY
-from efn_ros.types import Correction, Mode, PolicyStep, Recall
+from efn_ros.types import Correction, Mode, Past, PolicyStep, Proposal, Recall
+
+REMEMBERED = 32  # decisions of the episode that a method of correction is told of
 
 
 class Residual(Protocol):
-    """What proposes a residual: the non-parametric form, later a learned network."""
+    """What proposes a residual: the non-parametric form, or a learned network."""
 
-    def __call__(self, step: PolicyStep, recall: Recall) -> tuple[np.ndarray, str]:
-        """The residual (H, A), and in words why it is zero (empty where it is not)."""
+    def __call__(self, step: PolicyStep, recall: Recall, past: Sequence[Past] = ()) -> Proposal:
+        """past: the decisions right before this one, the oldest first; none is missing between them and this one."""
 
 
 class Explore(Protocol):
@@ -59,6 +62,7 @@ class Corrector:
         self._stopped = ""
         self._episode_id = ""
         self._last: tuple[int, np.ndarray] | None = None  # step and chunk of the last correction
+        self._past: deque[Past] = deque(maxlen=REMEMBERED)
         self._history = np.empty((0, len(limits.low)), np.float32)
 
     @property
@@ -86,7 +90,7 @@ class Corrector:
         context = step.context
         history = self._commanded_before(step)
         nothing = np.zeros_like(step.base)
-        mode, reason, residual, proposed, cut, exploration = Mode.CORRECTED, "", nothing, None, False, ""
+        mode, reason, residual, proposed, cut, exploration, trust = Mode.CORRECTED, "", nothing, None, False, "", 1.0
         behind = recall.drawn
         try:
             base = self._limits.accept(step.base, history)
@@ -95,7 +99,9 @@ class Corrector:
         if self._stopped:
             mode, reason = Mode.STOPPED, self._stopped
         if mode == Mode.CORRECTED:
-            asked, reason = self._residual(step, recall) if context.correct else (nothing, "correction is off")
+            asked, reason = nothing, "correction is off"
+            if context.correct:
+                asked, reason, trust = self._residual(step, recall, tuple(self._past))
             if not np.isfinite(asked).all():
                 reason = "the residual is not finite"
             wanted = base
@@ -113,6 +119,7 @@ class Corrector:
         else:
             wanted = corrected = self._limits.hold(history, max(len(step.base), 1))
         self._last, self._history = (context.step, corrected), history
+        self._past.append(Past(step.proprio, corrected))
         drawn = recall.steps[behind] if behind >= 0 else None
         return Correction(
             context=context,
@@ -128,6 +135,7 @@ class Corrector:
             proposed=proposed,
             cut=cut,
             exploration=exploration,
+            trust=trust,
         )
 
     def _commanded_before(self, step: PolicyStep) -> np.ndarray:
@@ -135,8 +143,11 @@ class Corrector:
         context = step.context
         if context.episode_id != self._episode_id:
             self._episode_id, self._last, self._history = context.episode_id, None, self._posture(step.proprio)
+            self._past.clear()
         if self._last is None:
             return self._history
+        if context.step != self._last[0] + 1:
+            self._past.clear()
         executed = self._last[1][: max(context.step - self._last[0], 1) * self._control_steps]
         return np.concatenate([self._history, executed])[-HISTORY:]
 

@@ -151,7 +151,7 @@ def actor_sampler(checkpoint: str | Path, *, gain: float = 1.0) -> Sampler:
     @torch.inference_mode()
     def sample(step: PolicyStep, recall: Recall, rng: np.random.Generator) -> np.ndarray:
         steps = tuple(s for s in recall.steps if s.executed.shape == step.base.shape)
-        present, recalled = present_of(step), recalled_of(steps, efn.config)
+        present, recalled = present_of(step), recalled_of(steps, efn)
         mean, log_std = efn(present, recalled)
         normal = torch.from_numpy(rng.standard_normal(mean.shape, dtype=np.float32))
         return np.float32(gain) * efn.bounded(mean + log_std.exp() * normal, recalled)[0].numpy()

@@ -23,7 +23,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,7 @@ class Seen:
     recalled: Recalled
 
 
-SEEN = Seen(Present(*[""] * 4), "", Recalled(*[""] * 8))
+SEEN = Seen(Present(*[""] * 4), "", Recalled(*[""] * len(fields(Recalled))))
 ROWS = Transition(SEEN, "", "", SEEN, "", "", "")  # the structure of what is replayed
 
 
@@ -261,7 +261,7 @@ class Robot:
 
     def _seen(self, step: PolicyStep, recall: Recall) -> Seen:
         like = tuple(s for s in recall.steps if s.executed.shape == step.base.shape)
-        present, recalled = tree_map(lambda _, x: x.numpy(), (present_of(step), recalled_of(like, self._actor.config)))
+        present, recalled = tree_map(lambda _, x: x.numpy(), (present_of(step), recalled_of(like, self._actor)))
         missing = self._config.nearest + self._config.context - len(like)
         filled = tree_map(lambda _, x: np.pad(x, [(0, 0), (0, missing), *[(0, 0)] * (x.ndim - 2)]), recalled)
         return Seen(replace(present, sketch=step.sketch.q[None]), step.sketch.scale[None], filled)

@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from efn_ros.efn.network import CRITICS, Efn, EfnCritics, present_of, recalled_of
+from efn_ros.efn.network import CRITICS, Efn, EfnCritics, present_of, recalled_of, recent_of
 from efn_ros.efn.sac import attenuation
-from efn_ros.types import PolicyStep, Recall
+from efn_ros.types import Past, PolicyStep, Proposal, Recall
 
 PACKAGED = Path(__file__).resolve().parent / "checkpoint"
 
 
 class LearnedResidual:
-    """Deterministic: tanh of the actor's mean (4.4), zero where nothing was recalled.
+    """Deterministic: tanh of the actor's mean (4.4), zero where nothing was recalled, less where memory does not fit
+    what the episode has shown.
 
-    checkpoint: a directory; empty: the one in the package. gain: factor on the residual. disagreement_scale: of the
+    checkpoint: a directory; empty: the one in the package. gain: factor on the residual. check_memory: follow it as
+    far as the network's `Trust`, if it has one, says that it fits; else wholly. disagreement_scale: of the
     critics beside the actor, in units of the return, at which half of the residual is left (`attenuation`); 0 asks them
     nothing. Raises FileNotFoundError and ValueError as `Efn.from_pretrained` does.
     """
 
     def __init__(
-        self, checkpoint: str | Path = "", *, gain: float = 1.0, disagreement_scale: float = 0.0, threads: int = 1
+        self,
+        checkpoint: str | Path = "",
+        *,
+        gain: float = 1.0,
+        check_memory: bool = True,
+        disagreement_scale: float = 0.0,
+        threads: int = 1,
     ) -> None:
         torch.set_num_threads(threads)
         directory = Path(checkpoint or PACKAGED)
         self._efn = Efn.from_pretrained(directory)
-        self._gain, self._disagreement_scale = np.float32(gain), disagreement_scale
+        self._gain, self._check_memory, self._disagreement_scale = np.float32(gain), check_memory, disagreement_scale
         if disagreement_scale and not (directory / CRITICS).is_file():
             raise FileNotFoundError(
                 f"disagreement_scale is {disagreement_scale}, but {directory} has no {CRITICS}; set it to 0, or name a "
@@ -37,9 +46,8 @@ class LearnedResidual:
         self._critics = EfnCritics.from_pretrained(directory) if disagreement_scale else None
 
     @torch.inference_mode()
-    def __call__(self, step: PolicyStep, recall: Recall) -> tuple[np.ndarray, str]:
-        """The residual (H, A), and why it is zero (empty where it is not). Raises ValueError for other sizes than the
-        network's."""
+    def __call__(self, step: PolicyStep, recall: Recall, past: Sequence[Past] = ()) -> Proposal:
+        """past: the decisions of this episode right before. Raises ValueError for other sizes than the network's."""
         c = self._efn.config
         for name, found, expected in (
             ("base action", step.base.shape, (c.horizon, c.action_size)),
@@ -51,10 +59,13 @@ class LearnedResidual:
                 raise ValueError(f"{name} of the step has shape {tuple(found)}; the EFN takes {expected}")
         steps = tuple(s for s in recall.steps if s.executed.shape == step.base.shape)
         if c.remembers and not steps:
-            return np.zeros_like(step.base), recall.reason or "nothing was recalled"
-        observation = present_of(step), recalled_of(steps, c)
+            return Proposal(np.zeros_like(step.base), recall.reason or "nothing was recalled")
+        observation = present_of(step), recalled_of(steps, self._efn)
         residual = self._efn.residual(*observation)
         if self._critics:
             disagreement = self._critics(*observation, residual).std(dim=0, correction=0)
             residual = residual * attenuation(disagreement, self._disagreement_scale)[:, None, None]
-        return self._gain * residual[0].numpy(), ""
+        trust = 1.0
+        if self._check_memory and c.recent and steps:
+            trust = self._efn.trusts(*observation, recent_of(past, step.proprio, c))[0].item()
+        return Proposal(self._gain * np.float32(trust) * residual[0].numpy(), trust=trust)

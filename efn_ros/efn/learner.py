@@ -15,7 +15,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ from torch import Tensor
 
 from efn_ros import durable
 from efn_ros.bank import BankReader, RecallConfig, Retriever, Snapshot, StoredRollout
-from efn_ros.bank.payload import successors
-from efn_ros.efn.network import Efn, Present, Recalled
+from efn_ros.bank.payload import before, successors
+from efn_ros.efn.network import MOTION, Efn, Present, Recalled
 from efn_ros.efn.registry import RULE, Checkpoint, Registry, now
 from efn_ros.types import Mode, Outcome, PolicyStep, Quantised, StepContext
 
@@ -155,6 +155,8 @@ class Lessons:
         _check_fit(memory[0], efn)
         first = dict(zip((r.record.id for r in memory), _offsets(memory), strict=True))
         rows = {r.record.id: {step: row for row, step in enumerate(r.arrays.steps.tolist())} for r in memory}
+        self._flat["code"] = np.concatenate([_code(rollout, efn) for rollout in memory])
+        recall = replace(recall, sketches=False)  # what they saw is in the codes
         count = recall.k + recall.context
         flat, of, recalled, similarity, there = [], [], [], [], []
         for index, rollout in enumerate(taught):
@@ -190,7 +192,7 @@ class Lessons:
         """Of the decisions in `rows`, (B,): what the network read, or would have read, at work."""
         flat, here, chosen = self._flat, self.row[rows], self._recalled[rows]
         sketches = [self._sketch(i) for i in here]
-        names = ("executed", "base", "proprio", "proprio_next", "success")
+        names = (*MOTION, "base", "code", "success")
         memory = {name: torch.from_numpy(flat[name][chosen]) for name in names}
         memory["latent"] = torch.from_numpy(flat["latent"][chosen].mean(axis=2))
         now = {name: torch.from_numpy(flat[name][here]) for name in ("latent", "proprio", "base")}
@@ -220,6 +222,15 @@ class Lessons:
         return self._rollouts[owner].sketches(int(self._flat["index"][flat]))[0].dequantise()
 
 
+@torch.inference_mode()
+def _code(rollout: StoredRollout, efn: Efn) -> np.ndarray:
+    """What the network keeps of what each decision saw, float32 (N, codes)."""
+    if not efn.config.codes:
+        return np.zeros((len(rollout.arrays.steps), 0), np.float32)
+    sketches = rollout.sketches(*range(len(rollout.arrays.steps)))
+    return efn.code(torch.from_numpy(np.stack([sketch.dequantise() for sketch in sketches]))).numpy()
+
+
 def _offsets(rollouts: Sequence[StoredRollout]) -> list[int]:
     return np.cumsum([0, *(len(r.arrays.steps) for r in rollouts)])[:-1].tolist()
 
@@ -229,11 +240,14 @@ def _flatten(rollouts: Sequence[StoredRollout]) -> dict[str, np.ndarray]:
     columns: dict[str, list[np.ndarray]] = {}
     for owner, rollout in enumerate(rollouts):
         arrays, count = rollout.arrays, len(rollout.arrays.steps)
+        executed_before, proprio_before = before(arrays)
         for name, values in (
             ("executed", arrays.executed),
             ("base", arrays.base),
             ("proprio", arrays.proprio),
             ("proprio_next", arrays.proprio[successors(arrays.steps)]),
+            ("executed_before", executed_before),
+            ("proprio_before", proprio_before),
             ("latent", arrays.latent),
             ("success", np.full(count, rollout.record.outcome == Outcome.SUCCESS, np.float32)),
             ("corrected", arrays.modes == Mode.CORRECTED),

@@ -18,11 +18,11 @@ import numpy as np
 
 from efn_ros.assembly import make_inference, make_recall, make_writer
 from efn_ros.bank import BankReader, Retriever
-from efn_ros.bank.payload import successors
+from efn_ros.bank.payload import before, successors
 from efn_ros.efn.learned import LearnedResidual
 from efn_ros.graph import Graph
 from efn_ros.policies.inference import Inference
-from efn_ros.types import Correction, Mode, Observation, Outcome, PolicyStep, Rollout, RolloutStep, StepContext
+from efn_ros.types import Correction, Mode, Observation, Outcome, Past, PolicyStep, Rollout, RolloutStep, StepContext
 from efn_ros.worlds.deployment import Deployment, sample_strengths
 from efn_ros.worlds.metaworld import TASKS, MetaWorld
 from efn_ros.worlds.stepper import Stepper
@@ -65,11 +65,11 @@ def collect(config: LessonConfig, directory: Path) -> list[Path]:
     """Live through one deployment and write its lessons, NumPy archives without pickle; its own file comes last.
 
     Every motion is also seen as other cameras would have shown it in another light, each a file of its own: as if that
-    deployment's arm had been told to do the same. bank_*: one row for each remembered decision: rollout, executed, base
-    (H, A), proprio, proprio_next (P,), latent (dz,), success. *: one row for each decision that was taught: latent
-    (L, dz), proprio, base, target (H, A), the teacher's residual; similarity (M,), to every remembered decision;
-    deployment, (12,), coordinates. Both: sketch int8 (T, d) and sketch_scale (T,). outcomes: shares of success of the
-    remembered and of the taught rollouts.
+    deployment's arm had been told to do the same. bank_*: one row for each remembered decision: rollout, executed,
+    base, executed_before (H, A), proprio, proprio_next, proprio_before (P,), latent (dz,), success. *: one row for each
+    decision that was taught: latent (L, dz), proprio, base, target (H, A), the teacher's residual; similarity (M,), to
+    every remembered decision; deployment, (12,), coordinates. Both: sketch int8 (T, d) and sketch_scale (T,). outcomes:
+    shares of success of the remembered and of the taught rollouts.
     """
     deployment = Deployment.draw(config.seed, dict(config.strengths) or sample_strengths(config.seed))
     graph = Graph.load(config.robot)
@@ -165,6 +165,7 @@ class _School:
         share, probe = np.float32(rng.choice([0.0, 0.5, 1.0])), np.zeros(len(bound), np.float32)
         driven = self._student is not None and rng.random() < 0.5
         low, high = self.world.spec.low, self.world.spec.high
+        past: list[Past] = []
 
         def drive(seen: list[Observation], steps: list[PolicyStep]) -> np.ndarray:
             nonlocal probe
@@ -182,9 +183,11 @@ class _School:
                 self.glimpses.teach(step, aim, retrievers[0].similarities(step), eye)
             residual = share * target[0].astype(np.float32)
             if driven:
-                residual, _ = self._student(steps[0], retrievers[0].recall(steps[0]))
+                residual = self._student(steps[0], retrievers[0].recall(steps[0]), past).residual
             probe = np.float32(0.9) * probe + rng.normal(0, 0.44 * config.noise, len(bound)).astype(np.float32)
-            return np.clip(steps[0].base + residual + probe * (bound > 0), low, high)
+            executed = np.clip(steps[0].base + residual + probe * (bound > 0), low, high)
+            past.append(Past(steps[0].proprio, executed))
+            return executed
 
         return self._episode(f"lesson-{index}", LESSON_SEED + config.seed * config.taught + index, drive).success
 
@@ -220,12 +223,15 @@ def _remembered(reader: BankReader) -> dict[str, np.ndarray]:
         arrays = rollout.arrays
         kept = np.flatnonzero(arrays.recallable)
         after = successors(arrays.steps)[kept]
+        executed_before, proprio_before = before(arrays)
         for name, values in (
             ("rollout", np.full(len(kept), index)),
             ("executed", arrays.executed[kept]),
             ("base", arrays.base[kept]),
             ("proprio", arrays.proprio[kept]),
             ("proprio_next", arrays.proprio[after]),
+            ("executed_before", executed_before[kept]),
+            ("proprio_before", proprio_before[kept]),
             ("latent", arrays.latent[kept].mean(axis=1)),
             ("success", np.full(len(kept), rollout.record.outcome == Outcome.SUCCESS)),
         ):

@@ -9,6 +9,7 @@ same, and the residual with the present step.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -19,12 +20,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from efn_ros.types import Experience, Outcome, PolicyStep
+from efn_ros.efn.trust import Trust
+from efn_ros.types import Experience, Outcome, Past, PolicyStep
 
 SIZES = {
     "small": {"width": 128, "heads": 4, "layers": 2, "feedforward": 256},
     "paper": {"width": 1024, "heads": 16, "layers": 2, "feedforward": 4096},  # appendix B
 }
+# Of a recalled step, what tells how the robot moves.
+MOTION = ("executed", "proprio", "proprio_next", "executed_before", "proprio_before")
 LOG_STD_RANGE = (-5.0, 2.0)
 SMALLEST_BOUND = 1e-6  # of what critics divide by: a dimension that may not be corrected tells them nothing
 WEIGHTS, CRITICS, CONFIG = "model.safetensors", "critics.safetensors", "config.json"
@@ -37,7 +41,9 @@ class EfnConfig:
     horizon, action_size: H, A of a chunk. latent: (L, dz) of Z. sketch: (T, d) of the visual tokens' sketch, of which
     `channels` a token are read. bound: (A,) largest residual, in the action's units. proprio_mean, proprio_std,
     motion_std: (P,) of proprioception and of its change over one decision, where it learned. identified: how many
-    coordinates of the deployment it tells. remembers: False makes it blind to what was recalled, for comparison.
+    coordinates of the deployment it tells. codes: how many numbers it keeps of what a recalled step saw, 0 for none.
+    recent: so many of the episode's last decisions tell whether memory fits (`Trust`), 0 for blind trust. remembers:
+    False makes it blind to what was recalled, for comparison.
     """
 
     horizon: int
@@ -49,6 +55,8 @@ class EfnConfig:
     proprio_std: tuple[float, ...]
     motion_std: tuple[float, ...]
     identified: int = 12
+    codes: int = 0
+    recent: int = 0
     remembers: bool = True
     channels: int = 16
     width: int = 128
@@ -79,17 +87,34 @@ class Present:
 
 @dataclass(frozen=True)
 class Recalled:
-    """k recalled steps for each, float32: executed, base (B, k, H, A); proprio, proprio_next (B, k, P); latent
-    (B, k, dz), the mean of Z; success, similarity (B, k). there: bool (B, k), False for what only fills up."""
+    """k recalled steps for each, float32: executed, base, executed_before (B, k, H, A); proprio, proprio_next,
+    proprio_before (B, k, P); latent (B, k, dz), the mean of Z; code (B, k, codes), of what was seen, zero where that is
+    not known; success, similarity (B, k). there: bool (B, k), False for what only fills up."""
 
     executed: Tensor
     base: Tensor
     proprio: Tensor
     proprio_next: Tensor
+    executed_before: Tensor
+    proprio_before: Tensor
     latent: Tensor
+    code: Tensor
     success: Tensor
     similarity: Tensor
     there: Tensor
+
+
+@dataclass(frozen=True)
+class Recent:
+    """The last n decisions of this episode before the present one, float32, each as in `Recalled`. happened: bool
+    (B, n), False for what only fills up."""
+
+    executed: Tensor
+    proprio: Tensor
+    proprio_next: Tensor
+    executed_before: Tensor
+    proprio_before: Tensor
+    happened: Tensor
 
 
 class CrossAttention(nn.Module):
@@ -129,10 +154,32 @@ class SetEncoder(nn.Module):
         self.token = nn.Linear(size, c.channels)
         self.view = nn.Linear(seen * c.channels, width)  # where things are in the image is in which token says it
         self.present = _mlp(tokens * channels + width + proprio + chunk + beside, width)
-        self.recalled = _mlp(2 * chunk + 3 * proprio + channels + 2, width)
+        self.recalled = _mlp(3 * chunk + 4 * proprio + channels + c.codes + 2, width)
+        if c.codes:  # fixed, so that what memory saw is read once: principal components, whitened
+            self.register_buffer("code_mean", torch.zeros(seen * size))
+            self.register_buffer("code_basis", torch.zeros(seen * size, c.codes))
         self.nothing = nn.Parameter(torch.zeros(width))  # what is attended to where no memory helps
         self.attention = nn.ModuleList(CrossAttention(c) for _ in range(c.layers))
         self.trunk = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, width), nn.GELU())
+
+    def code(self, sketch: Tensor) -> Tensor:
+        """What is kept of sketches (..., T, d): (..., codes)."""
+        if not self.config.codes:
+            return sketch.new_zeros((*sketch.shape[:-2], 0))
+        return (sketch.flatten(-2) - self.code_mean) @ self.code_basis
+
+    def motion(self, steps: Recalled | Recent) -> Tensor:
+        """How the robot moved in steps, (B, k, motion)."""
+        return torch.cat(
+            [
+                steps.executed.flatten(2),
+                steps.executed_before.flatten(2),
+                (steps.proprio - self.proprio_mean) / self.proprio_std,
+                (steps.proprio_next - steps.proprio) / self.motion_std,
+                (steps.proprio - steps.proprio_before) / self.motion_std,  # an arm does not stop at once
+            ],
+            dim=-1,
+        )
 
     def features(self, present: Present, recalled: Recalled, *beside: Tensor) -> Tensor:
         """(B, width); beside: (B, ...) each, so many numbers as were announced."""
@@ -141,16 +188,14 @@ class SetEncoder(nn.Module):
         view = self.view(self.token(present.sketch).flatten(1))
         now = [latent.flatten(1), view, proprio, present.base.flatten(1), *(x.flatten(1) for x in beside)]
         query = self.present(torch.cat(now, dim=-1))[:, None]
-        past = (recalled.proprio - self.proprio_mean) / self.proprio_std
         memory = self.recalled(
             torch.cat(
                 [
-                    recalled.executed.flatten(2),
+                    self.motion(recalled),
                     (recalled.executed - recalled.base).flatten(2),
-                    past,
-                    past - proprio[:, None],
-                    (recalled.proprio_next - recalled.proprio) / self.motion_std,
+                    (recalled.proprio - present.proprio[:, None]) / self.proprio_std,
                     F.layer_norm(recalled.latent, recalled.latent.shape[-1:]),
+                    recalled.code,
                     recalled.success[..., None],
                     recalled.similarity[..., None],
                 ],
@@ -177,6 +222,9 @@ class Efn(SetEncoder):
         super().__init__(config)
         self.identify = nn.Linear(config.width, config.identified)
         self.head = nn.Linear(config.width, 2 * config.horizon * config.action_size)
+        if config.recent:
+            motion = 2 * config.horizon * config.action_size + 3 * len(config.proprio_mean)
+            self.trust = Trust(motion, config.codes, config.identified, config.width)
         nn.init.zeros_(self.head.weight)  # training begins at the base policy
         nn.init.zeros_(self.head.bias)
 
@@ -197,6 +245,13 @@ class Efn(SetEncoder):
         """The residual of an actor's mean."""
         active = recalled.there.any(dim=1) | (not self.config.remembers)
         return self.bound * torch.tanh(mean) * active[:, None, None]
+
+    def trusts(self, present: Present, recalled: Recalled, recent: Recent) -> tuple[Tensor, list[Tensor]]:
+        """Trust in what was recalled, (B,) in [0, 1], and what `Trust` tells of the deployment."""
+        code = self.code(present.sketch)
+        return self.trust(
+            self.motion(recalled), recalled.code, recalled.there, self.motion(recent), recent.happened, code
+        )
 
     def save_pretrained(self, directory: str | Path) -> None:
         directory = Path(directory)
@@ -283,10 +338,16 @@ def present_of(step: PolicyStep) -> Present:
     return Present(*(torch.from_numpy(np.array(array, np.float32))[None] for array in arrays))
 
 
-def recalled_of(steps: tuple[Experience, ...], config: EfnConfig) -> Recalled:
-    """What was recalled for one step as a batch of one."""
+def recalled_of(steps: tuple[Experience, ...], efn: SetEncoder) -> Recalled:
+    """What was recalled for one step as a batch of one, as `efn` reads it. Raises ValueError where it needs what a step
+    saw and that was not recalled."""
+    config = efn.config
     k, size = len(steps), (config.horizon, config.action_size)
-    proprio = (len(config.proprio_mean),)
+    proprio, sketches = (len(config.proprio_mean),), np.zeros((k, *config.sketch), np.float32)
+    if config.codes:
+        if any(s.sketch is None for s in steps):
+            raise ValueError("the EFN reads what recalled steps saw, but recall leaves it out; set sketches: true")
+        sketches = np.stack([s.sketch.dequantise() for s in steps]) if k else sketches
 
     def stack(arrays: list[np.ndarray], shape: tuple[int, ...]) -> Tensor:
         stacked = np.stack(arrays) if k else np.zeros((0, *shape))
@@ -297,10 +358,37 @@ def recalled_of(steps: tuple[Experience, ...], config: EfnConfig) -> Recalled:
         base=stack([s.base for s in steps], size),
         proprio=stack([s.proprio for s in steps], proprio),
         proprio_next=stack([s.proprio_next for s in steps], proprio),
+        executed_before=stack([s.executed_before for s in steps], size),
+        proprio_before=stack([s.proprio_before for s in steps], proprio),
         latent=stack([s.latent.mean(axis=0) for s in steps], (config.latent[1],)),
+        code=efn.code(torch.from_numpy(sketches))[None],
         success=stack([np.float32(s.outcome == Outcome.SUCCESS) for s in steps], ()),
         similarity=stack([np.float32(s.similarity) for s in steps], ()),
         there=torch.ones((1, k), dtype=torch.bool),
+    )
+
+
+def recent_of(past: Sequence[Past], proprio: np.ndarray, config: EfnConfig) -> Recent:
+    """The last `config.recent` of the decisions right before one at proprio (P,), the oldest first, as a batch of one.
+    Before the first of them the robot stood still, as far as is known."""
+    n, chunk = config.recent, (config.horizon, config.action_size)
+    broken = [i for i, p in enumerate(past) if p.executed.shape != chunk]  # a hold in place of a refused action
+    past = past[broken[-1] + 1 if broken else 0 :][-n - 1 :]
+    count, known = len(past), min(n, len(past))
+    executed = np.stack([np.zeros(chunk), *(p.executed for p in past)])
+    postures = np.stack([*(p.proprio for p in past), proprio])
+
+    def batch(rows: np.ndarray) -> Tensor:
+        rows = rows[count - known :].astype(np.float32)
+        return torch.from_numpy(np.pad(rows, [(0, n - known), *[(0, 0)] * (rows.ndim - 1)]))[None]
+
+    return Recent(
+        executed=batch(executed[1:]),
+        proprio=batch(postures[:-1]),
+        proprio_next=batch(postures[1:]),
+        executed_before=batch(executed[:-1]),
+        proprio_before=batch(postures[np.maximum(np.arange(count) - 1, 0)]),
+        happened=(torch.arange(n) < known)[None],
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from efn_ros.types import Outcome, PolicyStep, Recall
+from efn_ros.types import Outcome, Past, PolicyStep, Proposal, Recall
 
 
 @dataclass(frozen=True)
@@ -20,16 +21,16 @@ class RecalledAction:
     gain: float = 0.5
     min_confidence: float = 0.5
 
-    def __call__(self, step: PolicyStep, recall: Recall) -> tuple[np.ndarray, str]:
-        """The residual (H, A), and why it is zero (empty where it is not)."""
+    def __call__(self, step: PolicyStep, recall: Recall, past: Sequence[Past] = ()) -> Proposal:
+        """Trusts what it recalls, whatever the episode has shown."""
         nothing = np.zeros_like(step.base)
         if recall.drawn < 0:
-            return nothing, recall.reason or "nothing was recalled"
+            return Proposal(nothing, recall.reason or "nothing was recalled")
         if recall.confidence < self.min_confidence:
-            return nothing, f"confidence {recall.confidence:.2f} is below {self.min_confidence:.2f}"
+            return Proposal(nothing, f"confidence {recall.confidence:.2f} is below {self.min_confidence:.2f}")
         experience = recall.steps[recall.drawn]
         if experience.outcome != Outcome.SUCCESS:
-            return nothing, "the experience drawn did not end in success"
+            return Proposal(nothing, "the experience drawn did not end in success")
         if experience.executed.shape != step.base.shape:
-            return nothing, f"the experience holds a chunk of shape {experience.executed.shape}"
-        return np.float32(self.gain * recall.confidence) * (experience.executed - step.base), ""
+            return Proposal(nothing, f"the experience holds a chunk of shape {experience.executed.shape}")
+        return Proposal(np.float32(self.gain * recall.confidence) * (experience.executed - step.base))

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,27 +21,30 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from efn_ros.efn.descent import descend
 from efn_ros.efn.lessons import LessonConfig, collect, paths_of
-from efn_ros.efn.network import SIZES, Efn, EfnConfig, Present, Recalled
+from efn_ros.efn.network import MOTION, SIZES, Efn, EfnConfig, Present, Recalled, Recent
 from efn_ros.worlds.deployment import MAX_GAIN_LOG, MAX_OFFSET, MAX_YAW_RAD, arm_coordinates
 
 RESIDUAL_SCALE = 0.1  # of the action's range, where the loss turns from squares to absolute values
 SMALLEST_SPREAD = 1e-6
+SAMPLED_SKETCHES = 3000  # of which the principal components are taken
 MEASURED = 1024  # decisions at most, in one validation
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """deployments, updates: one entry a round. volumes: of banks, in rollouts. disguised: share of taught decisions
-    that are taught with another arm. identification: weight of telling the deployment. validation: share of the
-    deployments that only measure. first_seed: of deployments; those below are for evaluation. remembers: False trains
-    a network without memory, to compare with.
+    that are taught with another arm. identification, trust_identification: weights of telling the deployment.
+    codes, recent: of `EfnConfig`. trust_updates: of trust, after all others, with another deployment's memory in a
+    share of `wrong` of the rows. validation: share of the deployments that only measure. first_seed: of deployments;
+    those below are for evaluation. remembers: False trains a network without memory, to compare with.
     """
 
     directory: str
     size: str = "small"
     deployments: tuple[int, ...] = (120, 60)
-    updates: tuple[int, ...] = (3000, 4000)
+    updates: tuple[int, ...] = (3000, 8000)
     volumes: tuple[int, ...] = (1, 2, 4, 8)
     batch: int = 256
     learning_rate: float = 1e-3
@@ -50,6 +52,11 @@ class TrainConfig:
     dropout: float = 0.1
     disguised: float = 0.8
     identification: float = 0.1
+    trust_identification: float = 0.3
+    codes: int = 64
+    recent: int = 8
+    trust_updates: int = 2000
+    wrong: float = 0.4
     validation: float = 0.1
     validate_every: int = 250
     seed: int = 0
@@ -135,6 +142,10 @@ class Lessons:
     def __init__(self, paths: list[Path], config: TrainConfig) -> None:
         self._config = config
         self.parts = [{name: array for name, array in np.load(path).items()} for path in paths]
+        for path, part in zip(paths, self.parts, strict=True):
+            part["bank_code"] = np.zeros((len(part["bank_base"]), 0), np.float32)
+            if "glimpses" in path.name:  # its memory is of other cameras
+                part.pop("bank_sketch", None)
         names = ("latent", "sketch", "sketch_scale", "proprio", "base", "target", "deployment")
         self.taught = {name: np.concatenate([part[name] for part in self.parts]) for name in names}
         counts = [len(part["base"]) for part in self.parts]
@@ -144,23 +155,47 @@ class Lessons:
     def __len__(self) -> int:
         return len(self.row)
 
+    def encode(self, efn: Efn) -> None:
+        """Write down what the network keeps of what each remembered step saw; zero where that is of other cameras."""
+        for part in self.parts:
+            part["bank_code"] = np.zeros((len(part["bank_base"]), efn.config.codes), np.float32)
+            if efn.config.codes and "bank_sketch" in part:
+                sketch = part.pop("bank_sketch") * part.pop("bank_sketch_scale")[..., None]
+                part["bank_code"] = efn.code(torch.from_numpy(sketch)).numpy()
+
+    def seen_by_their_own_cameras(self) -> np.ndarray:
+        """Indices of the decisions whose memory was seen by the cameras that they are seen by."""
+        own = [i for i, part in enumerate(self.parts) if part["bank_code"].any() or not part["bank_code"].shape[1]]
+        return np.flatnonzero(np.isin(self.part, own))
+
     def batch(
-        self, rows: np.ndarray, rng: np.random.Generator, volume: int = 0, disguised: float = 0.0
-    ) -> tuple[Present, Recalled, Tensor, Tensor]:
+        self, rows: np.ndarray, rng: np.random.Generator, volume: int = 0, disguised: float = 0.0, recent: int = 0
+    ) -> tuple[Present, Recalled, Tensor, Tensor, Recent | None]:
         """What is taught in `rows`, (B,): steps, target (B, H, A) and coordinates of the deployment (B, 12).
 
-        volume: of every bank; 0 draws one for each row. disguised: share of the rows taught with another arm.
+        volume: of every bank; 0 draws one for each row. disguised: share of the rows taught with another arm. recent:
+        so many decisions at most stand for what the episode has shown before; they are of a rollout that then is not
+        in the bank. 0 for none.
         """
         c = self._config
         k = c.lessons.nearest + c.lessons.context
         columns: dict[str, list[np.ndarray]] = {}
         there = np.zeros((len(rows), k), bool)
+        happened = np.zeros((len(rows), recent), bool)
         for i, row in enumerate(rows):
             part = self.parts[self.part[row]]
-            chosen = self._recall(part, self.row[row], rng, volume or int(rng.choice(c.volumes)))
+            kept_out = -1
+            if recent:
+                kept_out = int(rng.choice(part["bank_rollout"]))
+                past = self._before(part, kept_out, self.taught["proprio"][row], int(rng.integers(recent + 1)))
+                happened[i, : len(past)] = True
+                past = np.pad(past, (0, recent - len(past)))  # with any row
+                for name in MOTION:
+                    columns.setdefault(f"recent_{name}", []).append(part[f"bank_{name}"][past])
+            chosen = self._recall(part, self.row[row], rng, volume or int(rng.choice(c.volumes)), kept_out)
             there[i, : len(chosen)] = True
             chosen = np.pad(chosen, (0, k - len(chosen)), mode="edge")
-            for name in ("executed", "base", "proprio", "proprio_next", "latent", "success"):
+            for name in (*MOTION, "base", "latent", "code", "success"):
                 columns.setdefault(name, []).append(part[f"bank_{name}"][chosen])
             columns.setdefault("similarity", []).append(part["similarity"][self.row[row]][chosen])
         memory = {name: np.stack(column) for name, column in columns.items()}
@@ -170,9 +205,12 @@ class Lessons:
             self._disguise(memory, taught, chosen, rng)
         tensor = torch.from_numpy
         taught["sketch"] = taught["sketch"] * taught["sketch_scale"][..., None]
+        past = None
+        if recent:
+            past = Recent(**{n: tensor(memory.pop(f"recent_{n}")) for n in MOTION}, happened=tensor(happened))
         recalled = Recalled(**{name: tensor(array) for name, array in memory.items()}, there=tensor(there))
         present = Present(*(tensor(taught[name]) for name in ("latent", "sketch", "proprio", "base")))
-        return present, recalled, tensor(taught["target"]), tensor(taught["deployment"])
+        return present, recalled, tensor(taught["target"]), tensor(taught["deployment"]), past
 
     def _disguise(self, memory: dict, taught: dict, rows: np.ndarray, rng: np.random.Generator) -> None:
         """As if the arm had answered otherwise: the same motion, of memory and of the teacher, takes other commands.
@@ -181,17 +219,27 @@ class Lessons:
         the inverse of T on u. So every taught decision serves for as many arms as there are draws.
         """
         arm = Arm.draw(len(rows), rng)
-        for name in ("executed", "base"):  # what the base had said would else betray the shift
-            memory[name][rows] = arm.undo(memory[name][rows])
+        told = ("executed", "base", "executed_before")  # what the base had said would else betray the shift
+        for name in (n for n in memory if n.removeprefix("recent_") in told):
+            was = memory[name][rows]
+            memory[name][rows] = arm.undo(was) * was.any(axis=(-2, -1), keepdims=True)  # nothing stays nothing
         base, target = taught["base"][rows], taught["target"][rows]
         bound = np.array(self._config.lessons.bound, np.float32)
         taught["target"][rows] = np.clip(arm.undo(base + target) - base, -bound, bound)
         whole = Arm.of(taught["deployment"][rows, :5]).after(arm)
         taught["deployment"][rows, :5] = arm_coordinates(whole.offset, whole.gain, whole.yaw_rad)
 
-    def _recall(self, part: dict, row: int, rng: np.random.Generator, volume: int) -> np.ndarray:
+    @staticmethod
+    def _before(part: dict, rollout: int, proprio: np.ndarray, count: int) -> np.ndarray:
+        """Rows of the bank: so many decisions of one of its rollouts, until it was nearest to where the robot is."""
+        rows = np.flatnonzero(part["bank_rollout"] == rollout)
+        nearest = int(np.argmin(np.square(part["bank_proprio"][rows] - proprio).sum(axis=1)))
+        return rows[max(0, nearest + 1 - count) : nearest + 1][:count]
+
+    def _recall(self, part: dict, row: int, rng: np.random.Generator, volume: int, kept_out: int = -1) -> np.ndarray:
         """Rows of the bank: the nearest, then some at random, out of `volume` of its rollouts."""
         rollouts = np.unique(part["bank_rollout"])
+        rollouts = rollouts[rollouts != kept_out]
         kept = np.isin(part["bank_rollout"], rng.choice(rollouts, min(volume, len(rollouts)), replace=False))
         candidates, wanted = np.flatnonzero(kept), self._config.lessons
         nearest = candidates[np.argsort(-part["similarity"][row][candidates], kind="stable")[: wanted.nearest]]
@@ -200,7 +248,11 @@ class Lessons:
 
 
 def fit(config: TrainConfig, seeds: Sequence[int], updates: int, target: Path) -> None:
-    """Train from nothing on the lessons of the deployments `seeds` and write checkpoint and facts to `target`."""
+    """Train from nothing on the lessons of the deployments `seeds` and write checkpoint and facts to `target`; go on
+    where a call with the same settings was killed. Raises ValueError where it was killed with others, and where there
+    is too little to teach trust with."""
+    if config.recent and config.lessons.remembered < 2:
+        raise ValueError(f"trust is taught with one rollout kept out of a bank; {config.lessons.remembered} is too few")
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.threads)
     held_out = max(1, round(config.validation * len(seeds)))
@@ -208,6 +260,48 @@ def fit(config: TrainConfig, seeds: Sequence[int], updates: int, target: Path) -
     files = {seed: paths_of(seed, Path(config.directory) / "lessons") for seed in seeds}
     lessons = Lessons([path for seed in seeds if seed not in measured for path in files[seed]], config)
     checks = Lessons([files[seed][0] for seed in measured], config)
+    efn = _untrained(config, lessons)
+    lessons.encode(efn)
+    checks.encode(efn)
+    target.mkdir(parents=True, exist_ok=True)
+    settings = {name: value for name, value in asdict(config).items() if name != "directory"}
+    log, states = SummaryWriter(target / "log"), [target / "efn.safetensors", target / "trust.safetensors"]
+    common = {
+        **{"log": log, "rate": config.learning_rate, "weight_decay": config.weight_decay, "seed": config.seed},
+        **{"every": config.validate_every, "settings": settings | {"updates": updates, "seeds": list(seeds)}},
+    }
+    learnt = {name: p for name, p in efn.named_parameters() if not name.startswith("trust.")}
+    losses, seconds = descend(
+        learnt,
+        lambda rng: _residual_loss(efn.train(), lessons, config, rng),
+        lambda: validate(efn.eval(), checks, config),
+        states[0],
+        updates=updates,
+        **common,
+    )
+    if config.recent and config.remembers:
+        eligible = lessons.seen_by_their_own_cameras()
+        trusted, more = descend(
+            dict(efn.trust.named_parameters()),
+            lambda rng: _trust_loss(efn.eval(), lessons, eligible, config, rng),
+            lambda: validate_trust(efn.eval(), checks, config),
+            states[1],
+            updates=config.trust_updates,
+            **common,
+        )
+        losses, seconds = losses | trusted, seconds + more
+    log.close()
+    efn.save_pretrained(target)
+    facts = {"config": settings, "updates": updates, "decisions": len(lessons), "deployments": len(seeds) - held_out}
+    facts |= {"measured": len(checks.parts), "parameters": sum(p.numel() for p in efn.parameters())}
+    facts |= {"minutes": round(seconds / 60, 1), "validation": losses}
+    (target / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
+    for state in states:
+        state.unlink(missing_ok=True)
+
+
+def _untrained(config: TrainConfig, lessons: Lessons) -> Efn:
+    """A network that fits the lessons."""
     proprio = np.concatenate([part["bank_proprio"] for part in lessons.parts])
     motion = np.concatenate([part["bank_proprio_next"] for part in lessons.parts]) - proprio
     _, horizon, size = lessons.taught["base"].shape
@@ -224,41 +318,66 @@ def fit(config: TrainConfig, seeds: Sequence[int], updates: int, target: Path) -
             motion_std=_spread(motion),
             dropout=config.dropout,
             remembers=config.remembers,
+            codes=config.codes,
+            recent=config.recent if config.remembers else 0,
             **SIZES[config.size],
         )
     )
-    optimiser = torch.optim.AdamW(efn.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=updates, pct_start=0.1)
-    log = SummaryWriter(target / "log")
-    rng, began = np.random.default_rng(config.seed), time.monotonic()
-    progress = tqdm(range(updates), desc=f"{target.name}: {len(lessons)} decisions", mininterval=5.0)
-    losses = {}
-    for update in progress:
-        rows = rng.integers(len(lessons), size=config.batch)
-        present, recalled, wanted, deployment = lessons.batch(rows, rng, disguised=config.disguised)
-        features = efn.train().features(present, recalled)
-        corrected = _distance(efn.bounded(efn.actor(features)[0], recalled), wanted)
-        identified = F.mse_loss(efn.identify(features), deployment)
-        loss = corrected + config.identification * identified
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(efn.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        log.add_scalar("loss/train", corrected.item(), update)
-        log.add_scalar("loss/identification", identified.item(), update)
-        if (update + 1) % config.validate_every == 0 or update + 1 == updates:
-            losses = validate(efn.eval(), checks, config)
-            for name, value in losses.items():
-                log.add_scalar(f"loss/{name}", value, update)
-            progress.set_postfix({"train": f"{corrected.item():.4f}", **{k: f"{v:.4f}" for k, v in losses.items()}})
-    log.close()
-    efn.save_pretrained(target)
-    settings = {name: value for name, value in asdict(config).items() if name != "directory"}
-    facts = {"config": settings, "updates": updates, "decisions": len(lessons), "deployments": len(seeds) - held_out}
-    facts |= {"measured": len(checks.parts), "parameters": sum(p.numel() for p in efn.parameters())}
-    facts |= {"minutes": round((time.monotonic() - began) / 60, 1), "validation": losses}
-    (target / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
+    if config.codes:
+        mean, basis = principal_components(lessons, config.codes, np.random.default_rng(config.seed))
+        efn.code_mean.copy_(torch.from_numpy(mean))
+        efn.code_basis.copy_(torch.from_numpy(basis))
+    return efn
+
+
+def _residual_loss(
+    efn: Efn, lessons: Lessons, config: TrainConfig, rng: np.random.Generator
+) -> tuple[Tensor, dict[str, float]]:
+    """Distance to the teacher's residual, and beside it how well the deployment is told."""
+    rows = rng.integers(len(lessons), size=config.batch)
+    present, recalled, wanted, deployment, _ = lessons.batch(rows, rng, disguised=config.disguised)
+    features = efn.features(present, recalled)
+    corrected = _distance(efn.bounded(efn.actor(features)[0], recalled), wanted)
+    identified = F.mse_loss(efn.identify(features), deployment)
+    said = {"train": corrected.item(), "train identification": identified.item()}
+    return corrected + config.identification * identified, said
+
+
+def _trust_loss(
+    efn: Efn, lessons: Lessons, eligible: np.ndarray, config: TrainConfig, rng: np.random.Generator
+) -> tuple[Tensor, dict[str, float]]:
+    """Cross entropy of whether the memory is right, and beside it how well its parts tell the deployment."""
+    rows = rng.choice(eligible, config.batch)
+    present, recalled, _, deployment, recent = lessons.batch(
+        rows, rng, disguised=config.disguised, recent=config.recent
+    )
+    other = mislead(present, deployment, rng, config.wrong)
+    recalled = Recalled(*(getattr(recalled, f.name)[other] for f in fields(Recalled)))
+    trust, tells = efn.trusts(present, recalled, recent)
+    right = torch.from_numpy(other == np.arange(len(other))).float()
+    judged = F.binary_cross_entropy(trust, right)
+    truth = [deployment[other], deployment] * 2
+    identified = sum(F.mse_loss(told, t) for told, t in zip(tells, truth, strict=True))
+    return judged + config.trust_identification * identified, {"train": judged.item()}
+
+
+def mislead(present: Present, deployment: Tensor, rng: np.random.Generator, share: float) -> np.ndarray:
+    """The row whose memory each is given, (B,): its own, or, in so large a share, that of the row of another deployment
+    whose robot is nearest, so that it was recalled for nearly the same."""
+    apart = torch.cdist(present.proprio, present.proprio)
+    apart[(deployment[:, None] == deployment[None]).all(dim=-1)] = torch.inf
+    own = np.arange(len(apart))
+    return np.where(rng.random(len(own)) < share, apart.argmin(dim=1).numpy(), own)
+
+
+def principal_components(lessons: Lessons, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Of the sketches that are taught: their mean (T d,) and the basis (T d, count) that whitens."""
+    rows = rng.choice(len(lessons), min(len(lessons), SAMPLED_SKETCHES), replace=False)
+    sketches = (lessons.taught["sketch"][rows] * lessons.taught["sketch_scale"][rows][..., None]).reshape(len(rows), -1)
+    mean = sketches.mean(axis=0)
+    values, vectors = np.linalg.eigh((centred := sketches - mean) @ centred.T)  # of fewer rows than columns
+    values, vectors = values[::-1][:count], vectors[:, ::-1][:, :count]
+    return mean, (centred.T @ vectors * np.sqrt(len(rows)) / values).astype(np.float32)
 
 
 def _spread(values: np.ndarray) -> list[float]:
@@ -279,9 +398,27 @@ def validate(efn: Efn, checks: Lessons, config: TrainConfig) -> dict[str, float]
     rows = rng.choice(len(checks), min(len(checks), MEASURED), replace=False)
     losses = {}
     for volume in config.volumes:
-        present, recalled, wanted, deployment = checks.batch(rows, rng, volume)
+        present, recalled, wanted, deployment, _ = checks.batch(rows, rng, volume)
         losses["none"] = _distance(torch.zeros_like(wanted), wanted).item()
         features = efn.features(present, recalled)
         losses[f"volume_{volume}"] = _distance(efn.bounded(efn.actor(features)[0], recalled), wanted).item()
         losses["identification"] = F.mse_loss(efn.identify(features), deployment).item()
+    return losses
+
+
+@torch.inference_mode()
+def validate_trust(efn: Efn, checks: Lessons, config: TrainConfig) -> dict[str, float]:
+    """On deployments that were not learnt from, at the largest volume: loss with blind and with learned trust, and its
+    mean, where the memory is right and where it is another deployment's."""
+    rng = np.random.default_rng(config.seed)
+    rows = rng.choice(len(checks), min(len(checks), MEASURED), replace=False)
+    present, recalled, wanted, deployment, recent = checks.batch(rows, rng, max(config.volumes), recent=config.recent)
+    losses = {}
+    for name, share in (("right", 0.0), ("wrong", 1.0)):
+        other = mislead(present, deployment, rng, share)
+        memory = Recalled(*(getattr(recalled, f.name)[other] for f in fields(Recalled)))
+        residual, (trust, _) = efn.residual(present, memory), efn.trusts(present, memory, recent)
+        losses[f"blind_{name}"] = _distance(residual, wanted).item()
+        losses[f"trusting_{name}"] = _distance(trust[:, None, None] * residual, wanted).item()
+        losses[f"trust_{name}"] = trust.mean().item()
     return losses

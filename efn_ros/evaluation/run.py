@@ -32,7 +32,8 @@ from efn_ros.worlds.deployment import sample_strengths
 class Episode:
     """shifts: kind -> strength. volume: of the memory, in rollouts. length: control steps.
 
-    residual: mean absolute size over corrected decisions. corrected: share of decisions that memory changed.
+    residual: mean absolute size over corrected decisions. corrected: share of decisions that memory changed. trust:
+    mean over those.
     """
 
     deployment: int | None
@@ -46,6 +47,7 @@ class Episode:
     residual: float
     corrected: float
     confidence: float
+    trust: float
 
     @property
     def key(self) -> tuple:
@@ -169,6 +171,7 @@ def _episode(job: Job, way: Way, agent: Agent, world: World, seed: int, execute_
         residual=round(float(residual), 5),
         corrected=round(len(changed) / len(result.corrections), 4),
         confidence=round(float(np.mean([c.confidence for c in result.corrections])), 4),
+        trust=round(float(np.mean([c.trust for c in changed])), 4) if changed else 1.0,
     )
 
 

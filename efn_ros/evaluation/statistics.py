@@ -30,7 +30,7 @@ class Comparison:
     group: ALL, TASK or SHIFT, the scenes of the task or kind `of`. success: of the way; base: of the base. removed:
     share of the base's failures that the way leaves, net of those it adds; None where the base never failed. fixed,
     broke: scenes. steps, base_steps: mean control steps where both succeeded, None where they never did. residual: mean
-    absolute size.
+    absolute size. trust: mean, in what was recalled.
     """
 
     group: str
@@ -47,6 +47,7 @@ class Comparison:
     steps: float | None
     base_steps: float | None
     residual: float
+    trust: float
 
 
 def compare(
@@ -88,6 +89,7 @@ def compare(
         steps=steps,
         base_steps=base_steps,
         residual=float(np.mean([other[k].residual for k in keys])),
+        trust=float(np.mean([other[k].trust for k in keys])),
     )
 
 

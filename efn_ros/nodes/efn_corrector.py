@@ -36,6 +36,11 @@ class EfnCorrector(EfnNode):
         Parameter("bank", "bank", "Directory of the experience bank, which they lie in."),
         Parameter("gain", 0.5, "Factor on the residual.", 0.0, 1.0),
         Parameter(
+            "check_memory",
+            True,
+            "Follow memory only as far as it fits what the episode has shown; of method learned.",
+        ),
+        Parameter(
             "disagreement_scale",
             0.0,
             "Disagreement of the checkpoint's critics that halves the residual, in units of the return; 0: off.",

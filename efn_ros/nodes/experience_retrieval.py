@@ -22,6 +22,7 @@ class ExperienceRetrieval(EfnNode):
         Parameter("rollouts", 50, "Rollouts kept by the instruction filter, equation (17).", 1, 100000),
         Parameter("k", 16, "Steps recalled, equation (19).", 1, 1024),
         Parameter("context", 0, "More steps at random, which tell a learned network how the robot moves.", 0, 1024),
+        Parameter("sketches", False, "Recall also what each step saw, for a learned network that reads it."),
         Parameter("temperature", 0.02, "Temperature of the draw among them, equation (19).", 1e-6),
         Parameter("argmax", False, "Take the best instead of drawing."),
         Parameter(

@@ -137,7 +137,8 @@ def launch(root: Path) -> str:
         if robot in known:
             graph = Graph.load(robot)
             names = ", ".join(f"`{node.executable}`" for node in graph.nodes)
-            text.append(f"Nodes: {names}. Upon the death of one: {graph.on_exit}.")
+            added = [f"`{name}` where `{flag}` is true" for flag, more in graph.optional.items() for name in more]
+            text.append(f"Nodes: {', '.join([names, *added])}. Upon the death of one: {graph.on_exit}.")
             renamed = [[f"`{node.executable}`", f"`{a}`", f"`{b}`"] for node in graph.nodes for a, b in node.remappings]
             if renamed:
                 text.append(_table(["node", "name", "remapped to"], renamed))

@@ -70,7 +70,8 @@ WAYS = {
 def evaluation_block(results: dict) -> str:
     """Every way over all scenes, and one sentence on memory."""
     every = comparisons_of(results, "all")
-    header = ["way", "rollouts", "success, 95 %", "failures removed, 95 %", "fixed / broke", "steps, base", "steps"]
+    told = ["success, 95 %", "failures removed, 95 %", "fixed / broke", "trust", "steps, base", "steps"]
+    header = ["way", "rollouts", *told]
     rows = [
         [
             WAYS.get(c["way"], c["way"]),
@@ -78,6 +79,7 @@ def evaluation_block(results: dict) -> str:
             _estimate(c["success"]),
             "-" if c["way"] == "base" else _estimate(c["removed"]),
             "-" if c["way"] == "base" else f"{c['fixed']} / {c['broke']}",
+            "-" if c["way"] == "base" else tables.percent(c["trust"]),
             _steps(c["base_steps"]),
             _steps(c["steps"]),
         ]
@@ -89,7 +91,8 @@ def evaluation_block(results: dict) -> str:
         f"Success {where}: {tables.percent(memory['base']['value'])} without memory, "
         f"{tables.percent(memory['success']['value'])} with {memory['volume']} rollouts of the base alone to recall: "
         f"{_estimate(memory['difference'], sign='+')} points. {_counts(results)} Intervals resample deployments, "
-        "tasks and scenes; steps are those of scenes where base and way both succeeded."
+        "tasks and scenes; steps are those of scenes where base and way both succeeded; trust is how much of the "
+        "residual was followed."
     )
     return f"{tables.markdown(header, rows)}\n\n{said} {source(results, memory['pairs'])}"
 
@@ -172,7 +175,7 @@ def _steps(steps: float | None) -> str:
 
 
 EVALUATION, AS_TRAINED = "bench/results/evaluation.json", "bench/results/as_trained.json"
-EVALUATE = f"./efn evaluate --results {EVALUATION}"
+EVALUATE = f"./efn evaluate --deployments 40 --memoryless efn_memoryless/round_1 --results {EVALUATION}"
 BLOCKS = {
     "latency": ("bench/results/latency.json", latency_block, "./efn shell python bench/latency.py"),
     "evaluation": (EVALUATION, evaluation_block, EVALUATE),
@@ -181,7 +184,7 @@ BLOCKS = {
     "as-trained": (
         AS_TRAINED,
         evaluation_block,
-        f"./efn evaluate --setting as-trained --episodes 20 --results {AS_TRAINED}",
+        f"./efn evaluate --setting as-trained --episodes 20 --volumes 1 10 --results {AS_TRAINED}",
     ),
     "policy": (
         "efn_ros/policies/pocket_vla/checkpoint/card.json",

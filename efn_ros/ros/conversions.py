@@ -167,6 +167,8 @@ def experience_to_msg(experience: types.Experience) -> msg.ExperienceStep:
         base=to_field(experience.base),
         proprio=to_field(experience.proprio),
         proprio_next=to_field(experience.proprio_next),
+        executed_before=to_field(experience.executed_before),
+        proprio_before=to_field(experience.proprio_before),
         latent_tokens=len(experience.latent),
         latent=to_field(experience.latent),
         similarity=experience.similarity,
@@ -175,7 +177,7 @@ def experience_to_msg(experience: types.Experience) -> msg.ExperienceStep:
     )
 
 
-def experience_from_msg(message: msg.ExperienceStep) -> types.Experience:
+def experience_from_msg(message: msg.ExperienceStep, sketch: types.Quantised | None = None) -> types.Experience:
     return types.Experience(
         rollout_id=message.rollout_id,
         step=message.step,
@@ -186,10 +188,13 @@ def experience_from_msg(message: msg.ExperienceStep) -> types.Experience:
         base=from_field(message.base, message.horizon, message.action_size),
         proprio=from_field(message.proprio),
         proprio_next=from_field(message.proprio_next),
+        executed_before=from_field(message.executed_before, message.horizon, message.action_size),
+        proprio_before=from_field(message.proprio_before),
         latent=from_field(message.latent, message.latent_tokens, -1),
         similarity=message.similarity,
         score=message.score,
         probability=message.probability,
+        sketch=sketch,
     )
 
 
@@ -199,6 +204,10 @@ def recall_to_response(recall: types.Recall, response):
     response.reason = recall.reason
     response.steps = [experience_to_msg(step) for step in recall.steps]
     response.drawn = recall.drawn
+    seen = [step.sketch for step in recall.steps]
+    if seen and None not in seen:
+        together = (np.concatenate([getattr(sketch, part) for sketch in seen]) for part in ("q", "scale"))
+        response.sketches = rows_to_msg(types.Quantised(*together))
     if recall.sketch is not None:
         response.sketch = rows_to_msg(recall.sketch)
     if recall.successor is not None:
@@ -210,8 +219,13 @@ def recall_to_response(recall: types.Recall, response):
 
 
 def recall_from_response(response) -> types.Recall:
+    seen: list[types.Quantised | None] = [None] * len(response.steps)
+    if response.sketches.rows:
+        together = rows_from_msg(response.sketches)
+        parts = (np.split(array, len(seen)) for array in (together.q, together.scale))
+        seen = [types.Quantised(q, scale) for q, scale in zip(*parts, strict=True)]
     return types.Recall(
-        steps=tuple(experience_from_msg(step) for step in response.steps),
+        steps=tuple(experience_from_msg(step, sketch) for step, sketch in zip(response.steps, seen, strict=True)),
         drawn=response.drawn,
         sketch=rows_from_msg(response.sketch) if response.sketch.rows else None,
         successor=rows_from_msg(response.successor) if response.successor.rows else None,
@@ -242,6 +256,7 @@ def correction_to_msg(
         exploration=correction.exploration,
         reason=correction.reason,
         confidence=correction.confidence,
+        trust=correction.trust,
         rollout_id=correction.rollout_id,
         rollout_step=correction.rollout_step,
         recall_s=recall_s,
@@ -259,6 +274,7 @@ def correction_from_msg(message: msg.CorrectedAction) -> types.Correction:
         residual=chunk_from_msg(message.residual),
         corrected=chunk_from_msg(message.corrected),
         confidence=message.confidence,
+        trust=message.trust,
         mode=types.Mode(message.mode),
         reason=message.reason,
         rollout_id=message.rollout_id,

@@ -7,7 +7,7 @@ import pytest
 import safetensors.numpy
 from sample_rollouts import make_rollout
 
-from efn_ros.bank.payload import decode, encode, is_blank, successors
+from efn_ros.bank.payload import before, decode, encode, is_blank, successors
 from efn_ros.types import Mode
 
 STILL, MOVED = np.zeros(4), np.full(4, 0.1)
@@ -43,6 +43,15 @@ def test_one_entry_that_moves_is_motion():
 )
 def test_a_step_without_a_stored_successor_is_its_own(steps, rows):
     assert successors(np.array(steps)).tolist() == rows
+
+
+def test_before_a_step_whose_predecessor_was_not_stored_the_robot_stood_still():
+    arrays = decode(encode(make_rollout(decisions=4), 90)[0])
+    arrays = dataclasses.replace(arrays, steps=np.array([0, 1, 3, 4]))
+    executed, proprio = before(arrays)
+    assert not executed[[0, 2]].any()
+    np.testing.assert_array_equal(executed[[1, 3]], arrays.executed[[0, 2]])
+    np.testing.assert_array_equal(proprio, arrays.proprio[[0, 0, 2, 2]])
 
 
 # What memory proposed, what probed, and whose experience it was

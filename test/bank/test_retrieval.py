@@ -152,6 +152,27 @@ def test_what_came_after_is_recalled_too_and_the_last_step_is_its_own_successor(
         np.testing.assert_array_equal(recall.steps[0].proprio_next, after.proprio)
 
 
+def test_what_came_before_is_recalled_too_and_before_the_first_step_the_robot_stood_still(reader, rollouts):
+    steps = rollouts[3].steps
+    for index, recorded in enumerate(steps):
+        first = Retriever(reader, RecallConfig(lambda_=1, argmax=True)).recall(recorded.policy_step).steps[0]
+        earlier = steps[max(index - 1, 0)]
+        np.testing.assert_array_equal(first.proprio_before, earlier.policy_step.proprio)
+        np.testing.assert_array_equal(first.executed_before, earlier.correction.corrected if index else 0 * first.base)
+
+
+def test_what_each_step_saw_is_recalled_where_it_is_asked_for(reader, rollouts):
+    saw = {(r.episode_id, s.policy_step.context.step): s.policy_step.sketch for r in rollouts for s in r.steps}
+    query = rollouts[3].steps[1].policy_step
+    plain = Retriever(reader, RecallConfig(k=3, context=4)).recall(query)
+    assert {step.sketch for step in plain.steps} == {None}
+    recall = Retriever(reader, RecallConfig(k=3, context=4, sketches=True)).recall(query)
+    assert len(recall.steps) == 7
+    for step in recall.steps:
+        np.testing.assert_array_equal(step.sketch.q, saw[step.rollout_id, step.step].q)
+        np.testing.assert_array_equal(step.sketch.scale, saw[step.rollout_id, step.step].scale)
+
+
 def test_an_experience_carries_what_was_remembered(reader, rollouts):
     rollout, recorded = rollouts[3], rollouts[3].steps[1]
     recall = Retriever(reader, RecallConfig(lambda_=1)).recall(recorded.policy_step)

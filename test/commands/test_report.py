@@ -36,6 +36,7 @@ COMPARISON = {
     "steps": 58.6,
     "base_steps": 61.4,
     "residual": 0.1,
+    "trust": 0.9,
 }
 ALONE = {**COMPARISON, "way": "base", "volume": 0, "success": BASE, "fixed": 0, "broke": 0, "residual": 0.0}
 WRONG = {**COMPARISON, "way": "wrong memory", "success": {"value": 0.42, "low": 0.3, "high": 0.5}}

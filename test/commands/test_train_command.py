@@ -1,4 +1,4 @@
-"""./efn train --finetune: what it asks of the learner, and which words do not go together."""
+"""./efn train: what it asks of the learner, and which words do not go together."""
 
 import math
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 
 from efn_ros.commands.main import main
 from efn_ros.efn import finetune as finetuning
+from efn_ros.efn import train as training
 
 
 @pytest.fixture
@@ -26,6 +27,21 @@ def test_a_run_is_as_long_as_is_said_and_else_under_an_hour(asked, capsys, words
     assert (config.checkpoint, config.directory, config.seed) == ("taught", "run", 3)
     assert (config.minutes, config.episodes) == (minutes, episodes)
     assert "checkpoint round_7" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words, deployments, updates",
+    [
+        (("--quick",), (40, 15), (1500, 4000)),
+        (("--quick", "--updates", "2", "3"), (40, 15), (2, 3)),
+        (("--deployments", "7", "--updates", "5"), (7,), (5,)),
+    ],
+)
+def test_a_quick_run_has_fewer_deployments_and_updates(monkeypatch, words, deployments, updates):
+    configs = []
+    monkeypatch.setattr(training, "train", lambda config: configs.append(config) or Path("round_1"))
+    assert main(["train", "--directory", "run", *words]) == 0
+    assert (configs[0].deployments, configs[0].updates) == (deployments, updates)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from efn_ros.efn import Corrector, RecalledAction
 from efn_ros.efn.exploration import MODES, OFF, Exploration
 from efn_ros.robots import ActionLimits
-from efn_ros.types import Experience, Mode, Outcome, PolicyStep, Quantised, Recall, StepContext
+from efn_ros.types import Experience, Mode, Outcome, PolicyStep, Proposal, Quantised, Recall, StepContext
 
 SIZE = 2  # the first dimension is a velocity, the second a position
 EPS = float(np.finfo(np.float32).eps)
@@ -41,6 +41,8 @@ def recalled(executed, confidence=1.0) -> Recall:
         executed,
         nothing,
         nothing,
+        executed,
+        nothing,
         nothing[None],
         1.0,
         1.0,
@@ -66,12 +68,32 @@ def probing(mode="noise", **settings) -> Exploration:
 
 def always(value):
     """A residual that asks for `value` in every entry."""
-    return lambda step, recall: (np.full_like(step.base, value), "")
+    return lambda step, recall, past: Proposal(np.full_like(step.base, value))
 
 
 BASE = np.array([[0.1, 0.2], [0.3, 0.4], [-0.5, 0.6]], np.float32)
 SEEN = recalled(BASE + np.float32(0.25))
 REFUSED = np.where(BASE == BASE[1, 1], np.nan, BASE)
+
+
+# What a method of correction is told
+
+
+def test_a_method_is_told_of_the_decisions_right_before():
+    told = []
+
+    def noting(step, recall, past):
+        told.append([(p.proprio, p.executed) for p in past])
+        return Proposal(np.full_like(step.base, 0.01), trust=0.3)
+
+    guard = corrector(noting)
+    went_out = [guard.correct(step(BASE, index), SEEN) for index in (0, 1, 2, 4, 5)]
+    assert [len(past) for past in told] == [0, 1, 2, 0, 1]  # the fourth was never made
+    np.testing.assert_array_equal(told[2][0][1], went_out[0].corrected)
+    np.testing.assert_array_equal(told[2][1][1], went_out[1].corrected)
+    guard.correct(step(BASE, 6, "e1"), SEEN)
+    assert told[-1] == []
+    assert {correction.trust for correction in went_out} == {0.3}
 
 
 # Which mode, and why
@@ -234,7 +256,7 @@ def assert_within_limits(path):
 def test_whatever_policy_and_memory_say_the_limits_hold_over_a_whole_episode(episode, control_steps, stop_at):
     """Every limit, in every mode, over every whole chunk that goes out; a stop comes in mid-motion."""
     wanted = iter([residual for _, residual, _ in episode])
-    guard = Corrector(limits(**BOUNDS), lambda step, recall: (next(wanted), ""), control_steps=control_steps)
+    guard = Corrector(limits(**BOUNDS), lambda *_: Proposal(next(wanted)), control_steps=control_steps)
     executed, index = np.empty((0, SIZE), np.float32), 0
     for count, (base, _, skip) in enumerate(episode):
         if count == stop_at:
@@ -384,7 +406,7 @@ def test_a_proposal_that_the_limits_cut_back_is_told_as_they_leave_it():
 def test_in_shadow_what_is_executed_is_bit_for_bit_that_of_correction_off(episode):
     """Whatever base and memory say, over a whole episode; and what is proposed first is what would have been added."""
     wanted = {index: residual for index, (_, residual, _) in enumerate(episode)}
-    in_shadow, off = both(lambda step, recall: (wanted[step.context.step], ""), explore=probing())
+    in_shadow, off = both(lambda step, *_: Proposal(wanted[step.context.step]), explore=probing())
     for index, (base, _, _) in enumerate(episode):
         shown = in_shadow.correct(step(base, index), SEEN)
         plain = off.correct(step(base, index, correct=False), SEEN)
@@ -449,7 +471,7 @@ def test_where_memory_proposes_nothing_the_probe_is_around_the_base():
 @given(episode=decisions())
 def test_probes_stay_within_every_limit_over_a_whole_episode(mode, episode):
     wanted = {index: residual for index, (_, residual, _) in enumerate(episode)}
-    guard = exploring(mode, lambda step, recall: (wanted[step.context.step], ""), **BOUNDS)
+    guard = exploring(mode, lambda step, *_: Proposal(wanted[step.context.step]), **BOUNDS)
     path = np.empty((0, SIZE), np.float32)
     for index, (base, _, _) in enumerate(episode):
         first = recalled(np.nan_to_num(base), 0.1)

@@ -1,13 +1,15 @@
 """Training: from deployments whose shift shows in their memory alone, the EFN learns to take it away."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from efn_ros.efn import train as training
 from efn_ros.efn.lessons import LessonConfig
-from efn_ros.efn.network import Efn
+from efn_ros.efn.network import Efn, EfnConfig, Present
 from efn_ros.efn.train import Lessons, TrainConfig, fit, train
 from efn_ros.worlds.deployment import MAX_GAIN_LOG, MAX_OFFSET, MAX_YAW_RAD, Deployment
 
@@ -26,15 +28,23 @@ def deployment(path, seed, rollouts=8, length=12, taught=24):
     arrays = {
         "bank_rollout": np.repeat(np.arange(rollouts), length), "bank_executed": executed, "bank_base": executed,
         "bank_proprio": proprio, "bank_proprio_next": proprio + 0.05 * motion,
+        "bank_executed_before": np.zeros((count, H, A)), "bank_proprio_before": proprio,
         "bank_latent": rng.normal(size=(count, DZ)), "bank_success": np.ones(count),
         "latent": rng.normal(size=(taught, L, DZ)), "proprio": rng.normal(size=(taught, P)),
         "base": rng.uniform(-1, 1, (taught, H, A)), "target": np.broadcast_to(-offset, (taught, H, A)),
         "similarity": rng.uniform(size=(taught, count)), "sketch_scale": np.ones((taught, T)),
+        "bank_sketch_scale": np.ones((count, T)),
         "deployment": np.tile(np.pad(offset / MAX_OFFSET, (0, 10)), (taught, 1)),
     }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     sketch = rng.integers(-9, 9, (taught, T, D), dtype=np.int8)
-    np.savez(path, sketch=sketch, **{name: array.astype(np.float32) for name, array in arrays.items()})
+    remembered = rng.integers(-9, 9, (count, T, D), dtype=np.int8)
+    np.savez(
+        path,
+        sketch=sketch,
+        bank_sketch=remembered,
+        **{name: array.astype(np.float32) for name, array in arrays.items()},
+    )
     return path
 
 
@@ -43,6 +53,8 @@ def config(directory, **changes) -> TrainConfig:
         "batch": 32,
         "dropout": 0.0,
         "disguised": 0.0,
+        "codes": 2,
+        "trust_updates": 3,
         "validate_every": 100,
         "lessons": LessonConfig(seed=0, bound=BOUND),
     }
@@ -60,6 +72,37 @@ def test_what_memory_alone_tells_is_learnt(tmp_path):
     assert facts["deployments"] == 36 and Efn.from_pretrained(tmp_path / "round_0").config.bound == BOUND
 
 
+def test_trust_tells_the_right_memory_from_another_deployments(tmp_path):
+    """Of deployments never learnt from: how the robot moved in this episode is how it moves in its own memory."""
+    for seed in range(40):
+        deployment(tmp_path / "lessons" / f"{seed}.npz", seed)
+    fit(config(tmp_path, trust_updates=150), range(40), 1, tmp_path / "round_0")
+    losses = json.loads((tmp_path / "round_0" / "facts.json").read_text())["validation"]
+    assert losses["trust_right"] > losses["trust_wrong"] + 0.3
+
+
+def test_what_the_episode_has_shown_is_no_part_of_its_memory(tmp_path):
+    lessons = Lessons([deployment(tmp_path / "0.npz", 0)], config(tmp_path))
+    _, recalled, _, _, recent = lessons.batch(np.arange(20), np.random.default_rng(0), 8, recent=5)
+    part = lessons.parts[0]
+
+    def rollouts(executed):
+        return {part["bank_rollout"][(part["bank_executed"] == e).all(axis=(1, 2))][0] for e in executed.numpy()}
+
+    assert recent.happened.any() and not recent.happened.all()
+    for row in range(20):
+        shown = rollouts(recent.executed[row][recent.happened[row]])
+        assert len(shown) <= 1 and not shown & rollouts(recalled.executed[row][recalled.there[row]])
+
+
+def test_a_misleading_memory_is_of_the_nearest_robot_in_another_deployment():
+    proprio = torch.tensor([[0.0], [0.1], [0.9], [0.3]])
+    now = Present(proprio, proprio, proprio, proprio)
+    own = torch.tensor([[0.0], [0.0], [1.0], [1.0]])
+    assert training.mislead(now, own, np.random.default_rng(0), 1.0).tolist() == [3, 3, 1, 1]
+    assert training.mislead(now, own, np.random.default_rng(0), 0.0).tolist() == [0, 1, 2, 3]
+
+
 def test_the_same_seed_gives_the_same_weights(tmp_path):
     for seed in range(4):
         deployment(tmp_path / "lessons" / f"{seed}.npz", seed)
@@ -67,6 +110,33 @@ def test_the_same_seed_gives_the_same_weights(tmp_path):
         fit(config(tmp_path), range(4), 5, tmp_path / name)
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("a", "b")]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("killed_at", [1, 3, 5, 8])
+def test_a_fit_that_was_killed_goes_on_to_the_same_weights(tmp_path, monkeypatch, killed_at):
+    for seed in range(4):
+        deployment(tmp_path / "lessons" / f"{seed}.npz", seed)
+    settings = config(tmp_path, dropout=0.3, validate_every=2, trust_updates=4)
+    fit(settings, range(4), 6, tmp_path / "whole")
+    left, kept = [killed_at], Lessons.batch
+
+    def killing(self, *args, **kwargs):
+        if len(self) > 24:  # those that are learnt from
+            left[0] -= 1
+            if not left[0]:
+                raise KeyboardInterrupt
+        return kept(self, *args, **kwargs)
+
+    monkeypatch.setattr(Lessons, "batch", killing)
+    with pytest.raises(KeyboardInterrupt):
+        fit(settings, range(4), 6, tmp_path / "killed")
+    if killed_at > 2:
+        with pytest.raises(ValueError, match="was made with batch 32, not 16; go on with that, or remove it"):
+            fit(replace(settings, batch=16), range(4), 6, tmp_path / "killed")
+    fit(settings, range(4), 6, tmp_path / "killed")
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1]
+    assert not list((tmp_path / "killed").glob("*.tmp")) and not (tmp_path / "killed" / "efn.safetensors").exists()
 
 
 def test_a_second_run_does_what_is_missing_and_a_later_round_is_driven_by_the_one_before(tmp_path, monkeypatch):
@@ -90,6 +160,27 @@ def test_a_second_run_does_what_is_missing_and_a_later_round_is_driven_by_the_on
     train(settings)
     assert asked == [] and (tmp_path / "round_1" / "facts.json").exists()
     assert (tmp_path / "round_0" / "facts.json").stat().st_mtime_ns == stamp
+
+
+def test_codes_are_whitened_principal_components_and_those_of_other_cameras_are_left_out(tmp_path):
+    paths = [deployment(tmp_path / name, 0, taught=200) for name in ("0.npz", "0_glimpses.npz")]
+    settings = config(tmp_path)
+    lessons = Lessons(paths, settings)
+    mean, basis = training.principal_components(lessons, 3, np.random.default_rng(0))
+    sketches = lessons.taught["sketch"].reshape(len(lessons), -1).astype(np.float64)
+    codes = (sketches - mean) @ basis
+    np.testing.assert_allclose(codes.T @ codes / len(codes), np.eye(3), atol=0.02)
+    deviations = np.linalg.svd(sketches - sketches.mean(axis=0), compute_uv=False)
+    np.testing.assert_allclose(1 / np.linalg.norm(basis, axis=0), deviations[:3] / len(codes) ** 0.5, rtol=1e-3)
+
+    torch.manual_seed(0)
+    ones = (1.0,) * P
+    efn = Efn(EfnConfig(H, A, (L, DZ), (T, D), BOUND, ones, ones, ones, codes=3))
+    torch.nn.init.normal_(efn.code_basis)
+    lessons.encode(efn)
+    remembered = np.load(paths[0])["bank_sketch"].reshape(-1, T * D) @ efn.code_basis.numpy()
+    np.testing.assert_allclose(lessons.parts[0]["bank_code"], remembered, rtol=1e-4, atol=1e-4)
+    assert not lessons.parts[1]["bank_code"].any()
 
 
 @pytest.mark.parametrize("volume", [1, 3, 8])

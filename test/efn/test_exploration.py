@@ -29,7 +29,21 @@ def experience(value, probability=0.0, outcome=Outcome.SUCCESS, horizon=HORIZON)
     chunk, proprio = np.full((horizon, SIZE), value, np.float32), np.ones(3, np.float32)
     latent = np.ones((2, 3), np.float32)
     return Experience(
-        f"r{value}", 0, "reach", outcome, 8, chunk, chunk, proprio, proprio, latent, 0.8, 0.8, probability
+        f"r{value}",
+        0,
+        "reach",
+        outcome,
+        8,
+        chunk,
+        chunk,
+        proprio,
+        proprio,
+        chunk,
+        proprio,
+        latent,
+        0.8,
+        0.8,
+        probability,
     )
 
 
@@ -231,7 +245,7 @@ def test_samples_of_the_actor_lie_around_its_mean_within_its_bound(checkpoint):
     sample, rng = actor_sampler(checkpoint), np.random.default_rng(0)
     drawn = np.stack([sample(step(), recall(), rng) for _ in range(400)])
     assert drawn.dtype == np.float32 and (np.abs(drawn) <= BOUND).all() and drawn.std(axis=0).min() > 0
-    mean, _ = LearnedResidual(checkpoint)(step(), recall())
+    mean, *_ = LearnedResidual(checkpoint)(step(), recall())
     np.testing.assert_allclose(np.median(drawn, axis=0), mean, atol=0.12)
 
 

@@ -86,7 +86,7 @@ def test_a_lesson_is_what_the_corrector_would_have_said_at_work_without_that_rol
     for row, step in enumerate(made[2].steps):
         context = replace(step.policy_step.context, episode_id="another", seed=made[2].seed)
         query = replace(step.policy_step, context=context)
-        expected, reason = at_work(query, without.recall(query))
+        expected, reason, _ = at_work(query, without.recall(query))
         assert not reason
         np.testing.assert_allclose(said[row], expected, atol=1e-6)
 

@@ -78,6 +78,9 @@ def test_what_is_remembered_lies_beside_what_is_taught(collected):
         same = np.diff(arrays["bank_rollout"]) == 0
         later = arrays["bank_proprio_next"][:-1][same] == arrays["bank_proprio"][1:][same]
         assert later.all(axis=-1).mean() > 0.9  # a blank step between two is left out
+        follows = np.flatnonzero(same)[later.all(axis=-1)] + 1
+        for name in ("executed", "proprio"):
+            np.testing.assert_array_equal(arrays[f"bank_{name}_before"][follows], arrays[f"bank_{name}"][follows - 1])
 
 
 def test_a_batch_holds_the_nearest_and_some_at_random_of_so_many_rollouts(collected):
@@ -88,7 +91,7 @@ def test_a_batch_holds_the_nearest_and_some_at_random_of_so_many_rollouts(collec
     rng = np.random.default_rng(0)
     row = len(parts[0]["base"]) + 4  # the fifth of the second
     for volume in (1, 2):
-        present, recalled, target, deployment = lessons.batch(np.array([row]), rng, volume)
+        present, recalled, target, deployment, _ = lessons.batch(np.array([row]), rng, volume)
         np.testing.assert_array_equal(target[0], parts[1]["target"][4])
         np.testing.assert_array_equal(deployment[0], parts[1]["deployment"][4])
         np.testing.assert_array_equal(present.latent[0], parts[1]["latent"][4])

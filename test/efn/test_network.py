@@ -7,13 +7,24 @@ import pytest
 import torch
 
 from efn_ros.efn.learned import LearnedResidual
-from efn_ros.efn.network import SIZES, Efn, EfnConfig, EfnCritics, Present, Recalled, present_of, recalled_of
-from efn_ros.types import Experience, Outcome, PolicyStep, Quantised, Recall, StepContext
+from efn_ros.efn.network import (
+    MOTION,
+    SIZES,
+    Efn,
+    EfnConfig,
+    EfnCritics,
+    Present,
+    Recalled,
+    present_of,
+    recalled_of,
+    recent_of,
+)
+from efn_ros.types import Experience, Outcome, Past, PolicyStep, Quantised, Recall, StepContext
 
-H, A, P, L, DZ, T, D = 3, 2, 4, 2, 8, 5, 6
+H, A, P, L, DZ, T, D, C = 3, 2, 4, 2, 8, 5, 6, 3
 CONFIG = EfnConfig(
     horizon=H, action_size=A, latent=(L, DZ), sketch=(T, D), bound=(0.5, 0.25), proprio_mean=(0.1,) * P,
-    proprio_std=(0.2,) * P, motion_std=(0.05,) * P, identified=3, width=32, heads=4, layers=2, feedforward=64,
+    proprio_std=(0.2,) * P, motion_std=(0.05,) * P, identified=3, codes=C, width=32, heads=4, layers=2, feedforward=64,
 )  # fmt: skip
 KEY = Quantised(np.zeros(4, np.int8), np.float32(1))
 
@@ -24,6 +35,7 @@ def efn() -> Efn:
     torch.manual_seed(0)
     made = Efn(CONFIG).eval()
     torch.nn.init.normal_(made.head.weight)
+    torch.nn.init.normal_(made.code_basis)
     return made
 
 
@@ -35,8 +47,9 @@ def recalled(batch=5, k=6) -> Recalled:
     r = torch.randn
     return Recalled(
         executed=r(batch, k, H, A), base=r(batch, k, H, A), proprio=r(batch, k, P), proprio_next=r(batch, k, P),
-        latent=r(batch, k, DZ), success=torch.randint(2, (batch, k)).float(), similarity=torch.rand(batch, k),
-        there=torch.ones((batch, k), dtype=torch.bool),
+        executed_before=r(batch, k, H, A), proprio_before=r(batch, k, P),
+        latent=r(batch, k, DZ), code=r(batch, k, C), success=torch.randint(2, (batch, k)).float(),
+        similarity=torch.rand(batch, k), there=torch.ones((batch, k), dtype=torch.bool),
     )  # fmt: skip
 
 
@@ -58,7 +71,8 @@ def experiences(count: int) -> tuple[Experience, ...]:
     return tuple(
         Experience(
             f"r{i}", i, "reach the goal", Outcome.SUCCESS if i % 2 else Outcome.FAILURE, 20, draw(H, A), draw(H, A),
-            draw(P), draw(P), draw(L, DZ), 0.5, 0.5, 0.1,
+            draw(P), draw(P), draw(H, A), draw(P), draw(L, DZ), 0.5, 0.5, 0.1,
+            Quantised(rng.integers(-9, 9, (T, D), dtype=np.int8), np.full(T, 0.1, np.float32)),
         )
         for i in range(count)
     )  # fmt: skip
@@ -115,7 +129,7 @@ def test_one_by_one_is_the_same_as_a_batch(efn):
 def test_every_recalled_cue_and_the_present_step_matter(efn):
     now, memory = present(), recalled()
     expected = efn.residual(now, memory)
-    for name in ("executed", "base", "proprio", "proprio_next", "latent", "success", "similarity"):
+    for name in (*MOTION, "base", "latent", "code", "success", "similarity"):
         changed = replace(memory, **{name: getattr(memory, name) + 1})
         if name == "latent":  # a shift of all channels is normalised away
             changed = replace(memory, latent=memory.latent.flip(-1))
@@ -232,14 +246,92 @@ def learned(efn, tmp_path) -> LearnedResidual:
 
 def test_the_corrector_gets_what_the_network_says(efn, learned):
     memory = experiences(4)
-    residual, reason = learned(step(), Recall(memory, drawn=0))
-    expected = efn.residual(present_of(step()), recalled_of(memory, CONFIG))[0]
+    residual, reason, _ = learned(step(), Recall(memory, drawn=0))
+    expected = efn.residual(present_of(step()), recalled_of(memory, efn))[0]
     assert reason == "" and residual.dtype == np.float32
     np.testing.assert_allclose(residual, expected.detach().numpy(), rtol=0, atol=0)
 
 
+def test_what_a_recalled_step_saw_is_read_as_its_code(efn):
+    memory = experiences(2)
+    expected = [(s.sketch.dequantise().ravel() - efn.code_mean.numpy()) @ efn.code_basis.numpy() for s in memory]
+    np.testing.assert_allclose(recalled_of(memory, efn).code[0], expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="recall leaves it out; set sketches: true"):
+        recalled_of((replace(memory[0], sketch=None),), efn)
+    plain = Efn(replace(CONFIG, codes=0))
+    assert recalled_of((replace(memory[0], sketch=None),), plain).code.shape == (1, 1, 0)
+
+
+def test_what_the_episode_has_shown_is_told_as_memory_tells_it():
+    """Decision by decision: where the robot was, what it did, where that led; before the first one it stood still."""
+    rng = np.random.default_rng(0)
+    past = [Past(rng.normal(size=P), rng.normal(size=(H, A))) for _ in range(5)]
+    now, config = rng.normal(size=P), replace(CONFIG, recent=3)
+    for known in range(6):
+        recent = recent_of(past[:known], now, config)
+        assert recent.happened.tolist() == [[i < known for i in range(3)]]
+        for slot in range(min(known, 3)):
+            i = slot + max(known - 3, 0)
+            before = past[i - 1].executed if i else np.zeros((H, A))
+            after = past[i + 1].proprio if i + 1 < known else now
+            for name, value in (
+                ("executed", past[i].executed),
+                ("proprio", past[i].proprio),
+                ("proprio_next", after),
+                ("executed_before", before),
+                ("proprio_before", past[max(i - 1, 0)].proprio),
+            ):
+                np.testing.assert_allclose(getattr(recent, name)[0, slot], value, rtol=1e-6, err_msg=f"{name} {i}")
+
+
+def test_only_what_came_after_a_chunk_of_another_size_is_told():
+    past = [Past(np.ones(P) * i, np.ones((H + (i == 2), A)) * i) for i in range(5)]
+    recent = recent_of(past, np.zeros(P), replace(CONFIG, recent=4))
+    assert recent.happened.tolist() == [[True, True, False, False]]
+    assert recent.executed[0, :2, 0, 0].tolist() == [3.0, 4.0]
+    assert not recent.executed_before[0, 0].any()
+
+
+@pytest.fixture
+def doubting(efn) -> Efn:
+    torch.manual_seed(1)
+    made = Efn(replace(CONFIG, recent=3)).eval()
+    made.load_state_dict(efn.state_dict(), strict=False)
+    return made
+
+
+def test_trust_is_a_share_and_what_it_reads_are_sets(doubting):
+    now, memory, order = present(), recalled(), torch.randperm(6)
+    past = [Past(np.ones(P) * i, np.ones((H, A)) * i) for i in range(2)]
+    recent = recent_of(past, np.ones(P), doubting.config)
+    recent = each(recent, lambda x: x.expand(5, *x.shape[1:]).clone())
+    trust, tells = doubting.trusts(now, memory, recent)
+    assert trust.shape == (5,) and ((trust >= 0) & (trust <= 1)).all()
+    assert [t.shape for t in tells] == [(5, CONFIG.identified)] * 4
+    turned = doubting.trusts(now, each(memory, lambda x: x[:, order]), each(recent, lambda x: x[:, [1, 0, 2]]))[0]
+    torch.testing.assert_close(turned, trust)
+    recent.executed[:, 2] = 7.0  # which never happened
+    torch.testing.assert_close(doubting.trusts(now, memory, recent)[0], trust)
+    for changed in (replace(memory, code=memory.code + 1), replace(memory, proprio_next=memory.proprio_next + 1)):
+        assert not torch.allclose(doubting.trusts(now, changed, recent)[0], trust)
+
+
+def test_the_residual_is_scaled_by_trust(efn, doubting, tmp_path):
+    efn.save_pretrained(tmp_path / "blind")
+    doubting.save_pretrained(tmp_path / "doubting")
+    memory, past = Recall(experiences(4), drawn=0), [Past(np.zeros(P, np.float32), np.ones((H, A), np.float32))]
+    whole, part = (LearnedResidual(tmp_path / name)(step(), memory, past) for name in ("blind", "doubting"))
+    recent = recent_of(past, step().proprio, doubting.config)
+    trust = doubting.trusts(present_of(step()), recalled_of(memory.steps, doubting), recent)[0].item()
+    assert whole.trust == 1.0 and part.trust == trust and 0 < trust < 1
+    np.testing.assert_allclose(part.residual, trust * whole.residual, rtol=1e-6)
+    unchecked = LearnedResidual(tmp_path / "doubting", check_memory=False)(step(), memory, past)
+    assert unchecked.trust == 1.0
+    np.testing.assert_array_equal(unchecked.residual, whole.residual)
+
+
 def test_where_nothing_was_recalled_it_says_why(learned):
-    residual, reason = learned(step(), Recall(reason="the bank is empty"))
+    residual, reason, _ = learned(step(), Recall(reason="the bank is empty"))
     assert not residual.any() and residual.shape == (H, A) and reason == "the bank is empty"
 
 
@@ -266,11 +358,11 @@ def test_where_critics_disagree_less_of_the_residual_is_left(efn, critics, tmp_p
         LearnedResidual(tmp_path, disagreement_scale=0.5)
     critics.save_pretrained(tmp_path)
     memory = experiences(4)
-    observation = present_of(step()), recalled_of(memory, CONFIG)
+    observation = present_of(step()), recalled_of(memory, efn)
     with torch.no_grad():
         whole = efn.residual(*observation)
         disagreement = critics(*observation, whole).std(dim=0, correction=0).item()
     for scale, share in ((0.0, 1.0), (disagreement, 0.5), (disagreement / 2, 0.25)):
-        residual, reason = LearnedResidual(tmp_path, disagreement_scale=scale)(step(), Recall(memory, drawn=0))
+        residual, reason, _ = LearnedResidual(tmp_path, disagreement_scale=scale)(step(), Recall(memory, drawn=0))
         np.testing.assert_allclose(residual, share * whole[0].numpy(), rtol=1e-5)
         assert reason == "" and residual.dtype == np.float32

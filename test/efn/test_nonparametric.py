@@ -23,7 +23,21 @@ def step(base=BASE) -> PolicyStep:
 
 def experience(executed, outcome=Outcome.SUCCESS) -> Experience:
     return Experience(
-        "r0", 0, "reach the goal", outcome, 8, executed, 0 * executed, NOTHING, NOTHING, NOTHING[None], 1.0, 1.0, 1.0
+        "r0",
+        0,
+        "reach the goal",
+        outcome,
+        8,
+        executed,
+        0 * executed,
+        NOTHING,
+        NOTHING,
+        executed,
+        NOTHING,
+        NOTHING[None],
+        1.0,
+        1.0,
+        1.0,
     )
 
 
@@ -37,7 +51,7 @@ chunks = hnp.arrays(np.float32, (2, 2), elements=st.floats(-1, 1, width=32))
 @settings(max_examples=60, deadline=None)
 @given(chunks, chunks, st.floats(0, 1), st.floats(0.5, 1))
 def test_the_residual_leads_towards_the_action_that_was_executed(base, executed, gain, confidence):
-    residual, reason = RecalledAction(gain, 0.5)(step(base), recall(executed, confidence=confidence))
+    residual, reason, _ = RecalledAction(gain, 0.5)(step(base), recall(executed, confidence=confidence))
     assert reason == "" and residual.dtype == np.float32
     for h in range(2):
         for a in range(2):
@@ -47,13 +61,13 @@ def test_the_residual_leads_towards_the_action_that_was_executed(base, executed,
 
 def test_with_full_gain_and_confidence_it_is_the_remembered_action_itself():
     executed = np.array([[1, -1], [0.5, 0]], np.float32)
-    residual, _ = RecalledAction(1.0)(step(), recall(executed, confidence=1.0))
+    residual, *_ = RecalledAction(1.0)(step(), recall(executed, confidence=1.0))
     np.testing.assert_allclose(BASE + residual, executed, atol=1e-7)
 
 
 def test_the_experience_that_was_drawn_counts_not_the_best():
     best, drawn = np.full_like(BASE, 9), BASE + 1
-    residual, _ = RecalledAction(1.0)(step(), recall(best, drawn, drawn=1, confidence=1.0))
+    residual, *_ = RecalledAction(1.0)(step(), recall(best, drawn, drawn=1, confidence=1.0))
     np.testing.assert_allclose(residual, 1.0, atol=1e-6)
 
 
@@ -71,18 +85,18 @@ def test_the_experience_that_was_drawn_counts_not_the_best():
     ],
 )
 def test_without_an_experience_worth_following_it_is_zero_and_says_why(given_recall, reason):
-    residual, said = RecalledAction(0.5, 0.5)(step(), given_recall)
+    residual, said, _ = RecalledAction(0.5, 0.5)(step(), given_recall)
     assert said == reason
     assert residual.shape == BASE.shape and not residual.any()
 
 
 def test_confidence_at_the_threshold_is_enough():
-    residual, reason = RecalledAction(0.5, 0.5)(step(), recall(BASE + 1, confidence=0.5))
+    residual, reason, _ = RecalledAction(0.5, 0.5)(step(), recall(BASE + 1, confidence=0.5))
     assert reason == "" and residual.any()
 
 
 def test_a_failure_that_was_not_drawn_does_not_matter():
     made = recall(BASE + 1, BASE + 1)
     failed = dataclasses.replace(made.steps[1], outcome=Outcome.FAILURE)
-    residual, reason = RecalledAction()(step(), dataclasses.replace(made, steps=(made.steps[0], failed)))
+    residual, reason, _ = RecalledAction()(step(), dataclasses.replace(made, steps=(made.steps[0], failed)))
     assert reason == "" and residual.any()

@@ -32,15 +32,21 @@ def test_the_network_corrects_what_the_policy_says_from_the_bank_that_comes_alon
     inference = make_inference(graph.parameters("vla_policy"))
     retriever = make_retriever(graph.parameters("experience_retrieval"), bank)
     corrector = make_corrector(graph.parameters("efn_corrector"))
-    rollouts = retriever.reader.rollouts()
-    assert {rollout.policy for rollout in rollouts} == {inference.policy.spec.fingerprint}
-    image = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
-    context = StepContext("e0", 0, 0, "push", rollouts[0].instruction)
-    step = inference(Observation(context, {"left": image, "right": image}, np.float32([0, 0.6, 0.2, 1])))
-    correction = corrector.correct(step, retriever.recall(step))
-    assert correction.mode == Mode.CORRECTED and correction.residual.any()
+    remembered = retriever.reader.snapshot().rollouts[0]
+    assert {rollout.policy for rollout in retriever.reader.rollouts()} == {inference.policy.spec.fingerprint}
+    seen = {camera: retriever.reader.image(remembered.record.id, 0, camera) for camera in ("left", "right")}
+    noise = np.random.default_rng(0).integers(0, 256, seen["left"].shape, dtype=np.uint8)
+    context = StepContext("e0", 0, 0, remembered.record.task, remembered.record.instruction)
+
+    def corrected(images):
+        step = inference(Observation(context, images, remembered.arrays.proprio[0]))
+        return corrector.correct(step, retriever.recall(step))
+
+    correction = corrected(seen)
+    assert correction.mode == Mode.CORRECTED and correction.residual.any() and correction.trust > 0.5
     bound = graph.parameters("efn_corrector")["limits.residual"]
     assert (np.abs(correction.residual) <= np.float32(bound)).all()
+    assert corrected({"left": noise, "right": noise}).trust < 0.01, "this was never seen here"
 
 
 def test_recall_and_limits_are_those_that_the_network_was_taught_with(graph):

@@ -448,9 +448,9 @@ def seen(size=32, k=3) -> tuple[Present, Recalled]:
     r = torch.randn
     present = {"latent": r(size, 2, 4), "sketch": r(size, 3, 5), "proprio": r(size, STATE), "base": r(size, H, A)}
     recalled = {name: r(size, k) for name in ("success", "similarity")}
-    recalled |= {name: r(size, k, H, A) for name in ("executed", "base")}
-    recalled |= {name: r(size, k, STATE) for name in ("proprio", "proprio_next")}
-    recalled |= {"latent": r(size, k, 4), "there": torch.ones(size, k, dtype=torch.bool)}
+    recalled |= {name: r(size, k, H, A) for name in ("executed", "base", "executed_before")}
+    recalled |= {name: r(size, k, STATE) for name in ("proprio", "proprio_next", "proprio_before")}
+    recalled |= {"latent": r(size, k, 4), "code": r(size, k, 0), "there": torch.ones(size, k, dtype=torch.bool)}
     assert set(recalled) == {f.name for f in fields(Recalled)}
     return Present(**present), Recalled(**recalled)
 

@@ -51,7 +51,7 @@ def compared(way="memory", volume=4, group="all", of="", success=0.5, fixed=0, b
     estimate = {"value": success, "low": success - 0.1, "high": success + 0.1}
     return {
         **{"group": group, "of": of, "way": way, "volume": volume, "pairs": 9, "base": estimate, "success": estimate},
-        **{"fixed": fixed, "broke": broke, "steps": steps, "base_steps": steps, "residual": 0.1},
+        **{"fixed": fixed, "broke": broke, "steps": steps, "base_steps": steps, "residual": 0.1, "trust": 0.9},
     }
 
 

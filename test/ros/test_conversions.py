@@ -118,6 +118,8 @@ def experiences(draw):
         base=draw(floats(horizon, size)),
         proprio=draw(floats(proprio)),
         proprio_next=draw(floats(proprio)),
+        executed_before=draw(floats(horizon, size)),
+        proprio_before=draw(floats(proprio)),
         latent=draw(floats(draw(st.integers(1, 3)), draw(sizes))),
         similarity=draw(doubles),
         score=draw(doubles),
@@ -129,6 +131,10 @@ def experiences(draw):
 def recalls(draw):
     steps = tuple(draw(st.lists(experiences(), max_size=2)))
     with_tokens = draw(st.booleans())
+    if draw(st.booleans()):  # what each step saw, all of one shape
+        rows, width = draw(st.integers(1, 3)), draw(st.integers(1, 4))
+        seen = [types.Quantised(draw(bits(np.int8, rows, width)), draw(floats(rows))) for _ in steps]
+        steps = tuple(dataclasses.replace(step, sketch=sketch) for step, sketch in zip(steps, seen, strict=True))
     return types.Recall(
         steps=steps,
         drawn=draw(st.integers(-1, len(steps) - 1)),
@@ -158,6 +164,7 @@ def corrections(draw):
         proposed=draw(st.none() | floats(*shape)),
         cut=draw(st.booleans()),
         exploration=draw(names),
+        trust=draw(doubles),
     )
 
 
