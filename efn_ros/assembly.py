@@ -11,7 +11,8 @@ import numpy as np
 
 from efn_ros.agent import Agent
 from efn_ros.bank import BankReader, BankWriter, Projection, RecallConfig, Retriever
-from efn_ros.efn import Corrector, RecalledAction
+from efn_ros.bank.codes import Codes
+from efn_ros.efn import PACKAGED, WEIGHTS, Corrector, RecalledAction
 from efn_ros.efn.corrector import Residual
 from efn_ros.efn.exploration import Exploration, actor_sampler
 from efn_ros.efn.registry import Registry
@@ -53,13 +54,19 @@ def make_inference(p: Parameters) -> Inference:
     return Inference(make_policy(p), make_projection(p))
 
 
+def make_codes(checkpoint: str) -> Codes | None:
+    """Of the EFN in a directory, or in the package; None for an empty name."""
+    directory = PACKAGED if checkpoint == "packaged" else Path(checkpoint).expanduser()
+    return Codes.load(directory / WEIGHTS) if checkpoint else None
+
+
 def make_recall(p: Parameters) -> RecallConfig:
     """Of experience_retrieval."""
     return RecallConfig(
         rollouts_n=p["rollouts"],
         k=p["k"],
         context=p["context"],
-        sketches=p["sketches"],
+        codes=make_codes(p["codes"]),
         temperature=p["temperature"],
         lambda_=p["similarity_weight"],
         beta=p["length_decay"],
@@ -128,7 +135,6 @@ def make_switching(p: Parameters, corrector: Corrector) -> Switching | None:
     """Of efn_corrector; None where it does not learn at work."""
     if not p["learn"] or p["method"] != "learned":
         return None
-    from efn_ros.efn.learned import PACKAGED
     from efn_ros.efn.switching import Switching
 
     def make(checkpoint: Path) -> tuple[Residual, Exploration]:
@@ -141,7 +147,6 @@ def make_switching(p: Parameters, corrector: Corrector) -> Switching | None:
 def make_learner(p: Parameters, recall: Parameters, corrector: Parameters, **hooks: Callable) -> Learner:
     """Of efn_trainer. recall, corrector: of experience_retrieval and efn_corrector, with which the robot is corrected.
     hooks: `pause` and `tell` of `Learner`. Raises ValueError for parameters out of range."""
-    from efn_ros.efn.learned import PACKAGED
     from efn_ros.efn.learner import LearnConfig, Learner
 
     if corrector["method"] != "learned":

@@ -99,7 +99,7 @@ class Experience:
     executed, base: (H, A). proprio, proprio_next: (P,) before and after the chunk. executed_before (H, A),
     proprio_before (P,): of the decision before; zero and `proprio` where there was none. latent: (L, dz). similarity:
     the fused similarity in [0, 1]; score: with the efficiency prior, equation (18); probability: of being drawn, (19).
-    sketch: its visual tokens (T, d), where recall was asked for them.
+    code: (C,) of what it saw, where recall was asked for it; else (0,).
     """
 
     rollout_id: str
@@ -117,7 +117,7 @@ class Experience:
     similarity: float
     score: float
     probability: float
-    sketch: Quantised | None = None
+    code: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,8 @@ class Recall:
     """The k recalled steps, best score first, the one that was drawn, and how far to trust it.
 
     drawn: index into `steps`, -1 when nothing was recalled (then `reason` says why). sketch, successor: tokens of the
-    drawn step and of the step after it, (T, d). confidence: in [0, 1]. revision: of the bank that was searched.
+    drawn step and of the step after it, (T, d). confidence: in [0, 1]. revision: of the bank that was searched. codes:
+    identity of what encoded what the steps saw, empty where nothing did.
     """
 
     steps: tuple[Experience, ...] = ()
@@ -136,6 +137,7 @@ class Recall:
     candidates: int = 0
     revision: int = 0
     reason: str = ""
+    codes: str = ""
 
 
 @dataclass(frozen=True)

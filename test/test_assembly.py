@@ -7,6 +7,8 @@ import pytest
 
 from efn_ros import assembly
 from efn_ros.bank import BankReader
+from efn_ros.bank.codes import Codes
+from efn_ros.efn import PACKAGED, WEIGHTS
 from efn_ros.graph import Graph
 from efn_ros.types import Mode, Observation, PolicyStep, Quantised, Recall, StepContext
 from efn_ros.worlds import Deployment
@@ -159,7 +161,7 @@ def test_recall_is_configured_by_the_parameters(tmp_path):
         "rollouts": 3,
         "k": 5,
         "context": 7,
-        "sketches": True,
+        "codes": "packaged",
         "temperature": 0.5,
         "similarity_weight": 0.75,
         "length_decay": 2.0,
@@ -170,7 +172,9 @@ def test_recall_is_configured_by_the_parameters(tmp_path):
     }
     config = assembly.make_retriever(values, tmp_path)._config
     assert (config.rollouts_n, config.k, config.context, config.temperature, config.argmax) == (3, 5, 7, 0.5, True)
-    assert (config.sketches, config.lambda_, config.beta) == (True, 0.75, 2.0)
+    assert (config.lambda_, config.beta) == (0.75, 2.0)
+    assert config.codes.identity == Codes.load(PACKAGED / WEIGHTS).identity
+    assert assembly.make_retriever({**values, "codes": ""}, tmp_path)._config.codes is None
     assert (config.visual, config.latent, config.proprio) == (0.5, 0.25, 0.125)
 
 

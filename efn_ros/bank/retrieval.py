@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from efn_ros.bank.codes import Codes
 from efn_ros.bank.errors import BankProjectionError
 from efn_ros.bank.keys import mean_latent, unit
 from efn_ros.bank.payload import before, successors
 from efn_ros.bank.store import BankReader, StoredRollout
-from efn_ros.types import Experience, Outcome, PolicyStep, Quantised, Recall
+from efn_ros.types import Experience, Outcome, PolicyStep, Recall
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class RecallConfig:
     position, so most of the weight is on the others. proprio_sigma: of that kernel, in units of proprioception; None
     takes a third of the candidates' range, entry by entry.
     context: so many more of the candidates, drawn at random, follow the k: they tell a network how the robot moves
-    here, whatever it does now; they are never drawn by (19). sketches: recall also what each step saw.
+    here, whatever it does now; they are never drawn by (19). codes: recall also what each step saw, so encoded.
     argmax: the best instead of a draw. success_only: recall successes only. min_similarity: what is below is not
     recalled. confidence_floor: the similarity at which confidence is 0. Raises ValueError for a value out of range.
     """
@@ -38,7 +39,7 @@ class RecallConfig:
     proprio: float = 0.4
     proprio_sigma: float | tuple[float, ...] | None = None
     context: int = 0
-    sketches: bool = False
+    codes: Codes | None = None
     argmax: bool = False
     success_only: bool = False
     min_similarity: float = 0.0
@@ -91,7 +92,6 @@ class _Candidates:
         self.half_precision = self._half_precision(config)
 
         lengths = np.array([rollout.record.length for rollout in rollouts], np.float32)
-        self._sketches: dict[int, list[Quantised]] = {}
         self.prior = np.exp(-np.float32(config.beta) * lengths / lengths.mean())[self.rollout]  # g of (18)
 
     def _half_precision(self, config: RecallConfig) -> np.ndarray:
@@ -101,14 +101,6 @@ class _Candidates:
         else:
             sigma = np.ptp(self.proprio, axis=0) / 3
         return np.where(sigma > 1e-6, 0.5 / np.maximum(sigma, 1e-6) ** 2, 0).astype(np.float32)
-
-    def sketch(self, candidate: int) -> Quantised:
-        """What a candidate saw; its whole rollout is read at the first question and kept for the episode."""
-        rollout = int(self.rollout[candidate])
-        if rollout not in self._sketches:
-            stored = self.rollouts[rollout]
-            self._sketches[rollout] = stored.sketches(*range(len(stored.arrays.steps)))
-        return self._sketches[rollout][self.row[candidate]]
 
     def similarity(self, query: PolicyStep) -> np.ndarray:
         """Fused similarity (38) of every candidate, float32 (C,) in [0, 1]."""
@@ -139,6 +131,7 @@ class Retriever:
         self._episode_id: str | None = None
         self._candidates: _Candidates | None = None
         self._revision, self._projection, self._reason = 0, "", ""
+        self._encoded: dict[str, np.ndarray] = {}
 
     def begin(self, episode_id: str, instruction_embedding: np.ndarray, policy: str = "") -> None:
         """Take a snapshot and choose the candidates, (17): the steps of the n rollouts with the likest instruction.
@@ -170,7 +163,9 @@ class Retriever:
             # Rounded, so that the same instruction ties whatever the last bit of its embedding.
             cosines = np.round(np.einsum("rd,d->r", stored, wanted), 5)
             chosen = np.lexsort((-np.arange(len(rollouts)), -cosines))[: config.rollouts_n]
-            self._candidates = _Candidates([rollouts[i] for i in np.sort(chosen)], config)
+            chosen = [rollouts[i] for i in np.sort(chosen)]
+            self._candidates = _Candidates(chosen, config)
+            self._encoded = {r.record.id: self._encoded[r.record.id] for r in chosen if r.record.id in self._encoded}
         self._revision, self._projection, self._episode_id = snapshot.revision, snapshot.projection, episode_id
 
     def recall(self, query: PolicyStep) -> Recall:
@@ -226,6 +221,7 @@ class Retriever:
             confidence=float(probability @ above_floor * successes),
             candidates=count,
             revision=self._revision,
+            codes=config.codes.identity if config.codes else "",
         )
 
     def similarities(self, query: PolicyStep) -> np.ndarray:
@@ -254,8 +250,15 @@ class Retriever:
             similarity=float(similarity),
             score=float(score),
             probability=float(probability),
-            sketch=candidates.sketch(candidate) if self._config.sketches else None,
+            **({"code": self._codes(stored)[row]} if self._config.codes else {}),
         )
+
+    def _codes(self, rollout: StoredRollout) -> np.ndarray:
+        """Of all steps of a rollout, (N, C): read and encoded once, and kept while it is among the candidates."""
+        if rollout.record.id not in self._encoded:
+            sketches = rollout.sketches(*range(len(rollout.arrays.steps)))
+            self._encoded[rollout.record.id] = self._config.codes(sketches)
+        return self._encoded[rollout.record.id]
 
 
 def _best(score: np.ndarray, k: int) -> np.ndarray:

@@ -6,8 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
-from efn_ros.efn.learned import PACKAGED
-from efn_ros.efn.network import CONFIG, WEIGHTS
+from efn_ros.efn import PACKAGED, WEIGHTS
+from efn_ros.efn.network import CONFIG
 from efn_ros.report import provenance, tables
 
 CARD = """---

@@ -143,7 +143,7 @@ def actor_sampler(checkpoint: str | Path, *, gain: float = 1.0) -> Sampler:
     """
     import torch  # here, because only this mode needs it
 
-    from efn_ros.efn.learned import PACKAGED
+    from efn_ros.efn import PACKAGED
     from efn_ros.efn.network import Efn, present_of, recalled_of
 
     efn = Efn.from_pretrained(checkpoint or PACKAGED)
@@ -151,7 +151,7 @@ def actor_sampler(checkpoint: str | Path, *, gain: float = 1.0) -> Sampler:
     @torch.inference_mode()
     def sample(step: PolicyStep, recall: Recall, rng: np.random.Generator) -> np.ndarray:
         steps = tuple(s for s in recall.steps if s.executed.shape == step.base.shape)
-        present, recalled = present_of(step), recalled_of(steps, efn)
+        present, recalled = present_of(step), recalled_of(steps, efn.config)
         mean, log_std = efn(present, recalled)
         normal = torch.from_numpy(rng.standard_normal(mean.shape, dtype=np.float32))
         return np.float32(gain) * efn.bounded(mean + log_std.exp() * normal, recalled)[0].numpy()

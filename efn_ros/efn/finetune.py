@@ -191,11 +191,12 @@ class Robot:
         graph = Graph.load(config.robot)
         self._config, self._deployment = config, deployment
         self._writer, recall = graph.parameters("bank_writer"), make_recall(graph.parameters("experience_retrieval"))
-        self._recall = replace(recall, rollouts_n=config.remembered, k=config.nearest, context=config.context)
         self._execute_steps = graph.parameters("libero_bridge")["execute_steps"]
         self._inference, self._world = simulated_robot(config.robot)
         self._world.deployment = Deployment.sample(deployment)
         self._actor = Efn.from_pretrained(checkpoint)
+        sizes = {"rollouts_n": config.remembered, "k": config.nearest, "context": config.context}
+        self._recall = replace(recall, codes=self._actor.codes, **sizes)
         self.likeness = Likeness(config.similarity, np.array(self._actor.config.proprio_std, np.float32))
         tasks = np.random.default_rng([deployment, 1]).permutation(list(TASKS))[: config.tasks]
         self.tasks = [str(task) for task in tasks]
@@ -261,7 +262,7 @@ class Robot:
 
     def _seen(self, step: PolicyStep, recall: Recall) -> Seen:
         like = tuple(s for s in recall.steps if s.executed.shape == step.base.shape)
-        present, recalled = tree_map(lambda _, x: x.numpy(), (present_of(step), recalled_of(like, self._actor)))
+        present, recalled = tree_map(lambda _, x: x.numpy(), (present_of(step), recalled_of(like, self._actor.config)))
         missing = self._config.nearest + self._config.context - len(like)
         filled = tree_map(lambda _, x: np.pad(x, [(0, 0), (0, missing), *[(0, 0)] * (x.ndim - 2)]), recalled)
         return Seen(replace(present, sketch=step.sketch.q[None]), step.sketch.scale[None], filled)

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from efn_ros.efn import PACKAGED
 from efn_ros.efn.network import CRITICS, Efn, EfnCritics, present_of, recalled_of, recent_of
 from efn_ros.efn.sac import attenuation
 from efn_ros.types import Past, PolicyStep, Proposal, Recall
-
-PACKAGED = Path(__file__).resolve().parent / "checkpoint"
 
 
 class LearnedResidual:
@@ -37,6 +36,7 @@ class LearnedResidual:
         torch.set_num_threads(threads)
         directory = Path(checkpoint or PACKAGED)
         self._efn = Efn.from_pretrained(directory)
+        self.codes = self._efn.codes
         self._gain, self._check_memory, self._disagreement_scale = np.float32(gain), check_memory, disagreement_scale
         if disagreement_scale and not (directory / CRITICS).is_file():
             raise FileNotFoundError(
@@ -60,7 +60,12 @@ class LearnedResidual:
         steps = tuple(s for s in recall.steps if s.executed.shape == step.base.shape)
         if c.remembers and not steps:
             return Proposal(np.zeros_like(step.base), recall.reason or "nothing was recalled")
-        observation = present_of(step), recalled_of(steps, self._efn)
+        if c.remembers and c.codes and recall.codes != self.codes.identity:
+            return Proposal(
+                np.zeros_like(step.base),
+                "what was seen is not recalled as the EFN reads it; name it in codes of experience_retrieval",
+            )
+        observation = present_of(step), recalled_of(steps, c)
         residual = self._efn.residual(*observation)
         if self._critics:
             disagreement = self._critics(*observation, residual).std(dim=0, correction=0)

@@ -156,7 +156,7 @@ class Lessons:
         first = dict(zip((r.record.id for r in memory), _offsets(memory), strict=True))
         rows = {r.record.id: {step: row for row, step in enumerate(r.arrays.steps.tolist())} for r in memory}
         self._flat["code"] = np.concatenate([_code(rollout, efn) for rollout in memory])
-        recall = replace(recall, sketches=False)  # what they saw is in the codes
+        recall = replace(recall, codes=None)  # every rollout is encoded above
         count = recall.k + recall.context
         flat, of, recalled, similarity, there = [], [], [], [], []
         for index, rollout in enumerate(taught):

@@ -160,7 +160,9 @@ class _School:
         """One episode driven by base, teacher or student, with noise; every decision is taught before every view."""
         config, rng, bound = self._config, self._rng, self._bound
         recall = make_recall(self._graph.parameters("experience_retrieval"))
-        recall = replace(recall, rollouts_n=config.remembered, k=config.nearest, context=config.context)
+        codes = self._student.codes if self._student else None
+        sizes = {"rollouts_n": config.remembered, "k": config.nearest, "context": config.context}
+        recall = replace(recall, codes=codes, **sizes)
         retrievers = [Retriever(BankReader(view.bank), recall) for view in self.views]
         share, probe = np.float32(rng.choice([0.0, 0.5, 1.0])), np.zeros(len(bound), np.float32)
         driven = self._student is not None and rng.random() < 0.5

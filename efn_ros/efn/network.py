@@ -20,6 +20,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from efn_ros.bank.codes import Codes
+from efn_ros.efn import WEIGHTS
 from efn_ros.efn.trust import Trust
 from efn_ros.types import Experience, Outcome, Past, PolicyStep
 
@@ -31,7 +33,7 @@ SIZES = {
 MOTION = ("executed", "proprio", "proprio_next", "executed_before", "proprio_before")
 LOG_STD_RANGE = (-5.0, 2.0)
 SMALLEST_BOUND = 1e-6  # of what critics divide by: a dimension that may not be corrected tells them nothing
-WEIGHTS, CRITICS, CONFIG = "model.safetensors", "critics.safetensors", "config.json"
+CRITICS, CONFIG = "critics.safetensors", "config.json"
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,11 @@ class SetEncoder(nn.Module):
         if not self.config.codes:
             return sketch.new_zeros((*sketch.shape[:-2], 0))
         return (sketch.flatten(-2) - self.code_mean) @ self.code_basis
+
+    @property
+    def codes(self) -> Codes | None:
+        """What encodes for it what recalled steps saw."""
+        return Codes(self.code_mean.numpy(), self.code_basis.numpy()) if self.config.codes else None
 
     def motion(self, steps: Recalled | Recent) -> Tensor:
         """How the robot moved in steps, (B, k, motion)."""
@@ -338,16 +345,12 @@ def present_of(step: PolicyStep) -> Present:
     return Present(*(torch.from_numpy(np.array(array, np.float32))[None] for array in arrays))
 
 
-def recalled_of(steps: tuple[Experience, ...], efn: SetEncoder) -> Recalled:
-    """What was recalled for one step as a batch of one, as `efn` reads it. Raises ValueError where it needs what a step
-    saw and that was not recalled."""
-    config = efn.config
-    k, size = len(steps), (config.horizon, config.action_size)
-    proprio, sketches = (len(config.proprio_mean),), np.zeros((k, *config.sketch), np.float32)
-    if config.codes:
-        if any(s.sketch is None for s in steps):
-            raise ValueError("the EFN reads what recalled steps saw, but recall leaves it out; set sketches: true")
-        sketches = np.stack([s.sketch.dequantise() for s in steps]) if k else sketches
+def recalled_of(steps: tuple[Experience, ...], config: EfnConfig) -> Recalled:
+    """What was recalled for one step as a batch of one. Raises ValueError where what the steps saw is not encoded in as
+    many numbers as the network reads."""
+    if any(len(s.code) != config.codes for s in steps if config.codes):
+        raise ValueError(f"the EFN reads {config.codes} numbers of what a recalled step saw, not {len(steps[0].code)}")
+    k, size, proprio = len(steps), (config.horizon, config.action_size), (len(config.proprio_mean),)
 
     def stack(arrays: list[np.ndarray], shape: tuple[int, ...]) -> Tensor:
         stacked = np.stack(arrays) if k else np.zeros((0, *shape))
@@ -361,7 +364,7 @@ def recalled_of(steps: tuple[Experience, ...], efn: SetEncoder) -> Recalled:
         executed_before=stack([s.executed_before for s in steps], size),
         proprio_before=stack([s.proprio_before for s in steps], proprio),
         latent=stack([s.latent.mean(axis=0) for s in steps], (config.latent[1],)),
-        code=efn.code(torch.from_numpy(sketches))[None],
+        code=stack([s.code[: config.codes] for s in steps], (config.codes,)),
         success=stack([np.float32(s.outcome == Outcome.SUCCESS) for s in steps], ()),
         similarity=stack([np.float32(s.similarity) for s in steps], ()),
         there=torch.ones((1, k), dtype=torch.bool),

@@ -22,7 +22,12 @@ class ExperienceRetrieval(EfnNode):
         Parameter("rollouts", 50, "Rollouts kept by the instruction filter, equation (17).", 1, 100000),
         Parameter("k", 16, "Steps recalled, equation (19).", 1, 1024),
         Parameter("context", 0, "More steps at random, which tell a learned network how the robot moves.", 0, 1024),
-        Parameter("sketches", False, "Recall also what each step saw, for a learned network that reads it."),
+        Parameter(
+            "codes",
+            "",
+            "Directory of the EFN with whose codes it is recalled what each step saw; packaged: that of the package; "
+            "empty: it is not recalled.",
+        ),
         Parameter("temperature", 0.02, "Temperature of the draw among them, equation (19).", 1e-6),
         Parameter("argmax", False, "Take the best instead of drawing."),
         Parameter(

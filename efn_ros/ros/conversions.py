@@ -174,10 +174,11 @@ def experience_to_msg(experience: types.Experience) -> msg.ExperienceStep:
         similarity=experience.similarity,
         score=experience.score,
         probability=experience.probability,
+        code=to_field(experience.code),
     )
 
 
-def experience_from_msg(message: msg.ExperienceStep, sketch: types.Quantised | None = None) -> types.Experience:
+def experience_from_msg(message: msg.ExperienceStep) -> types.Experience:
     return types.Experience(
         rollout_id=message.rollout_id,
         step=message.step,
@@ -194,7 +195,7 @@ def experience_from_msg(message: msg.ExperienceStep, sketch: types.Quantised | N
         similarity=message.similarity,
         score=message.score,
         probability=message.probability,
-        sketch=sketch,
+        code=from_field(message.code),
     )
 
 
@@ -204,10 +205,7 @@ def recall_to_response(recall: types.Recall, response):
     response.reason = recall.reason
     response.steps = [experience_to_msg(step) for step in recall.steps]
     response.drawn = recall.drawn
-    seen = [step.sketch for step in recall.steps]
-    if seen and None not in seen:
-        together = (np.concatenate([getattr(sketch, part) for sketch in seen]) for part in ("q", "scale"))
-        response.sketches = rows_to_msg(types.Quantised(*together))
+    response.codes = recall.codes
     if recall.sketch is not None:
         response.sketch = rows_to_msg(recall.sketch)
     if recall.successor is not None:
@@ -219,13 +217,9 @@ def recall_to_response(recall: types.Recall, response):
 
 
 def recall_from_response(response) -> types.Recall:
-    seen: list[types.Quantised | None] = [None] * len(response.steps)
-    if response.sketches.rows:
-        together = rows_from_msg(response.sketches)
-        parts = (np.split(array, len(seen)) for array in (together.q, together.scale))
-        seen = [types.Quantised(q, scale) for q, scale in zip(*parts, strict=True)]
     return types.Recall(
-        steps=tuple(experience_from_msg(step, sketch) for step, sketch in zip(response.steps, seen, strict=True)),
+        steps=tuple(experience_from_msg(step) for step in response.steps),
+        codes=response.codes,
         drawn=response.drawn,
         sketch=rows_from_msg(response.sketch) if response.sketch.rows else None,
         successor=rows_from_msg(response.successor) if response.successor.rows else None,

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sample_rollouts import PROJECTION, make_rollout, make_step
 
 from efn_ros.bank import BankProjectionError, BankReader, BankWriter, RecallConfig, Retriever
+from efn_ros.bank.codes import Codes
 from efn_ros.types import Mode, Outcome
 
 TWIN = ("twin-a", "twin-b")  # two rollouts that differ in nothing but their names
@@ -165,12 +166,37 @@ def test_what_each_step_saw_is_recalled_where_it_is_asked_for(reader, rollouts):
     saw = {(r.episode_id, s.policy_step.context.step): s.policy_step.sketch for r in rollouts for s in r.steps}
     query = rollouts[3].steps[1].policy_step
     plain = Retriever(reader, RecallConfig(k=3, context=4)).recall(query)
-    assert {step.sketch for step in plain.steps} == {None}
-    recall = Retriever(reader, RecallConfig(k=3, context=4, sketches=True)).recall(query)
-    assert len(recall.steps) == 7
+    assert plain.codes == "" and {step.code.shape for step in plain.steps} == {(0,)}
+    rng = np.random.default_rng(0)
+    codes = Codes(rng.normal(size=query.sketch.q.size), rng.normal(size=(query.sketch.q.size, 5)))
+    recall = Retriever(reader, RecallConfig(k=3, context=4, codes=codes)).recall(query)
+    assert recall.codes == codes.identity and len(recall.steps) == 7
     for step in recall.steps:
-        np.testing.assert_array_equal(step.sketch.q, saw[step.rollout_id, step.step].q)
-        np.testing.assert_array_equal(step.sketch.scale, saw[step.rollout_id, step.step].scale)
+        expected = (saw[step.rollout_id, step.step].dequantise().ravel() - codes.mean) @ codes.basis
+        np.testing.assert_allclose(step.code, expected, atol=1e-3)
+
+
+def test_a_rollout_is_encoded_once_for_all_the_episodes_that_recall_it(reader, rollouts):
+    size, asked = rollouts[0].steps[0].policy_step.sketch.q.size, []
+
+    class Noting(Codes):
+        def __call__(self, sketches):
+            asked.append(len(sketches))
+            return super().__call__(sketches)
+
+    retriever = Retriever(reader, RecallConfig(k=50, codes=Noting(np.zeros(size), np.ones((size, 2)))))
+    for episode in ("a", "b"):
+        step = rollouts[3].steps[1].policy_step
+        recall = retriever.recall(
+            dataclasses.replace(step, context=dataclasses.replace(step.context, episode_id=episode))
+        )
+    assert len(asked) == len({step.rollout_id for step in recall.steps})
+
+
+def test_sketches_of_another_size_are_not_encoded(reader, rollouts):
+    codes = Codes(np.zeros(7), np.ones((7, 2)))
+    with pytest.raises(ValueError, match="the EFN of these codes reads 7"):
+        Retriever(reader, RecallConfig(codes=codes)).recall(rollouts[3].steps[1].policy_step)
 
 
 def test_an_experience_carries_what_was_remembered(reader, rollouts):

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from efn_ros.bank.codes import Codes
+from efn_ros.efn import WEIGHTS
 from efn_ros.efn.learned import LearnedResidual
 from efn_ros.efn.network import (
     MOTION,
@@ -72,7 +74,7 @@ def experiences(count: int) -> tuple[Experience, ...]:
         Experience(
             f"r{i}", i, "reach the goal", Outcome.SUCCESS if i % 2 else Outcome.FAILURE, 20, draw(H, A), draw(H, A),
             draw(P), draw(P), draw(H, A), draw(P), draw(L, DZ), 0.5, 0.5, 0.1,
-            Quantised(rng.integers(-9, 9, (T, D), dtype=np.int8), np.full(T, 0.1, np.float32)),
+            draw(C),
         )
         for i in range(count)
     )  # fmt: skip
@@ -246,20 +248,30 @@ def learned(efn, tmp_path) -> LearnedResidual:
 
 def test_the_corrector_gets_what_the_network_says(efn, learned):
     memory = experiences(4)
-    residual, reason, _ = learned(step(), Recall(memory, drawn=0))
-    expected = efn.residual(present_of(step()), recalled_of(memory, efn))[0]
+    residual, reason, _ = learned(step(), Recall(memory, drawn=0, codes=efn.codes.identity))
+    expected = efn.residual(present_of(step()), recalled_of(memory, CONFIG))[0]
     assert reason == "" and residual.dtype == np.float32
     np.testing.assert_allclose(residual, expected.detach().numpy(), rtol=0, atol=0)
 
 
-def test_what_a_recalled_step_saw_is_read_as_its_code(efn):
-    memory = experiences(2)
-    expected = [(s.sketch.dequantise().ravel() - efn.code_mean.numpy()) @ efn.code_basis.numpy() for s in memory]
-    np.testing.assert_allclose(recalled_of(memory, efn).code[0], expected, rtol=1e-5, atol=1e-5)
-    with pytest.raises(ValueError, match="recall leaves it out; set sketches: true"):
-        recalled_of((replace(memory[0], sketch=None),), efn)
-    plain = Efn(replace(CONFIG, codes=0))
-    assert recalled_of((replace(memory[0], sketch=None),), plain).code.shape == (1, 1, 0)
+def test_what_a_recalled_step_saw_is_encoded_as_the_network_would(efn, tmp_path):
+    sketches = [Quantised(np.full((T, D), i, np.int8), np.full(T, 0.1, np.float32)) for i in range(3)]
+    tensors = torch.from_numpy(np.stack([sketch.dequantise() for sketch in sketches]))
+    np.testing.assert_allclose(efn.codes(sketches), efn.code(tensors).detach(), atol=2e-3)
+    efn.save_pretrained(tmp_path)
+    loaded, plain = Codes.load(tmp_path / WEIGHTS), Efn(replace(CONFIG, codes=0))
+    assert loaded.identity == efn.codes.identity and plain.codes is None
+    plain.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds no codes; name another EFN, or none, in codes"):
+        Codes.load(tmp_path / WEIGHTS)
+    with pytest.raises(ValueError, match="the EFN reads 3 numbers of what a recalled step saw, not 0"):
+        recalled_of((replace(experiences(1)[0], code=np.zeros(0, np.float32)),), CONFIG)
+    assert recalled_of(experiences(1), plain.config).code.shape == (1, 1, 0)
+
+
+def test_codes_of_another_network_are_not_read(efn, learned):
+    proposal = learned(step(), Recall(experiences(4), drawn=0, codes="of another"))
+    assert not proposal.residual.any() and proposal.reason.startswith("what was seen is not recalled as the EFN reads")
 
 
 def test_what_the_episode_has_shown_is_told_as_memory_tells_it():
@@ -319,10 +331,13 @@ def test_trust_is_a_share_and_what_it_reads_are_sets(doubting):
 def test_the_residual_is_scaled_by_trust(efn, doubting, tmp_path):
     efn.save_pretrained(tmp_path / "blind")
     doubting.save_pretrained(tmp_path / "doubting")
-    memory, past = Recall(experiences(4), drawn=0), [Past(np.zeros(P, np.float32), np.ones((H, A), np.float32))]
+    memory, past = (
+        Recall(experiences(4), drawn=0, codes=efn.codes.identity),
+        [Past(np.zeros(P, np.float32), np.ones((H, A), np.float32))],
+    )
     whole, part = (LearnedResidual(tmp_path / name)(step(), memory, past) for name in ("blind", "doubting"))
     recent = recent_of(past, step().proprio, doubting.config)
-    trust = doubting.trusts(present_of(step()), recalled_of(memory.steps, doubting), recent)[0].item()
+    trust = doubting.trusts(present_of(step()), recalled_of(memory.steps, CONFIG), recent)[0].item()
     assert whole.trust == 1.0 and part.trust == trust and 0 < trust < 1
     np.testing.assert_allclose(part.residual, trust * whole.residual, rtol=1e-6)
     unchecked = LearnedResidual(tmp_path / "doubting", check_memory=False)(step(), memory, past)
@@ -358,11 +373,13 @@ def test_where_critics_disagree_less_of_the_residual_is_left(efn, critics, tmp_p
         LearnedResidual(tmp_path, disagreement_scale=0.5)
     critics.save_pretrained(tmp_path)
     memory = experiences(4)
-    observation = present_of(step()), recalled_of(memory, efn)
+    observation = present_of(step()), recalled_of(memory, CONFIG)
     with torch.no_grad():
         whole = efn.residual(*observation)
         disagreement = critics(*observation, whole).std(dim=0, correction=0).item()
     for scale, share in ((0.0, 1.0), (disagreement, 0.5), (disagreement / 2, 0.25)):
-        residual, reason, _ = LearnedResidual(tmp_path, disagreement_scale=scale)(step(), Recall(memory, drawn=0))
+        residual, reason, _ = LearnedResidual(tmp_path, disagreement_scale=scale)(
+            step(), Recall(memory, drawn=0, codes=efn.codes.identity)
+        )
         np.testing.assert_allclose(residual, share * whole[0].numpy(), rtol=1e-5)
         assert reason == "" and residual.dtype == np.float32

@@ -46,14 +46,14 @@ UNTRAINED: dict[str, dict[str, Any]] = {
         "action_size": 4,
         "horizon": 8,
     },
-    "experience_retrieval": {"k": 16, "context": 0, "sketches": False},
+    "experience_retrieval": {"k": 16, "context": 0, "codes": ""},
     "efn_corrector": {"method": "recalled_action", "gain": 0.5},  # the packaged network fits the packaged policy alone
     "**": {"diagnostics_period_s": 0.2},
 }
 # As `libero_sim` comes, with its policy and network.
 PACKAGED: dict[str, dict[str, Any]] = {
     "vla_policy": {"policy": "pocket_vla", "checkpoint": ""},
-    "experience_retrieval": {"k": 8, "context": 16, "sketches": True},
+    "experience_retrieval": {"k": 8, "context": 16, "codes": "packaged"},
     "efn_corrector": {"method": "learned", "checkpoint": "", "gain": 1.0, "deadline_s": 10.0},
 }
 # Every recall is followed, whatever it resembles, so that memory acts also on a policy without skill.

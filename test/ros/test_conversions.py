@@ -118,6 +118,7 @@ def experiences(draw):
         base=draw(floats(horizon, size)),
         proprio=draw(floats(proprio)),
         proprio_next=draw(floats(proprio)),
+        code=draw(floats(draw(st.integers(0, 3)))),
         executed_before=draw(floats(horizon, size)),
         proprio_before=draw(floats(proprio)),
         latent=draw(floats(draw(st.integers(1, 3)), draw(sizes))),
@@ -131,10 +132,6 @@ def experiences(draw):
 def recalls(draw):
     steps = tuple(draw(st.lists(experiences(), max_size=2)))
     with_tokens = draw(st.booleans())
-    if draw(st.booleans()):  # what each step saw, all of one shape
-        rows, width = draw(st.integers(1, 3)), draw(st.integers(1, 4))
-        seen = [types.Quantised(draw(bits(np.int8, rows, width)), draw(floats(rows))) for _ in steps]
-        steps = tuple(dataclasses.replace(step, sketch=sketch) for step, sketch in zip(steps, seen, strict=True))
     return types.Recall(
         steps=steps,
         drawn=draw(st.integers(-1, len(steps) - 1)),
@@ -144,6 +141,7 @@ def recalls(draw):
         candidates=draw(st.integers(0, 2**32 - 1)),
         revision=draw(st.integers(0, 2**64 - 1)),
         reason=draw(names),
+        codes=draw(names),
     )
 
 
