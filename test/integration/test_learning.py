@@ -41,7 +41,7 @@ def parameters(origin: Path) -> dict:
     corrector = {"method": "learned", "checkpoint": str(origin), "gain": 1.0, "deadline_s": 10.0, "control_steps": 1}
     return {
         "**": {"learn": True, "tokens_width": 24, "descriptor_size": 16, "projection_seed": 3},
-        "experience_retrieval": {"k": RECALL.k, "context": RECALL.context},
+        "experience_retrieval": {"k": RECALL.k, "context": RECALL.context, "codes": ""},
         "efn_corrector": {**corrector, **limits, "limits.measured": [-1]},
         "efn_trainer": learning,
     }
