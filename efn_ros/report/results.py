@@ -174,7 +174,7 @@ def _steps(steps: float | None) -> str:
     return "-" if steps is None else f"{steps:.0f}"
 
 
-EVALUATION, AS_TRAINED = "bench/results/evaluation.json", "bench/results/as_trained.json"
+EVALUATION, AS_TRAINED, VOLUMES = (f"bench/results/{name}.json" for name in ("evaluation", "as_trained", "volumes"))
 EVALUATE = f"./efn evaluate --deployments 40 --memoryless efn_memoryless/round_1 --results {EVALUATION}"
 BLOCKS = {
     "latency": ("bench/results/latency.json", latency_block, "./efn shell python bench/latency.py"),
@@ -185,6 +185,11 @@ BLOCKS = {
         AS_TRAINED,
         evaluation_block,
         f"./efn evaluate --setting as-trained --episodes 20 --volumes 1 10 --results {AS_TRAINED}",
+    ),
+    "evaluation-volumes": (
+        VOLUMES,
+        evaluation_block,
+        f"./efn evaluate --first-seed 40 --deployments 10 --volumes 10 50 --results {VOLUMES}",
     ),
     "policy": (
         "efn_ros/policies/pocket_vla/checkpoint/card.json",
