@@ -21,7 +21,7 @@ FASTEST_S, SLOWEST_S = 1.0, 4.0  # periods of the waves that noise is made of: a
 WAVES = 4  # for each dimension: enough that their sum does not look like one of them
 STREAM = 0x50524F42  # "PROB": not the draws of recall, which come from (seed, step) too
 
-Sampler = Callable[[PolicyStep, Recall, np.random.Generator], np.ndarray]
+Sampler = Callable[[PolicyStep, Recall, np.random.Generator], np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ class Exploration:
             first = context.step * self.control_steps
             probe = self.scale * self.bound * waves(context.seed, first, *step.base.shape, self.rate_hz)
         elif self.mode == "residual":
-            probe = self.sampler(step, recall, _rng(context.seed, context.step)) - residual
+            sampled = self.sampler(step, recall, _rng(context.seed, context.step))
+            probe = None if sampled is None else sampled - residual
         elif self.mode == "branch" and (drawn := another(recall, step, _rng(context.seed, context.step))) >= 0:
             probe = recall.steps[drawn].executed - step.base - residual
         if probe is None or not np.isfinite(probe).all():
@@ -137,7 +138,8 @@ def another(recall: Recall, step: PolicyStep, rng: np.random.Generator) -> int:
 
 
 def actor_sampler(checkpoint: str | Path, *, gain: float = 1.0) -> Sampler:
-    """Residuals (H, A) out of the EFN's tanh-Gaussian, section 4.4 before its mean is taken.
+    """Residuals (H, A) out of the EFN's tanh-Gaussian, section 4.4 before its mean is taken; None where the EFN cannot
+    read what was recalled, as `LearnedResidual` then says.
 
     checkpoint, gain: as of `LearnedResidual`. Raises FileNotFoundError and ValueError as `Efn.from_pretrained` does.
     """
@@ -147,9 +149,12 @@ def actor_sampler(checkpoint: str | Path, *, gain: float = 1.0) -> Sampler:
     from efn_ros.efn.network import Efn, present_of, recalled_of
 
     efn = Efn.from_pretrained(checkpoint or PACKAGED)
+    codes = efn.codes
 
     @torch.inference_mode()
-    def sample(step: PolicyStep, recall: Recall, rng: np.random.Generator) -> np.ndarray:
+    def sample(step: PolicyStep, recall: Recall, rng: np.random.Generator) -> np.ndarray | None:
+        if codes and recall.codes != codes.identity:
+            return None
         steps = tuple(s for s in recall.steps if s.executed.shape == step.base.shape)
         present, recalled = present_of(step), recalled_of(steps, efn.config)
         mean, log_std = efn(present, recalled)

@@ -1,5 +1,6 @@
 """Probes: bounded, smooth, the same for the same seed and step, and only where they may be."""
 
+import dataclasses
 from dataclasses import replace
 
 import numpy as np
@@ -266,3 +267,12 @@ def test_replacing_a_context_changes_nothing_but_seed_and_step():
     other = replace(other, context=replace(other.context, episode_id="e1", stamp_ns=77, task="push"))
     here, there = (exploration()(s, recall(), NOTHING)[0] for s in (step(2, 4), other))
     assert here.tobytes() == there.tobytes()
+
+
+def test_an_actor_that_cannot_read_what_was_recalled_probes_nothing(checkpoint, tmp_path):
+    efn = Efn(dataclasses.replace(Efn.from_pretrained(checkpoint).config, codes=2))
+    efn.save_pretrained(tmp_path)
+    assert exploration("residual", sampler=actor_sampler(tmp_path))(step(), recall(), NOTHING) is None
+    known = dataclasses.replace(experience(0.5, 1.0), code=np.zeros(2, np.float32))
+    told = dataclasses.replace(recall(known), codes=efn.codes.identity)
+    assert exploration("residual", sampler=actor_sampler(tmp_path))(step(), told, NOTHING) is not None
