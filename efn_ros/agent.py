@@ -61,8 +61,12 @@ class Agent:
         execute_steps: int,
         correct: bool = True,
         record: bool = True,
+        draws: int | None = None,
     ) -> EpisodeResult:
-        """One whole episode; remembered on return, if there is a writer and `record` is set."""
+        """One whole episode in the scene `seed`; remembered on return, if there is a writer and `record` is set.
+
+        draws: seed of what recall and exploration draw, where the same scene is met again; else that of the scene.
+        """
         stepper = Stepper(world, task, seed, execute_steps=execute_steps)
         instruction = world.spec.tasks[task]
         if record and self._writer:
@@ -78,7 +82,8 @@ class Agent:
         while not stepper.done:
             images, proprio = stepper.observe()
             stamp_ns = round(stepper.control_step / world.spec.rate_hz * 1e9)
-            context = StepContext(episode_id, len(corrections), stamp_ns, task, instruction, seed, correct, record)
+            where = (episode_id, len(corrections), stamp_ns, task, instruction)
+            context = StepContext(*where, seed if draws is None else draws, correct, record)
             observation = Observation(context, images, proprio)
             step, _, correction = self.act(observation)
             if record and self._writer:

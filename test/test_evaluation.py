@@ -22,6 +22,7 @@ from efn_ros.evaluation.run import Fill, FirstRollouts, fill_bank, run_job
 from efn_ros.evaluation.statistics import draw_counts
 from efn_ros.graph import Graph, config_directory
 from efn_ros.report.results import evaluation_block
+from efn_ros.types import Mode
 from efn_ros.worlds.deployment import sample_strengths
 
 BASES = Way(BASE, correct=False)
@@ -74,6 +75,12 @@ def test_as_trained_the_memory_of_the_base_as_trained_is_no_control():
     assert ways(job) == [(BASE, 0, None), (MEMORY, 1, None), (WRONG, 1, 0)]
 
 
+def test_memory_of_work_is_met_at_the_largest_volume_with_a_bank_of_its_own():
+    (job,) = plan("libero_sim", ["reach"], [3], volumes=(1, 2), working={"memory of work": "work.yaml"})
+    (way,) = [way for way in job.ways if way.work]
+    assert way == Way("memory of work", 2, 3, ("work.yaml",), work=True)
+
+
 def test_without_memory_there_are_no_controls_of_it():
     (job,) = plan("libero_sim", ["reach"], [0], volumes=(0,), variants={"recall": "recall.yaml"})
     assert ways(job) == [(BASE, 0, None), (MEMORY, 0, 0)]
@@ -91,6 +98,8 @@ def test_deployments_that_training_may_have_met_are_refused(seed):
         ({"volumes": ()}, "volumes are"),
         ({"volumes": (1, -1)}, r"volumes are \[1, -1\].*none below 0"),
         ({"variants": {WRONG: "w.yaml"}}, "'wrong memory' is taken"),
+        ({"working": {MEMORY: "w.yaml"}}, "'memory' is taken"),
+        ({"variants": {"w": "w.yaml"}, "working": {"w": "w.yaml"}}, "'w' is taken"),
         ({"episodes": 0}, "0 episodes"),
     ],
 )
@@ -415,6 +424,35 @@ def filled(tmp_path_factory):
         for volume in (1, 2):  # the second call adds what the first has left
             fill_bank(Fill("libero_sim", deployment, ("coffee-button",), volume), str(output))
     return output
+
+
+def test_what_is_gathered_at_work_is_another_bank_of_the_same_deployment(tmp_path):
+    told = jobs(working={"memory of work": "w.yaml"}, recurring=True, episodes=3, overlays=("all.yaml",))
+    for file in ("w.yaml", "all.yaml"):
+        (tmp_path / file).write_text("{}")
+    executor = Scheduled()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        run_all(told, tmp_path / "e", executor)
+    common = {"robot": "libero_sim", "tasks": ("push", "reach"), "volume": 2, "scenes": 3}
+    assert {fill.way: fill for fill in executor.fills if fill.deployment == 0} == {
+        "": Fill(deployment=0, overlays=("all.yaml",), **common),
+        "memory of work": Fill(deployment=0, overlays=("all.yaml", "w.yaml"), way="memory of work", **common),
+    }
+
+
+@pytest.mark.simulator
+def test_a_bank_of_work_holds_corrected_rollouts_of_recurring_scenes(tmp_path):
+    probing = tmp_path / "probing.yaml"
+    exploration = {"mode": "noise", "rate": 1.0, "max_confidence": 1.0}
+    probing.write_text(yaml.safe_dump({"/efn/efn_corrector": {"ros__parameters": {"exploration": exploration}}}))
+    fill_bank(Fill("libero_sim", 4, ("coffee-button",), 3, (str(probing),), "memory of work", 1), str(tmp_path))
+    rollouts = BankReader(tmp_path / "banks" / "4-memory-of-work").snapshot().rollouts
+    assert [r.record.seed for r in rollouts] == [scene(4, 0)] * 3
+    first, *others = (r.arrays for r in rollouts)
+    assert (first.modes == Mode.BASE).all(), "nothing is remembered yet"
+    assert all((arrays.modes == Mode.CORRECTED).any() for arrays in others)
+    assert (others[0].executed[1] != others[1].executed[1]).any(), "the same scene is not probed alike twice"
 
 
 @pytest.mark.simulator

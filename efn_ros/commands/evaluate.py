@@ -33,6 +33,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ablation", action="append", default=[], metavar="NAME=FILE", help="one more way: parameters laid over all"
     )
+    parser.add_argument(
+        "--work",
+        nargs="+",
+        default=[],
+        metavar="MODE",
+        help="also with memory that the robot gathered itself as it worked, probing all of it in this mode of "
+        "exploration ('off': none)",
+    )
+    parser.add_argument(
+        "--recurring", action="store_true", help="fill banks in the very scenes that are evaluated, not in others"
+    )
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument(
         "--output", type=Path, default=Path("efn_evaluation"), help="directory; a second run goes on in it"
@@ -67,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
             volumes=args.volumes,
             overlays=args.params_file,
             variants=_variants(args.output, learned, args.memoryless, args.ablation),
+            working=_working(args.output, args.work),
+            recurring=args.recurring,
         )
     except ValueError as error:
         raise SystemExit(f"efn evaluate: {error}") from error
@@ -79,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
         "deployments": len(seeds),
         "tasks": tasks,
         "episodes_a_task": args.episodes,
+        "recurring": args.recurring,
         "comparisons": [asdict(c) for c in comparisons(episodes)],
     }
     print(results.evaluation_block(report))
@@ -99,24 +113,42 @@ def write(path: Path, report: dict, episodes: Sequence[dict]) -> None:
 
 def _variants(output: Path, learned: bool, memoryless: Path | None, ablations: Sequence[str]) -> dict[str, str]:
     """Name of a way -> parameter file; the files of those that every evaluation knows are written to `output`."""
-    import yaml
-
     from efn_ros.evaluation.plan import MEMORYLESS, RECALL
 
-    own = {}
-    if learned:  # else memory is this form already
-        own[RECALL] = {"method": "recalled_action", "gain": 0.5, "min_confidence": 0.5}
-    if memoryless:
-        own[MEMORYLESS] = {"method": "learned", "checkpoint": str(memoryless.resolve())}
     variants = {}
-    for name, parameters in own.items():
-        file = output / "ways" / f"{name.replace(' ', '-')}.yaml"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(yaml.safe_dump({"/efn/efn_corrector": {"ros__parameters": parameters}}))
-        variants[name] = str(file)
+    if learned:  # else memory is this form already
+        form = {"method": "recalled_action", "gain": 0.5, "min_confidence": 0.5}
+        variants[RECALL] = _overlay(output, RECALL, form)
+    if memoryless:
+        network = {"method": "learned", "checkpoint": str(memoryless.resolve())}
+        variants[MEMORYLESS] = _overlay(output, MEMORYLESS, network)
     for ablation in ablations:
         name, separator, file = ablation.partition("=")
         if not separator or name in variants or not Path(file).is_file():
             raise ValueError(f"--ablation {ablation!r}: give NAME=FILE, a name of its own and a parameter file")
         variants[name] = file
     return variants
+
+
+def _working(output: Path, modes: Sequence[str]) -> dict[str, str]:
+    """Name of a way -> parameter file, for each mode of exploration; whatever recall is sure of is probed too."""
+    from efn_ros.efn.exploration import MODES, OFF
+    from efn_ros.evaluation.plan import WORK
+
+    working = {}
+    for mode in modes:
+        if mode not in (OFF, *MODES):
+            raise ValueError(f"--work {mode!r}: there are {', '.join((OFF, *MODES))}")
+        name = WORK if mode == OFF else f"{WORK} and {mode}"
+        working[name] = _overlay(output, name, {"exploration": {"mode": mode, "rate": 1.0, "max_confidence": 1.0}})
+    return working
+
+
+def _overlay(output: Path, name: str, parameters: dict) -> str:
+    """Parameters of the corrector in a file of their own, and its name."""
+    import yaml
+
+    file = output / "ways" / f"{name.replace(' ', '-')}.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump({"/efn/efn_corrector": {"ros__parameters": parameters}}))
+    return str(file)

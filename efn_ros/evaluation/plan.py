@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 TRAINING_SEED = 10_000  # deployments from here on are those that an EFN is trained in
 BASE, MEMORY, WRONG, AS_TRAINED = "base", "memory", "wrong memory", "as-trained memory"
-RECALL, MEMORYLESS = "recall", "no recall"
+RECALL, MEMORYLESS, WORK = "recall", "no recall", "memory of work"
 # Scenes: policies and EFNs are trained on those from 100 000 on.
 SCENES, REMEMBERED_SCENE, SCENES_A_DEPLOYMENT = 50_000, 50_000, 1_000
 
@@ -20,8 +20,10 @@ class TrainedDeploymentError(ValueError):
 class Way:
     """How a scene is met.
 
-    volume: the recall sees the first so many rollouts of the bank. bank: seed of the deployment whose it is, None: of
-    the base as trained. overlays: parameter files laid over those of the job. correct: False is the base alone.
+    volume: the recall sees the first so many rollouts of the bank. bank: seed of the deployment whose it is, None: as
+    trained. overlays: parameter files laid over those of the job. correct: False is the base alone. work: False is a
+    bank of the base alone; True one that the robot, met in this way, filled as it worked: corrected from its first
+    rollout on by what was there already, and probed as the parameters say.
     """
 
     name: str
@@ -29,11 +31,13 @@ class Way:
     bank: int | None = None
     overlays: tuple[str, ...] = ()
     correct: bool = True
+    work: bool = False
 
 
 @dataclass(frozen=True)
 class Job:
-    """One task in one deployment; every way meets the same scenes. deployment: seed, None is as trained."""
+    """One task in one deployment; every way meets the same scenes. deployment: seed, None is as trained. recurring:
+    banks are of these very scenes, met again and again, and not of scenes of their own."""
 
     robot: str
     deployment: int | None
@@ -41,6 +45,7 @@ class Job:
     episodes: int
     ways: tuple[Way, ...]
     overlays: tuple[str, ...] = ()
+    recurring: bool = False
 
 
 def plan(
@@ -52,12 +57,15 @@ def plan(
     volumes: Sequence[int] = (1, 2, 5, 10),
     overlays: Sequence[str] = (),
     variants: Mapping[str, str] | None = None,
+    working: Mapping[str, str] | None = None,
+    recurring: bool = False,
 ) -> list[Job]:
     """Every task in every deployment (None: as trained): the base, memory at each volume, the controls at the largest.
 
     Controls: each of `variants`, a name and a parameter file; the memory of the next deployment; that of the base as
-    trained. Raises TrainedDeploymentError for a seed that is not held out, and ValueError for a negative volume, a
-    variant whose name is taken, and where nothing is left to run.
+    trained. working: likewise, but with memory that the robot gathered itself, with these parameters. recurring: as of
+    `Job`. Raises TrainedDeploymentError for a seed that is not held out, and ValueError for a negative volume, a name
+    that is taken, and where nothing is left to run.
     """
     if not tasks or not deployments or episodes < 1:
         raise ValueError(
@@ -72,7 +80,9 @@ def plan(
             )
     if not volumes or min(volumes) < 0:
         raise ValueError(f"volumes are {list(volumes)}; name at least one, none below 0")
-    taken = {BASE, MEMORY, WRONG, AS_TRAINED} & (variants or {}).keys()
+    variants, working = variants or {}, working or {}
+    taken = ({BASE, MEMORY, WRONG, AS_TRAINED} | working.keys()) & variants.keys()
+    taken |= {BASE, MEMORY, WRONG, AS_TRAINED} & working.keys()
     if taken:
         raise ValueError(f"the name {sorted(taken)[0]!r} is taken by a way that is always met; name the variant anew")
     largest = max(volumes)
@@ -82,11 +92,13 @@ def plan(
         other = following if following != seed else (0 if seed is None else (seed + 1) % TRAINING_SEED)
         ways = [Way(BASE, correct=False), *(Way(MEMORY, volume, seed) for volume in sorted(set(volumes)))]
         if largest:
-            ways += [Way(name, largest, seed, (str(file),)) for name, file in (variants or {}).items()]
+            ways += [Way(name, largest, seed, (str(file),)) for name, file in variants.items()]
+            ways += [Way(name, largest, seed, (str(file),), work=True) for name, file in working.items()]
             ways.append(Way(WRONG, largest, other))
             if seed is not None:
                 ways.append(Way(AS_TRAINED, largest))
-        jobs += [Job(robot, seed, task, episodes, tuple(ways), tuple(map(str, overlays))) for task in tasks]
+        laid = tuple(map(str, overlays))
+        jobs += [Job(robot, seed, task, episodes, tuple(ways), laid, recurring) for task in tasks]
     return jobs
 
 

@@ -1,6 +1,7 @@
 """Runs jobs side by side: first the banks that they read, then their episodes; what is there is not run again.
 
-A directory holds `banks/<deployment>`, and `episodes.jsonl` with a line for each finished episode.
+A directory holds `banks/<deployment>`, `banks/<deployment>-<way>` where a robot at work filled it, and
+`episodes.jsonl` with a line for each finished episode.
 """
 
 from __future__ import annotations
@@ -56,13 +57,17 @@ class Episode:
 
 @dataclass(frozen=True)
 class Fill:
-    """A bank to fill: the base alone, in one deployment (None: as trained), over the tasks in turn."""
+    """A bank to fill in one deployment (None: as trained), over the tasks in turn: by the base alone, or where a way is
+    named, by the robot at work in it, that recalls what it has remembered so far. scenes: so many that are evaluated
+    recur; 0 for scenes of its own."""
 
     robot: str
     deployment: int | None
     tasks: tuple[str, ...]
     volume: int
     overlays: tuple[str, ...] = ()
+    way: str = ""
+    scenes: int = 0
 
 
 class FirstRollouts:
@@ -112,22 +117,26 @@ def evaluate(jobs: Sequence[Job], output: Path, executor: Executor | None = None
 
 
 def fill_bank(fill: Fill, output: str) -> None:
-    """Rollouts of the base, until the bank holds `volume`; which ones depends on nothing but deployment and tasks."""
+    """Rollouts until the bank holds `volume`; which ones depends on nothing but deployment, tasks and the way."""
     graph, inference, corrector = _parts(fill.robot, fill.overlays)
-    remembered = graph.parameters("bank_writer")
+    remembered, bank = graph.parameters("bank_writer"), _bank(output, fill.deployment, fill.way)
     # Not the same task first everywhere: a bank of one rollout would else always know that one.
     tasks = np.random.default_rng([fill.deployment or 0, 1]).permutation(fill.tasks)
     world = _world(graph, fill.deployment)
-    with make_writer(remembered, _bank(output, fill.deployment)) as writer:
-        agent = Agent(inference, corrector, writer=writer, robot=remembered["robot"])
+    with make_writer(remembered, bank) as writer:
+        recall = make_recall(graph.parameters("experience_retrieval"))
+        retriever = Retriever(BankReader(bank), recall) if fill.way else None
+        agent = Agent(inference, corrector, retriever, writer, remembered["robot"])
         for i in range(writer.rollouts, fill.volume):
+            again = scene(fill.deployment, i // len(tasks) % max(1, fill.scenes))
             agent.run(
                 world,
                 str(tasks[i % len(tasks)]),
-                remembered_scene(fill.deployment, i),
+                again if fill.scenes else remembered_scene(fill.deployment, i),
                 episode_id=f"remembered-{fill.deployment}-{i}",
                 execute_steps=graph.parameters("libero_bridge")["execute_steps"],
-                correct=False,
+                correct=bool(fill.way),
+                draws=remembered_scene(fill.deployment, i),
             )
 
 
@@ -135,8 +144,8 @@ def run_job(job: Job, output: str) -> list[Episode]:
     """All episodes of one task in one deployment; nothing of them is remembered. The banks must be there."""
     graph = _parts(job.robot, job.overlays)[0]
     world = _world(graph, job.deployment)
-    readers = {way.bank: BankReader(_bank(output, way.bank)) for way in job.ways}
-    agents = {way: _agent(job, way, readers[way.bank]) for way in job.ways}
+    readers = {bank: BankReader(bank) for bank in {_bank_of(output, way) for way in job.ways}}
+    agents = {way: _agent(job, way, readers[_bank_of(output, way)]) for way in job.ways}
     steps = graph.parameters("libero_bridge")["execute_steps"]
     return [_episode(job, way, agents[way], world, seed, steps) for seed in _scenes(job) for way in job.ways]
 
@@ -199,8 +208,13 @@ def _simulation(parameters: str) -> World:
     return make_simulation(json.loads(parameters))
 
 
-def _bank(output: str | Path, deployment: int | None) -> Path:
-    return Path(output) / "banks" / ("as-trained" if deployment is None else str(deployment))
+def _bank(output: str | Path, deployment: int | None, way: str = "") -> Path:
+    whose = "as-trained" if deployment is None else str(deployment)
+    return Path(output) / "banks" / "-".join([whose, *way.split()])
+
+
+def _bank_of(output: str | Path, way: Way) -> Path:
+    return _bank(output, way.bank, way.name if way.work else "")
 
 
 def _scenes(job: Job) -> list[int]:
@@ -217,14 +231,15 @@ def _tasks(jobs: Iterable[Job]) -> list[str]:
 
 def _fills(jobs: Sequence[Job], missing: Sequence[Job], output: Path) -> list[Fill]:
     """The banks that `missing` read and that hold too few rollouts yet."""
-    volumes: dict[int | None, int] = {}
+    first, fills = jobs[0], {}
+    scenes = first.episodes if first.recurring else 0
     for way in (way for job in missing for way in job.ways):
-        volumes[way.bank] = max(volumes.get(way.bank, 0), way.volume)
-    return [
-        Fill(jobs[0].robot, bank, tuple(_tasks(jobs)), volume, jobs[0].overlays)
-        for bank, volume in volumes.items()
-        if len(BankReader(_bank(output, bank)).rollouts()) < volume
-    ]
+        name, overlays = (way.name, way.overlays) if way.work else ("", ())
+        bank = _bank(output, way.bank, name)
+        volume = max(way.volume, fills[bank].volume if bank in fills else 0)
+        laid = first.overlays + overlays
+        fills[bank] = Fill(first.robot, way.bank, tuple(_tasks(jobs)), volume, laid, name, scenes)
+    return [fill for bank, fill in fills.items() if len(BankReader(bank).rollouts()) < fill.volume]
 
 
 def _whole(jobs: Sequence[Job], episodes: Sequence[Episode]) -> tuple[list[Episode], list[Job]]:
@@ -249,6 +264,7 @@ def _same_settings(jobs: Sequence[Job], file: Path) -> None:
         "tasks": _tasks(jobs),
         "parameters": texts(jobs[0].overlays),
         "ways": {way.name: texts(way.overlays) for job in jobs for way in job.ways},
+        "recurring": jobs[0].episodes if jobs[0].recurring else 0,
     }
     if file.exists():
         before = json.loads(file.read_text())
@@ -256,7 +272,7 @@ def _same_settings(jobs: Sequence[Job], file: Path) -> None:
         before["ways"] = {**settings["ways"], **before["ways"]}
         if before != settings:
             raise ValueError(
-                f"{file.parent} holds episodes of another robot, tasks or parameters; name another directory"
+                f"{file.parent} holds episodes of another robot, tasks, parameters or scenes; name another directory"
             )
     file.write_text(json.dumps(settings, indent=1) + "\n")
 
