@@ -51,7 +51,8 @@ def make_projection(p: Parameters) -> Projection:
 
 
 def make_inference(p: Parameters) -> Inference:
-    return Inference(make_policy(p), make_projection(p))
+    """Of vla_policy."""
+    return Inference(make_policy(p), make_projection(p), publish_visual=p["publish_visual"])
 
 
 def make_codes(checkpoint: str) -> Codes | None:
@@ -74,6 +75,7 @@ def make_recall(p: Parameters) -> RecallConfig:
         latent=p["weight_latent"],
         proprio=p["weight_proprio"],
         argmax=p["argmax"],
+        success_only=p["success_only"],
     )
 
 
@@ -88,13 +90,17 @@ def make_writer(p: Parameters, bank: str | Path) -> BankWriter:
 
 
 def make_residual(p: Parameters) -> Residual:
-    """Of efn_corrector. Raises ValueError for an unknown method."""
+    """Of efn_corrector. Raises ValueError for an unknown method, and as `LearnedResidual` and `load_policy` do."""
     if p["method"] == "recalled_action":
         return RecalledAction(p["gain"], p["min_confidence"])
     if p["method"] == "learned":
         from efn_ros.efn.learned import LearnedResidual
+        from efn_ros.efn.network import LATENT, read_config
 
         settings = {name: p[name] for name in ("gain", "check_memory", "disagreement_scale")}
+        if p["decoder_policy"] and read_config(p["checkpoint"] or PACKAGED).space == LATENT:
+            policy = load_policy(p["decoder_policy"], checkpoint=p["decoder_checkpoint"])
+            settings |= {"decode": policy.decode, "policy": policy.spec.fingerprint}
         return LearnedResidual(p["checkpoint"], **settings)
     raise ValueError(f"method {p['method']!r} is unknown; there are 'recalled_action' and 'learned'")
 

@@ -78,7 +78,8 @@ class PolicyStep:
 
     base: (H, A) action chunk, equation (2). key: descriptor (d,) of V, (4)(5)(30)(31). sketch: (T, d), every token
     of V projected. latent: Z, (L, dz), equation (1). instruction_embedding: (E,), unit norm. proprio: (P,). policy,
-    projection: fingerprint of the weights and identity of the projection that made it.
+    projection: fingerprint of the weights and identity of the projection that made it. visual: V itself, (T, D), (1),
+    for a corrector that decodes changed latent tokens; None where nobody asked for it. It is never remembered.
     """
 
     context: StepContext
@@ -90,6 +91,7 @@ class PolicyStep:
     proprio: np.ndarray
     policy: str = ""
     projection: str = ""
+    visual: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,21 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
+from rclpy.serialization import deserialize_message, serialize_message
 
 from efn_ros import assembly
+from efn_ros.agent import Agent
 from efn_ros.bank import BankReader
 from efn_ros.bank.codes import Codes
 from efn_ros.efn import PACKAGED, WEIGHTS
+from efn_ros.efn.learned import LearnedResidual
+from efn_ros.efn.network import Efn, EfnConfig
 from efn_ros.graph import Graph
-from efn_ros.types import Mode, Observation, PolicyStep, Quantised, Recall, StepContext
+from efn_ros.policies.pocket_vla.model import PocketVla, PocketVlaConfig
+from efn_ros.policies.pocket_vla.processor import PocketVlaProcessor, train_tokenizer
+from efn_ros.ros import conversions
+from efn_ros.types import Experience, Mode, Observation, Outcome, PolicyStep, Quantised, Recall, StepContext
 from efn_ros.worlds import Deployment
 from efn_ros.worlds.deployment import KINDS
 
@@ -26,10 +34,13 @@ CONSTANT = {
     "tokens_width": 128,
     "descriptor_size": 16,
     "projection_seed": 9,
+    "publish_visual": False,
 }
 CORRECTOR = {
     "method": "recalled_action",
     "checkpoint": "",
+    "decoder_policy": "",
+    "decoder_checkpoint": "",
     "shadow": False,
     "gain": 0.5,
     "check_memory": True,
@@ -153,6 +164,125 @@ def test_only_a_learned_actor_can_be_sampled(tmp_path):
         assembly.make_exploration({**values, "method": "learned", "checkpoint": str(tmp_path)}, np.ones(2))
 
 
+# A correction of latent tokens
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    """Of a policy, and of an EFN that changes its latent tokens; the directories `policy` and `efn`."""
+    tokenizer = train_tokenizer([], 300)
+    sizes = {"cameras": ("head",), "image_size": 32, "proprio_size": 3, "horizon": 5, "width": 16, "heads": 2}
+    bounds = {
+        "action_low": (-1.0,) * 2,
+        "action_high": (1.0,) * 2,
+        "proprio_mean": (0.0,) * 3,
+        "proprio_std": (1.0,) * 3,
+    }
+    torch.manual_seed(0)
+    model = PocketVla(PocketVlaConfig(vocabulary_size=len(tokenizer), keypoint_tokens=1, **sizes, **bounds))
+    model.save_pretrained(tmp_path / "policy")
+    PocketVlaProcessor(tokenizer).save_pretrained(tmp_path / "policy")
+    ones = (1.0,) * 3
+    efn = Efn(
+        EfnConfig(
+            horizon=5, action_size=2, latent=(4, 16), sketch=(5, 16), bound=(0.25, 0.25), proprio_mean=ones,
+            proprio_std=ones, motion_std=ones, width=16, heads=2, feedforward=16, space="latent",
+            latent_bound=(0.5,) * 16,
+        )
+    )  # fmt: skip
+    torch.nn.init.normal_(efn.head.weight)
+    efn.save_pretrained(tmp_path / "efn")
+    return tmp_path
+
+
+def inference_of(checkpoints, **changes):
+    named = {"policy": "pocket_vla", "checkpoint": str(checkpoints / "policy"), "tokens_width": 16}
+    return assembly.make_inference({**CONSTANT, **named, "publish_visual": True, **changes})
+
+
+def latent_parameters(checkpoints, **changes):
+    named = {"method": "learned", "checkpoint": str(checkpoints / "efn"), "limits.reject": [np.inf], "gain": 1.0}
+    named |= {"decoder_policy": "pocket_vla", "decoder_checkpoint": str(checkpoints / "policy")}
+    return {**CORRECTOR, **named, **changes}
+
+
+def look(value=0, step=0):
+    rng = np.random.default_rng(value)
+    images = {"head": rng.integers(0, 256, (32, 32, 3), np.uint8)}
+    context = StepContext("e0", step, 0, "task", "open the drawer")
+    return Observation(context, images, rng.uniform(size=3).astype(np.float32))
+
+
+def recalled_from(made):
+    """A memory of one step, which did something else."""
+    executed = (made.base + np.float32(0.3)).astype(np.float32)
+    arrays = (executed, made.base, made.proprio, made.proprio, executed, made.proprio, made.latent)
+    experience = Experience("r0", 0, "open the drawer", Outcome.SUCCESS, 8, *arrays, 1.0, 1.0, 1.0)
+    return Recall((experience,), drawn=0, confidence=1.0)
+
+
+def test_a_change_of_latent_tokens_is_decoded_by_the_policy_that_the_parameters_name(checkpoints):
+    """And what goes out is a residual on the action, within its limits."""
+    inference = inference_of(checkpoints)
+    made = inference(look())
+    correction = assembly.make_corrector(latent_parameters(checkpoints)).correct(made, recalled_from(made))
+    policy = inference.policy
+    direct = LearnedResidual(checkpoints / "efn", decode=policy.decode, policy=policy.spec.fingerprint)
+    residual, *_ = direct(made, recalled_from(made))
+    assert (correction.mode, correction.reason) == (Mode.CORRECTED, "") and correction.residual.any()
+    assert (np.abs(correction.residual) <= 0.25 + 1e-6).all()
+    share = correction.residual[residual != 0] / residual[residual != 0]
+    np.testing.assert_allclose(share, share[0], rtol=1e-2)  # only its size is limited
+    np.testing.assert_array_equal(correction.corrected, made.base + correction.residual)
+
+
+def test_what_cannot_be_decoded_leaves_the_base_and_says_why(checkpoints):
+    made = inference_of(checkpoints)(look())
+    corrector = assembly.make_corrector(latent_parameters(checkpoints))
+    for change, words in (
+        ({"visual": None}, "set publish_visual of vla_policy"),
+        (
+            {"policy": "pocket_vla-another"},
+            "the step is of policy 'pocket_vla-another', but latent tokens are decoded by",
+        ),
+    ):
+        step = dataclasses.replace(made, **change)
+        correction = corrector.correct(step, recalled_from(made))
+        assert correction.mode == Mode.BASE and words in correction.reason and not correction.residual.any()
+        np.testing.assert_array_equal(correction.corrected, made.base)
+
+
+def test_a_decoder_is_loaded_only_where_one_is_needed(checkpoints, monkeypatch):
+    with pytest.raises(
+        ValueError, match="efn has space 'latent', but nothing decodes .* decoder_policy of efn_corrector"
+    ):
+        assembly.make_corrector(latent_parameters(checkpoints, decoder_policy=""))
+    with pytest.raises(FileNotFoundError, match="no PocketVLA checkpoint in"):
+        assembly.make_corrector(latent_parameters(checkpoints, decoder_checkpoint=str(checkpoints)))
+    monkeypatch.setattr(assembly, "load_policy", lambda *args, **settings: 1 / 0)
+    assembly.make_corrector(latent_parameters(checkpoints, checkpoint=""))  # on the action
+
+
+def test_visual_tokens_that_came_over_the_wire_give_the_action_of_the_agent_bit_for_bit(checkpoints):
+    inference, corrector = inference_of(checkpoints), assembly.make_corrector(latent_parameters(checkpoints))
+    memory = recalled_from(inference(look(7)))
+
+    class Remembering:
+        def recall(self, step):
+            return memory
+
+    agent = Agent(inference_of(checkpoints), assembly.make_corrector(latent_parameters(checkpoints)), Remembering())
+    for index in range(4):
+        message = conversions.policy_step_to_msg(inference(look(index, index)), 0, 0)
+        carried = deserialize_message(serialize_message(message), type(message))
+        over_the_wire = corrector.correct(conversions.policy_step_from_msg(carried), memory)
+        _, _, in_process = agent.act(look(index, index))
+        assert over_the_wire.mode == in_process.mode == Mode.CORRECTED
+        for part in ("base", "residual", "corrected", "proposed"):
+            assert getattr(over_the_wire, part).tobytes() == getattr(in_process, part).tobytes(), part
+        assert in_process.residual.any()
+
+
 # The memory
 
 
@@ -169,10 +299,11 @@ def test_recall_is_configured_by_the_parameters(tmp_path):
         "weight_latent": 0.25,
         "weight_proprio": 0.125,
         "argmax": True,
+        "success_only": True,
     }
     config = assembly.make_retriever(values, tmp_path)._config
     assert (config.rollouts_n, config.k, config.context, config.temperature, config.argmax) == (3, 5, 7, 0.5, True)
-    assert (config.lambda_, config.beta) == (0.75, 2.0)
+    assert (config.lambda_, config.beta, config.success_only) == (0.75, 2.0, True)
     assert config.codes.identity == Codes.load(PACKAGED / WEIGHTS).identity
     assert assembly.make_retriever({**values, "codes": ""}, tmp_path)._config.codes is None
     assert (config.visual, config.latent, config.proprio) == (0.5, 0.25, 0.125)

@@ -75,10 +75,10 @@ def test_as_trained_the_memory_of_the_base_as_trained_is_no_control():
     assert ways(job) == [(BASE, 0, None), (MEMORY, 1, None), (WRONG, 1, 0)]
 
 
-def test_memory_of_work_is_met_at_the_largest_volume_with_a_bank_of_its_own():
-    (job,) = plan("libero_sim", ["reach"], [3], volumes=(1, 2), working={"memory of work": "work.yaml"})
-    (way,) = [way for way in job.ways if way.work]
-    assert way == Way("memory of work", 2, 3, ("work.yaml",), work=True)
+def test_memory_of_work_is_met_at_every_volume_with_a_bank_of_its_own():
+    (job,) = plan("libero_sim", ["reach"], [3], volumes=(0, 1, 2), working={"memory of work": "work.yaml"})
+    working = [way for way in job.ways if way.work]
+    assert working == [Way("memory of work", volume, 3, ("work.yaml",), work=True) for volume in (1, 2)]
 
 
 def test_without_memory_there_are_no_controls_of_it():

@@ -41,3 +41,11 @@ class Codes:
         if rows.shape[1] != len(self.mean):
             raise ValueError(f"a sketch has {rows.shape[1]} numbers; the EFN of these codes reads {len(self.mean)}")
         return np.round((rows - self.mean) @ self.basis, DECIMALS)
+
+
+def principal_components(sketches: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of sketches (N, T d), float32: their mean (T d,) and the basis (T d, count) that whitens."""
+    mean = sketches.mean(axis=0)
+    values, vectors = np.linalg.eigh((centred := sketches - mean) @ centred.T)  # of fewer rows than columns
+    values, vectors = values[::-1][:count], vectors[:, ::-1][:, :count]
+    return mean, (centred.T @ vectors * np.sqrt(len(sketches)) / values).astype(np.float32)

@@ -1,75 +1,110 @@
-"""train the Experience Feedback Network in many simulated deployments: on lessons, or further by reinforcement"""
+"""train the Experience Feedback Network: in simulated deployments, further by reinforcement, or from a robot's bank"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 MINUTES = 50  # what is measured last and the start of the processes take some more
-SUPERVISED = {"size": "small", "deployments": None, "updates": None}
-SUPERVISED |= dict.fromkeys(("quick", "install", "memoryless"), False)
 QUICK = {"deployments": (40, 15), "updates": (1500, 4000)}
+LESSONS, FINETUNE, BANK = "simulated deployments", "--finetune CHECKPOINT", "--bank DIRECTORY"
+# Which training an option is of, where it is not of all; none of them has a default but the training's own.
+OF = {
+    "size": (LESSONS, BANK),
+    "space": (LESSONS,),
+    "deployments": (LESSONS,),
+    "updates": (LESSONS, BANK),
+    "quick": (LESSONS,),
+    "install": (LESSONS,),
+    "memoryless": (LESSONS, BANK),
+    "processes": (LESSONS, FINETUNE),
+    "minutes": (FINETUNE,),
+    "episodes": (FINETUNE,),
+    "reward": (FINETUNE,),
+    "similarity": (FINETUNE,),
+    "params_file": (BANK,),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--directory", type=Path, default=Path("efn_training"), help="a second run goes on in it")
-    parser.add_argument("--size", default=SUPERVISED["size"], help="of the network: small or paper")
-    parser.add_argument("--deployments", type=int, nargs="+", help="that teach, one number a round")
-    parser.add_argument("--updates", type=int, nargs="+", help="one number a round")
-    parser.add_argument("--quick", action="store_true", help="fewer of both: less than an hour on two cores")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--processes", type=int, default=2, help="that live through deployments")
-    parser.add_argument("--threads", type=int, default=1, help="of training")
-    parser.add_argument("--install", action="store_true", help="put the checkpoint into the package, with its card")
     parser.add_argument("--finetune", type=Path, metavar="CHECKPOINT", help="go on from it by reinforcement learning")
-    parser.add_argument("--minutes", type=float, help="of reinforcement learning; 50 unless --episodes is given")
-    parser.add_argument("--episodes", type=int, help="of reinforcement learning, so that a run can be repeated exactly")
+    parser.add_argument("--bank", type=Path, metavar="DIRECTORY", help="learn from the successes of this bank alone")
+    parser.add_argument("--robot", default="libero_sim", help="which config/<robot>.yaml")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1, help="of training")
+    parser.add_argument("--processes", type=int, help="that live through deployments; 2 if not said")
+    parser.add_argument("--size", help="of the network: small (if not said) or paper")
+    parser.add_argument("--space", help="of what the network says: action (if not said) or latent tokens")
+    parser.add_argument("--updates", type=int, nargs="+", help="one number a round; one in all with --bank")
     parser.add_argument("--memoryless", action="store_true", help="a network that cannot recall, to compare with")
+    lessons = parser.add_argument_group(LESSONS)
+    lessons.add_argument("--deployments", type=int, nargs="+", help="that teach, one number a round")
+    lessons.add_argument("--quick", action="store_true", help="fewer of both: less than an hour on two cores")
+    lessons.add_argument("--install", action="store_true", help="put the checkpoint into the package, with its card")
+    finetune = parser.add_argument_group(FINETUNE)
+    finetune.add_argument("--minutes", type=float, help=f"{MINUTES} unless --episodes is given")
+    finetune.add_argument("--episodes", type=int, help="in place of minutes, so that a run can be repeated exactly")
+    finetune.add_argument("--reward", help="beside success: sparse (a potential, if not said), semantic or anti_idling")
+    finetune.add_argument("--similarity", help="of those rewards: fused (if not said) or sinkhorn")
+    bank = parser.add_argument_group(BANK)
+    bank.add_argument("--params-file", action="append", help="parameters laid over the robot's own")
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.finetune:
-        return _finetune(args)
-    if args.minutes is not None or args.episodes is not None:
-        raise SystemExit("--minutes and --episodes are of --finetune CHECKPOINT; name one, or leave them out")
+    if args.finetune and args.bank:
+        raise SystemExit("--finetune and --bank are two trainings; name one")
+    kind = FINETUNE if args.finetune else BANK if args.bank else LESSONS
+    given: dict[str, Any] = {name: getattr(args, name) for name in OF if getattr(args, name) not in (None, False)}
+    for name in given:
+        if kind not in OF[name]:
+            word = f"--{name.replace('_', '-')}"
+            raise SystemExit(f"{word} is of {' and '.join(OF[name])}; leave it out of a training by {kind}")
+    common = {"robot": args.robot, "seed": args.seed, "threads": args.threads}
+    train = {LESSONS: _lessons, FINETUNE: _finetune, BANK: _bank}[kind]
+    print(f"\ncheckpoint {train(args, given, common)}")
+    return 0
+
+
+def _lessons(args: argparse.Namespace, given: dict[str, Any], common: dict[str, Any]) -> Path:
     from efn_ros.efn.card import install
+    from efn_ros.efn.lessons import LessonConfig
     from efn_ros.efn.train import TrainConfig, train
 
-    rounds = {name: tuple(getattr(args, name)) for name in QUICK if getattr(args, name)}
-    if args.quick:
-        rounds = QUICK | rounds
-    config = TrainConfig(
-        str(args.directory),
-        args.size,
-        **rounds,
-        seed=args.seed,
-        processes=args.processes,
-        threads=args.threads,
-        remembers=not args.memoryless,
-    )
+    if args.install and args.space not in (None, "action"):
+        raise SystemExit("--install is of --space action; name a checkpoint of another in a parameter file")
+    rounds = {name: tuple(given.pop(name)) for name in QUICK if name in given}
+    rounds = (QUICK if given.pop("quick", False) else {}) | rounds
+    installs, remembers = given.pop("install", False), not given.pop("memoryless", False)
+    lessons = LessonConfig(seed=0, robot=common.pop("robot"))
+    config = TrainConfig(str(args.directory), remembers=remembers, lessons=lessons, **given, **rounds, **common)
     if len(config.deployments) != len(config.updates):
         raise SystemExit(f"--deployments names {len(config.deployments)} rounds, --updates {len(config.updates)}")
     checkpoint = train(config)
-    if args.install:
-        checkpoint = install(checkpoint)
-    print(f"\ncheckpoint {checkpoint}")
-    return 0
+    return install(checkpoint) if installs else checkpoint
 
 
-def _finetune(args: argparse.Namespace) -> int:
+def _finetune(args: argparse.Namespace, given: dict[str, Any], common: dict[str, Any]) -> Path:
     from efn_ros.efn.finetune import FinetuneConfig, finetune
 
-    for name, default in SUPERVISED.items():
-        if getattr(args, name) != default:
-            raise SystemExit(f"--{name} is of supervised training; leave it out with --finetune")
-    length = {name: getattr(args, name) for name in ("episodes", "minutes") if getattr(args, name) is not None}
-    config = FinetuneConfig(
-        str(args.directory),
-        str(args.finetune),
-        **(length or {"minutes": MINUTES}),
-        seed=args.seed,
-        processes=args.processes,
-        threads=args.threads,
+    if "episodes" not in given:
+        given.setdefault("minutes", MINUTES)
+    return finetune(FinetuneConfig(str(args.directory), str(args.finetune), **given, **common))
+
+
+def _bank(args: argparse.Namespace, given: dict[str, Any], common: dict[str, Any]) -> Path:
+    from efn_ros.efn.hindsight import HindsightConfig, teach
+
+    updates = given.pop("updates", None)
+    if updates and len(updates) > 1:
+        raise SystemExit(f"--updates names {len(updates)} rounds; with --bank there is one")
+    given |= {"updates": updates[0]} if updates else {}
+    overlays, remembers = tuple(given.pop("params_file", ())), not given.pop("memoryless", False)
+    config = HindsightConfig(
+        str(args.directory), str(args.bank), overlays=overlays, remembers=remembers, **given, **common
     )
-    print(f"\ncheckpoint {finetune(config)}")
-    return 0
+    try:
+        return teach(config)
+    except ValueError as error:
+        raise SystemExit(f"efn train: {error}") from error

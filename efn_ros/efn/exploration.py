@@ -141,13 +141,15 @@ def actor_sampler(checkpoint: str | Path, *, gain: float = 1.0) -> Sampler:
     """Residuals (H, A) out of the EFN's tanh-Gaussian, section 4.4 before its mean is taken; None where the EFN cannot
     read what was recalled, as `LearnedResidual` then says.
 
-    checkpoint, gain: as of `LearnedResidual`. Raises FileNotFoundError and ValueError as `Efn.from_pretrained` does.
+    checkpoint, gain: as of `LearnedResidual`. Raises FileNotFoundError and ValueError as `Efn.from_pretrained` does,
+    and ValueError for a checkpoint that changes latent tokens.
     """
     import torch  # here, because only this mode needs it
 
     from efn_ros.efn import PACKAGED
-    from efn_ros.efn.network import Efn, present_of, recalled_of
+    from efn_ros.efn.network import Efn, present_of, recalled_of, require_action_space
 
+    require_action_space(checkpoint or PACKAGED, "exploration.mode 'residual'")
     efn = Efn.from_pretrained(checkpoint or PACKAGED)
     codes = efn.codes
 

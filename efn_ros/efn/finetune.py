@@ -37,7 +37,7 @@ from efn_ros.bank import BankReader, RecallConfig, Retriever, StoredRollout
 from efn_ros.bank.keys import mean_latent, unit
 from efn_ros.efn import replay
 from efn_ros.efn.lessons import simulated_robot
-from efn_ros.efn.network import Efn, EfnCritics, Present, Recalled, present_of, recalled_of
+from efn_ros.efn.network import Efn, EfnCritics, Present, Recalled, present_of, recalled_of, require_action_space
 from efn_ros.efn.replay import Replay, SymmetricReplay, Transition, Tree, leaves, tree_map
 from efn_ros.efn.rewards import Reference, Shaping, anti_idling, semantic_match, sparse
 from efn_ros.efn.sac import Sac, SacConfig, phase_in, start_nearly_deterministic
@@ -434,9 +434,11 @@ def finetune(config: FinetuneConfig, executor: Executor | None = None) -> Path:
     """Run, or go on with, a run; returns the directory of the best checkpoint: `Efn`, its critics, facts.json.
 
     executor: anything with the interface of concurrent.futures; else so many processes of its own. Raises ValueError
-    for a directory that holds a run with other settings, and as `Efn.from_pretrained` does.
+    for a directory that holds a run with other settings and for a checkpoint that changes latent tokens, and as
+    `Efn.from_pretrained` does.
     """
     began = time.monotonic()
+    require_action_space(config.checkpoint, "reinforcement learning")
     for name in ("banks", "base"):
         (Path(config.directory) / name).mkdir(parents=True, exist_ok=True)
     _same_settings(config)

@@ -5,35 +5,32 @@ What goes out stays a residual on the action, so every limit around it holds as 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import numpy as np
+from torch import Tensor
 
-from efn_ros.policies.policy import FrozenPolicy, PolicyOutput
+Array = TypeVar("Array", np.ndarray, Tensor)
 
 
-def latent_residual(policy: FrozenPolicy, output: PolicyOutput, change: np.ndarray, bound: np.ndarray) -> np.ndarray:
-    """The residual (H, A), float32, that `change` of the latent tokens makes: decode(Z + dZ, V) - decode(Z, V).
+def latent_residual(decode: Callable[[Array, Array], Array], latent: Array, visual: Array, change: Array) -> Array:
+    """The residual that a change of the latent tokens makes: decode(Z + dZ, V) - decode(Z, V), zero where dZ is.
 
-    change: (L, dz), any size; dZ = bound tanh(change). bound: (dz,), largest change of each channel, in the units of Z;
-    decoders are known only near what they were trained on. Zero where `change` is. Raises ValueError for another shape
-    and for a bound that is negative or not finite.
+    decode: equation (2). latent, change: Z and dZ, (..., L, dz), in the units of Z. visual: V, (..., T, D). Returns
+    (..., H, A), in the units of the action. All float32, arrays or tensors; through tensors gradients flow. Raises
+    ValueError for a change of another shape than Z.
     """
-    for name, found, expected in (
-        ("change", np.shape(change), output.latent.shape),
-        ("bound", np.shape(bound), output.latent.shape[-1:]),
-    ):
-        if found != expected:
-            raise ValueError(f"{name} has shape {found}; the policy's latent tokens ask for {expected}")
-    if not (np.isfinite(bound).all() and np.min(bound) >= 0):
-        raise ValueError(f"bound is {bound}; each channel needs one, finite and at least 0")
-    moved = output.latent + (np.asarray(bound) * np.tanh(change)).astype(np.float32)
+    if change.shape != latent.shape:
+        raise ValueError(f"change has shape {tuple(change.shape)}; the latent tokens have {tuple(latent.shape)}")
     # Not less the base: where nothing changes, nothing must come out, to the last bit.
-    return policy.decode(moved, output.visual) - policy.decode(output.latent, output.visual)
+    return decode(latent + change, visual) - decode(latent, visual)
 
 
 def latent_bound(latents: np.ndarray, share: float) -> np.ndarray:
     """(dz,), float32: `share` of the standard deviation of each channel over latent tokens (N, L, dz) that were met.
 
-    Raises ValueError for a negative share.
+    Decoders are known only near what they were trained on. Raises ValueError for a negative share.
     """
     if not 0 <= share < np.inf:
         raise ValueError(f"share is {share}; it must be finite and at least 0")

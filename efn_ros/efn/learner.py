@@ -29,7 +29,7 @@ from torch import Tensor
 from efn_ros import durable
 from efn_ros.bank import BankReader, RecallConfig, Retriever, Snapshot, StoredRollout
 from efn_ros.bank.payload import before, successors
-from efn_ros.efn.network import MOTION, Efn, Present, Recalled
+from efn_ros.efn.network import MOTION, Efn, Present, Recalled, require_action_space
 from efn_ros.efn.registry import RULE, Checkpoint, Registry, now
 from efn_ros.types import Mode, Outcome, PolicyStep, Quantised, StepContext
 
@@ -138,8 +138,10 @@ class _Held:
 class Lessons:
     """Decisions of `taught` rollouts, N in all, each with what the others of `memory` recall for it.
 
-    memory contains `taught`. target: float32 (N, H, A), what was added to the base action; of a success. success,
-    corrected: bool (N,). rollout: (N,) index into `taught`. Raises ValueError for sizes that are not the network's.
+    memory contains `taught`. share: given, each rollout recalls from a share of the others that it draws, evenly on the
+    scale of logarithms, and at least one; else from all. target: float32 (N, H, A), what was added to the base action;
+    of a success. success, corrected: bool (N,). rollout: (N,) index into `taught`. Raises ValueError for sizes that are
+    not the network's.
     """
 
     def __init__(
@@ -150,8 +152,9 @@ class Lessons:
         efn: Efn,
         projection: str = "",
         pause: Callable[[], None] = lambda: None,
+        share: np.random.Generator | None = None,
     ) -> None:
-        self._rollouts, self._flat = memory, _flatten(memory)
+        self._rollouts, self._flat, self._sketches = memory, _flatten(memory), {}
         _check_fit(memory[0], efn)
         first = dict(zip((r.record.id for r in memory), _offsets(memory), strict=True))
         rows = {r.record.id: {step: row for row, step in enumerate(r.arrays.steps.tolist())} for r in memory}
@@ -162,6 +165,9 @@ class Lessons:
         for index, rollout in enumerate(taught):
             pause()
             others = tuple(r for r in memory if r.record.id != rollout.record.id)
+            if share and others:
+                chosen = share.permutation(len(others))[: int(len(others) ** share.random())]
+                others = tuple(others[i] for i in np.sort(chosen))
             retriever = Retriever(_Held(Snapshot(1, projection, others)), recall)
             for row in np.flatnonzero(np.isin(rollout.arrays.modes, DECIDED)):
                 steps = retriever.recall(_query(rollout, row, projection)).steps
@@ -218,8 +224,11 @@ class Lessons:
         return np.concatenate(parts)
 
     def _sketch(self, flat: int) -> np.ndarray:
-        owner = self._flat["owner"][flat]
-        return self._rollouts[owner].sketches(int(self._flat["index"][flat]))[0].dequantise()
+        owner = int(self._flat["owner"][flat])
+        if owner not in self._sketches:  # a file for each would be opened for every decision of every batch
+            rollout = self._rollouts[owner]
+            self._sketches[owner] = rollout.sketches(*range(len(rollout.arrays.steps)))
+        return self._sketches[owner][self._flat["index"][flat]].dequantise()
 
 
 @torch.inference_mode()
@@ -478,9 +487,10 @@ class Learner:
         """What came of it, in words, and the candidate where there is a new one.
 
         Raises the errors of `Registry.begin`, of `BankReader.snapshot`, and ValueError where bank and network do not
-        fit each other.
+        fit each other and for a checkpoint that changes latent tokens.
         """
         if self._reader is None:
+            require_action_space(self._origin, "learning at work")
             self.registry.begin(self._origin)
             self._reader = BankReader(Path(self._bank).expanduser(), skip_corrupt=True)
         registry, config, snapshot = self.registry, self._config, self._reader.snapshot()

@@ -39,7 +39,8 @@ class LessonConfig:
     taught decision is seen; their memory is that of the deployment itself. remembered, taught: rollouts that fill the
     bank, and that are taught in. bound: largest residual of the teacher, in the action's units, (A,). noise: of the
     actions in lessons, standard deviation, smooth over a rollout. nearest, context: recalled steps. checkpoint: an EFN
-    that drives lessons too (DAgger); empty: none yet.
+    that drives lessons too (DAgger); empty: none yet. visual: keep V of what is taught, for an EFN that changes latent
+    tokens.
     """
 
     seed: int
@@ -54,6 +55,7 @@ class LessonConfig:
     context: int = 16
     checkpoint: str = ""
     robot: str = "libero_sim"
+    visual: bool = False
 
 
 def paths_of(seed: int, directory: Path) -> list[Path]:
@@ -68,8 +70,8 @@ def collect(config: LessonConfig, directory: Path) -> list[Path]:
     deployment's arm had been told to do the same. bank_*: one row for each remembered decision: rollout, executed,
     base, executed_before (H, A), proprio, proprio_next, proprio_before (P,), latent (dz,), success. *: one row for each
     decision that was taught: latent (L, dz), proprio, base, target (H, A), the teacher's residual; similarity (M,), to
-    every remembered decision; deployment, (12,), coordinates. Both: sketch int8 (T, d) and sketch_scale (T,). outcomes:
-    shares of success of the remembered and of the taught rollouts.
+    every remembered decision; deployment, (12,), coordinates; visual, float16 (T, D), where it is asked for. Both:
+    sketch int8 (T, d) and sketch_scale (T,). outcomes: shares of success of the remembered and of the taught rollouts.
     """
     deployment = Deployment.draw(config.seed, dict(config.strengths) or sample_strengths(config.seed))
     graph = Graph.load(config.robot)
@@ -115,7 +117,10 @@ class _View:
             "similarity": similarity,
             "deployment": seen_as.coordinates(),
         }
-        self.rows.append({name: array.astype(np.float32) for name, array in row.items()} | {"sketch": step.sketch.q})
+        row = {name: array.astype(np.float32) for name, array in row.items()} | {"sketch": step.sketch.q}
+        if step.visual is not None:
+            row["visual"] = step.visual.astype(np.float16)
+        self.rows.append(row)
 
 
 class _School:
@@ -125,9 +130,14 @@ class _School:
         bridge, self._graph, self._config = graph.parameters("libero_bridge"), graph, config
         self._execute_steps = bridge["execute_steps"]
         self._rng = np.random.default_rng([config.seed, 1])
-        self._inference, self.world = simulated_robot(config.robot)
+        inference, self.world = simulated_robot(config.robot)
         self.world.deployment = deployment
-        self._student = LearnedResidual(config.checkpoint) if config.checkpoint else None
+        policy = inference.policy
+        self._inference = Inference(policy, inference.projection, publish_visual=config.visual)
+        self._student = None
+        if config.checkpoint:
+            decodes = {"decode": policy.decode, "policy": policy.spec.fingerprint}
+            self._student = LearnedResidual(config.checkpoint, **decodes)
         self._bound = np.array(config.bound, np.float32)
         eyes = [deployment, *(deployment.seen_otherwise(config.seed * config.views + i) for i in range(config.views))]
         self.views = [_View(eye, banks / str(i)) for i, eye in enumerate(eyes)]

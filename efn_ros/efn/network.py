@@ -1,14 +1,15 @@
 """The Experience Feedback Network (EFN): the present step and what was recalled go in, a residual comes out.
 
 The actor of appendix B at any size: the present step attends to the recalled ones through cross-attention layers, and a
-head gives mean and spread of a residual over the whole chunk, squashed by tanh and bounded for each dimension. Recalled
-steps are a set: their order and number do not matter, and without any the residual is exactly zero. Critics read the
-same, and the residual with the present step.
+head gives mean and spread of a residual over the whole chunk, or of a change of the latent action tokens, squashed by
+tanh and bounded for each dimension. Recalled steps are a set: their order and number do not matter, and without any the
+residual is exactly zero. Critics read the same, and the residual with the present step.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -31,6 +32,7 @@ SIZES = {
 }
 # Of a recalled step, what tells how the robot moves.
 MOTION = ("executed", "proprio", "proprio_next", "executed_before", "proprio_before")
+ACTION, LATENT = SPACES = ("action", "latent")  # what the head speaks of
 LOG_STD_RANGE = (-5.0, 2.0)
 SMALLEST_BOUND = 1e-6  # of what critics divide by: a dimension that may not be corrected tells them nothing
 CRITICS, CONFIG = "critics.safetensors", "config.json"
@@ -41,11 +43,13 @@ class EfnConfig:
     """Sizes that the frozen policy sets, and the network's own.
 
     horizon, action_size: H, A of a chunk. latent: (L, dz) of Z. sketch: (T, d) of the visual tokens' sketch, of which
-    `channels` a token are read. bound: (A,) largest residual, in the action's units. proprio_mean, proprio_std,
-    motion_std: (P,) of proprioception and of its change over one decision, where it learned. identified: how many
-    coordinates of the deployment it tells. codes: how many numbers it keeps of what a recalled step saw, 0 for none.
-    recent: so many of the episode's last decisions tell whether memory fits (`Trust`), 0 for blind trust. remembers:
-    False makes it blind to what was recalled, for comparison.
+    `channels` a token are read. bound: (A,) largest residual, in the action's units. space: "action", the head says a
+    residual on the action, or "latent", a change of Z by at most latent_bound, (dz,), in the units of Z, of which the
+    frozen decoder makes a residual (`latent_residual`). proprio_mean, proprio_std, motion_std: (P,) of proprioception
+    and of its change over one decision, where it learned. identified: how many coordinates of the deployment it tells.
+    codes: how many numbers it keeps of what a recalled step saw, 0 for none. recent: so many of the episode's last
+    decisions tell whether memory fits (`Trust`), 0 for blind trust. remembers: False makes it blind to what was
+    recalled, for comparison. Raises ValueError, naming the field, for what does not fit.
     """
 
     horizon: int
@@ -66,6 +70,8 @@ class EfnConfig:
     layers: int = 2
     feedforward: int = 256
     dropout: float = 0.0
+    space: str = ACTION
+    latent_bound: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for field in fields(self):  # JSON knows no tuples
@@ -74,6 +80,20 @@ class EfnConfig:
                 object.__setattr__(self, field.name, tuple(value))
         if len(self.bound) != self.action_size:
             raise ValueError(f"bound has {len(self.bound)} entries, but an action has {self.action_size}")
+        if self.space not in SPACES:
+            raise ValueError(f"space is {self.space!r}; there are {', '.join(map(repr, SPACES))}")
+        channels = self.latent[1] if self.space == LATENT else 0
+        if len(self.latent_bound) != channels:
+            raise ValueError(
+                f"latent_bound has {len(self.latent_bound)} entries; space {self.space!r} asks for {channels}"
+            )
+        if not all(0 <= bound < math.inf for bound in self.latent_bound):
+            raise ValueError(f"latent_bound is {self.latent_bound}; each entry must be finite and at least 0")
+
+    @property
+    def head_shape(self) -> tuple[int, int]:
+        """Shape of what the head says: a chunk (H, A), or latent tokens (L, dz)."""
+        return self.latent if self.space == LATENT else (self.horizon, self.action_size)
 
 
 @dataclass(frozen=True)
@@ -220,7 +240,7 @@ class SetEncoder(nn.Module):
 
 
 class Efn(SetEncoder):
-    """The actor. `residual` is what a robot gets; `forward` what training needs.
+    """The actor. `residual` is what a robot gets, in latent space once it is decoded; `forward` what training needs.
 
     Where training knows the deployment, `identify` learns to tell it, which gives the features that the residual needs.
     """
@@ -228,7 +248,9 @@ class Efn(SetEncoder):
     def __init__(self, config: EfnConfig) -> None:
         super().__init__(config)
         self.identify = nn.Linear(config.width, config.identified)
-        self.head = nn.Linear(config.width, 2 * config.horizon * config.action_size)
+        self.head = nn.Linear(config.width, 2 * math.prod(config.head_shape))
+        bound = torch.tensor(config.latent_bound or config.bound, dtype=torch.float32)
+        self.register_buffer("head_bound", bound, persistent=False)
         if config.recent:
             motion = 2 * config.horizon * config.action_size + 3 * len(config.proprio_mean)
             self.trust = Trust(motion, config.codes, config.identified, config.width)
@@ -236,22 +258,23 @@ class Efn(SetEncoder):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, present: Present, recalled: Recalled) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation of the residual before tanh, each (B, H, A)."""
+        """Mean and log standard deviation of the residual before tanh, each (B, H, A); in latent space (B, L, dz)."""
         return self.actor(self.features(present, recalled))
 
     def actor(self, features: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = self.head(features).chunk(2, dim=-1)
-        shape = (self.config.horizon, self.config.action_size)
+        shape = self.config.head_shape
         return mean.unflatten(-1, shape), log_std.clamp(*LOG_STD_RANGE).unflatten(-1, shape)
 
     def residual(self, present: Present, recalled: Recalled) -> Tensor:
-        """tanh of the mean, bounded (section 5): (B, H, A); exactly zero where one that remembers recalled nothing."""
+        """tanh of the mean, bounded (section 5): (B, H, A), or in latent space the change of Z, (B, L, dz); exactly
+        zero where one that remembers recalled nothing."""
         return self.bounded(self(present, recalled)[0], recalled)
 
     def bounded(self, mean: Tensor, recalled: Recalled) -> Tensor:
-        """The residual of an actor's mean."""
+        """The residual, or change of Z, of an actor's mean."""
         active = recalled.there.any(dim=1) | (not self.config.remembers)
-        return self.bound * torch.tanh(mean) * active[:, None, None]
+        return self.head_bound * torch.tanh(mean) * active[:, None, None]
 
     def trusts(self, present: Present, recalled: Recalled, recent: Recent) -> tuple[Tensor, list[Tensor]]:
         """Trust in what was recalled, (B,) in [0, 1], and what `Trust` tells of the deployment."""
@@ -269,7 +292,7 @@ class Efn(SetEncoder):
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> Efn:
         """Raises FileNotFoundError where there is no checkpoint, ValueError, naming it, for one that does not fit."""
-        efn = cls(_config(directory, WEIGHTS))
+        efn = cls(read_config(directory))
         _load(efn, Path(directory) / WEIGHTS)
         return efn.eval()
 
@@ -308,7 +331,7 @@ class EfnCritics(nn.Module):
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> EfnCritics:
         """Raises as `Efn.from_pretrained` does."""
-        config, path = _config(directory, CRITICS), Path(directory) / CRITICS
+        config, path = read_config(directory, CRITICS), Path(directory) / CRITICS
         with safe_open(path, "pt") as file:
             n = len({name.split(".")[1] for name in file.keys()})
         critics = cls(config, n)
@@ -316,7 +339,8 @@ class EfnCritics(nn.Module):
         return critics.eval()
 
 
-def _config(directory: str | Path, weights: str) -> EfnConfig:
+def read_config(directory: str | Path, weights: str = WEIGHTS) -> EfnConfig:
+    """Of a checkpoint that has these weights. Raises as `Efn.from_pretrained` does."""
     directory = Path(directory)
     for name in (CONFIG, weights):
         if not (directory / name).is_file():
@@ -325,6 +349,16 @@ def _config(directory: str | Path, weights: str) -> EfnConfig:
         return EfnConfig(**json.loads((directory / CONFIG).read_text()))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{directory / CONFIG} is no configuration of an EFN: {error}") from error
+
+
+def require_action_space(directory: str | Path, who: str) -> None:
+    """Raises ValueError, naming `who`, for a checkpoint that changes latent tokens; else as `read_config` does."""
+    space = read_config(directory).space
+    if space != ACTION:
+        raise ValueError(
+            f"{directory} has space {space!r}, but {who} needs a residual on the action itself; name a checkpoint of "
+            f"./efn train --space {ACTION}"
+        )
 
 
 def _load(module: nn.Module, path: Path) -> None:

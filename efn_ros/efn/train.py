@@ -3,6 +3,9 @@
 Round 0 teaches beside the base policy and its teacher; in every later round the network before it drives half of the
 lessons (DAgger), so that it learns in the states to which it leads. For each taught decision a batch draws a bank
 of another size out of its deployment's rollouts, so that one set of weights serves any volume of memory.
+
+In latent space the network learns which change of the latent tokens gives the teacher's residual: the loss is on the
+action, and gradients flow through the policy's decoder, (2), whose weights stay as they are.
 """
 
 from __future__ import annotations
@@ -17,13 +20,17 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from efn_ros.assembly import make_policy
+from efn_ros.bank.codes import principal_components
 from efn_ros.efn.descent import descend
+from efn_ros.efn.latent import latent_bound, latent_residual
 from efn_ros.efn.lessons import LessonConfig, collect, paths_of
-from efn_ros.efn.network import MOTION, SIZES, Efn, EfnConfig, Present, Recalled, Recent
+from efn_ros.efn.network import ACTION, LATENT, MOTION, SIZES, SPACES, Efn, EfnConfig, Present, Recalled, Recent
+from efn_ros.graph import Graph
 from efn_ros.worlds.deployment import MAX_GAIN_LOG, MAX_OFFSET, MAX_YAW_RAD, arm_coordinates
 
 RESIDUAL_SCALE = 0.1  # of the action's range, where the loss turns from squares to absolute values
@@ -38,7 +45,9 @@ class TrainConfig:
     that are taught with another arm. identification, trust_identification: weights of telling the deployment.
     codes, recent: of `EfnConfig`. trust_updates: of trust, after all others, with another deployment's memory in a
     share of `wrong` of the rows. validation: share of the deployments that only measure. first_seed: of deployments;
-    those below are for evaluation. remembers: False trains a network without memory, to compare with.
+    those below are for evaluation. remembers: False trains a network without memory, to compare with. space: of
+    `EfnConfig`. In "latent" lessons keep V, and `latent_bound` is `latent_share` of how far each channel
+    spreads over the lessons. Raises ValueError for another space.
     """
 
     directory: str
@@ -64,7 +73,15 @@ class TrainConfig:
     remembers: bool = True
     processes: int = 2
     threads: int = 1
+    space: str = ACTION
+    latent_share: float = 0.5
     lessons: LessonConfig = LessonConfig(seed=0)
+
+    def __post_init__(self) -> None:
+        if self.space not in SPACES:
+            raise ValueError(f"space is {self.space!r}; there are {', '.join(map(repr, SPACES))}")
+        if self.space == LATENT:
+            object.__setattr__(self, "lessons", replace(self.lessons, visual=True))
 
 
 def train(config: TrainConfig) -> Path:
@@ -76,7 +93,13 @@ def train(config: TrainConfig) -> Path:
         gather(config, seeds, directory / "lessons", checkpoint)
         seed += deployments
         target = directory / f"round_{round_}"
-        if not (target / "facts.json").exists():
+        if (target / "facts.json").exists():
+            made = json.loads((target / "facts.json").read_text())["config"].get("space", ACTION)
+            if made != config.space:
+                raise ValueError(
+                    f"{target} was trained in space {made!r}, not {config.space!r}; name another directory"
+                )
+        else:
             fit(config, range(config.first_seed, seed), updates, target)
         checkpoint = str(target)
     return Path(checkpoint)
@@ -139,13 +162,19 @@ class Arm:
 class Lessons:
     """All taught decisions and what their deployments remember, as arrays side by side."""
 
-    def __init__(self, paths: list[Path], config: TrainConfig) -> None:
-        self._config = config
+    def __init__(self, paths: list[Path], config: TrainConfig, decoder: nn.Module | None = None) -> None:
+        """decoder: of the frozen policy, where the network changes latent tokens. Raises ValueError, naming the file,
+        for lessons without the visual tokens that it then needs."""
+        self._config, self._decoder = config, decoder
         self.parts = [{name: array for name, array in np.load(path).items()} for path in paths]
         for path, part in zip(paths, self.parts, strict=True):
             part["bank_code"] = np.zeros((len(part["bank_base"]), 0), np.float32)
             if "glimpses" in path.name:  # its memory is of other cameras
                 part.pop("bank_sketch", None)
+            if decoder is None:
+                part.pop("visual", None)
+            elif "visual" not in part:
+                raise ValueError(f"{path} holds no visual tokens, which space {LATENT!r} needs; name another directory")
         names = ("latent", "sketch", "sketch_scale", "proprio", "base", "target", "deployment")
         self.taught = {name: np.concatenate([part[name] for part in self.parts]) for name in names}
         counts = [len(part["base"]) for part in self.parts]
@@ -167,6 +196,13 @@ class Lessons:
         """Indices of the decisions whose memory was seen by the cameras that they are seen by."""
         own = [i for i, part in enumerate(self.parts) if part["bank_code"].any() or not part["bank_code"].shape[1]]
         return np.flatnonzero(np.isin(self.part, own))
+
+    def to_action(self, output: Tensor, present: Present, rows: np.ndarray) -> Tensor:
+        """The residual on the action, (B, H, A), of the network's bounded output for the decisions in `rows`, (B,)."""
+        if self._decoder is None:
+            return output
+        visual = np.stack([self.parts[self.part[row]]["visual"][self.row[row]] for row in rows])
+        return latent_residual(self._decoder, present.latent, torch.from_numpy(visual).float(), output)
 
     def batch(
         self, rows: np.ndarray, rng: np.random.Generator, volume: int = 0, disguised: float = 0.0, recent: int = 0
@@ -249,17 +285,18 @@ class Lessons:
 
 def fit(config: TrainConfig, seeds: Sequence[int], updates: int, target: Path) -> None:
     """Train from nothing on the lessons of the deployments `seeds` and write checkpoint and facts to `target`; go on
-    where a call with the same settings was killed. Raises ValueError where it was killed with others, and where there
-    is too little to teach trust with."""
+    where a call with the same settings was killed. Raises ValueError where it was killed with others, where there is
+    too little to teach trust with, and in latent space for a policy or lessons that cannot be decoded."""
     if config.recent and config.lessons.remembered < 2:
         raise ValueError(f"trust is taught with one rollout kept out of a bank; {config.lessons.remembered} is too few")
+    decoder = frozen_decoder(config.lessons.robot) if config.space == LATENT else None
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.threads)
     held_out = max(1, round(config.validation * len(seeds)))
     measured = seeds[:: len(seeds) // held_out][:held_out]  # of every round some
     files = {seed: paths_of(seed, Path(config.directory) / "lessons") for seed in seeds}
-    lessons = Lessons([path for seed in seeds if seed not in measured for path in files[seed]], config)
-    checks = Lessons([files[seed][0] for seed in measured], config)
+    lessons = Lessons([path for seed in seeds if seed not in measured for path in files[seed]], config, decoder)
+    checks = Lessons([files[seed][0] for seed in measured], config, decoder)
     efn = _untrained(config, lessons)
     lessons.encode(efn)
     checks.encode(efn)
@@ -300,11 +337,23 @@ def fit(config: TrainConfig, seeds: Sequence[int], updates: int, target: Path) -
         state.unlink(missing_ok=True)
 
 
+def frozen_decoder(robot: str) -> nn.Module:
+    """Of the robot's policy; its weights take no gradient. Raises ValueError for a policy that has none."""
+    policy = make_policy(Graph.load(robot).parameters("vla_policy"))
+    decoder = policy.decoder()
+    if decoder is None:
+        raise ValueError(
+            f"policy {policy.spec.name!r} of {robot!r} has no decoder to learn through; use --space {ACTION}"
+        )
+    return decoder
+
+
 def _untrained(config: TrainConfig, lessons: Lessons) -> Efn:
     """A network that fits the lessons."""
     proprio = np.concatenate([part["bank_proprio"] for part in lessons.parts])
     motion = np.concatenate([part["bank_proprio_next"] for part in lessons.parts]) - proprio
     _, horizon, size = lessons.taught["base"].shape
+    bound = latent_bound(lessons.taught["latent"], config.latent_share).tolist() if config.space == LATENT else ()
     efn = Efn(
         EfnConfig(
             horizon=horizon,
@@ -320,11 +369,13 @@ def _untrained(config: TrainConfig, lessons: Lessons) -> Efn:
             remembers=config.remembers,
             codes=config.codes,
             recent=config.recent if config.remembers else 0,
+            space=config.space,
+            latent_bound=bound,
             **SIZES[config.size],
         )
     )
     if config.codes:
-        mean, basis = principal_components(lessons, config.codes, np.random.default_rng(config.seed))
+        mean, basis = principal_components(sketches_of(lessons, np.random.default_rng(config.seed)), config.codes)
         efn.code_mean.copy_(torch.from_numpy(mean))
         efn.code_basis.copy_(torch.from_numpy(basis))
     return efn
@@ -337,7 +388,8 @@ def _residual_loss(
     rows = rng.integers(len(lessons), size=config.batch)
     present, recalled, wanted, deployment, _ = lessons.batch(rows, rng, disguised=config.disguised)
     features = efn.features(present, recalled)
-    corrected = _distance(efn.bounded(efn.actor(features)[0], recalled), wanted)
+    residual = lessons.to_action(efn.bounded(efn.actor(features)[0], recalled), present, rows)
+    corrected = _distance(residual, wanted)
     identified = F.mse_loss(efn.identify(features), deployment)
     said = {"train": corrected.item(), "train identification": identified.item()}
     return corrected + config.identification * identified, said
@@ -370,14 +422,10 @@ def mislead(present: Present, deployment: Tensor, rng: np.random.Generator, shar
     return np.where(rng.random(len(own)) < share, apart.argmin(dim=1).numpy(), own)
 
 
-def principal_components(lessons: Lessons, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Of the sketches that are taught: their mean (T d,) and the basis (T d, count) that whitens."""
+def sketches_of(lessons: Lessons, rng: np.random.Generator) -> np.ndarray:
+    """Some of those that are taught, (N, T d)."""
     rows = rng.choice(len(lessons), min(len(lessons), SAMPLED_SKETCHES), replace=False)
-    sketches = (lessons.taught["sketch"][rows] * lessons.taught["sketch_scale"][rows][..., None]).reshape(len(rows), -1)
-    mean = sketches.mean(axis=0)
-    values, vectors = np.linalg.eigh((centred := sketches - mean) @ centred.T)  # of fewer rows than columns
-    values, vectors = values[::-1][:count], vectors[:, ::-1][:, :count]
-    return mean, (centred.T @ vectors * np.sqrt(len(rows)) / values).astype(np.float32)
+    return (lessons.taught["sketch"][rows] * lessons.taught["sketch_scale"][rows][..., None]).reshape(len(rows), -1)
 
 
 def _spread(values: np.ndarray) -> list[float]:
@@ -401,7 +449,8 @@ def validate(efn: Efn, checks: Lessons, config: TrainConfig) -> dict[str, float]
         present, recalled, wanted, deployment, _ = checks.batch(rows, rng, volume)
         losses["none"] = _distance(torch.zeros_like(wanted), wanted).item()
         features = efn.features(present, recalled)
-        losses[f"volume_{volume}"] = _distance(efn.bounded(efn.actor(features)[0], recalled), wanted).item()
+        residual = checks.to_action(efn.bounded(efn.actor(features)[0], recalled), present, rows)
+        losses[f"volume_{volume}"] = _distance(residual, wanted).item()
         losses["identification"] = F.mse_loss(efn.identify(features), deployment).item()
     return losses
 
@@ -417,7 +466,8 @@ def validate_trust(efn: Efn, checks: Lessons, config: TrainConfig) -> dict[str, 
     for name, share in (("right", 0.0), ("wrong", 1.0)):
         other = mislead(present, deployment, rng, share)
         memory = Recalled(*(getattr(recalled, f.name)[other] for f in fields(Recalled)))
-        residual, (trust, _) = efn.residual(present, memory), efn.trusts(present, memory, recent)
+        residual = checks.to_action(efn.residual(present, memory), present, rows)
+        trust, _ = efn.trusts(present, memory, recent)
         losses[f"blind_{name}"] = _distance(residual, wanted).item()
         losses[f"trusting_{name}"] = _distance(trust[:, None, None] * residual, wanted).item()
         losses[f"trust_{name}"] = trust.mean().item()

@@ -63,9 +63,9 @@ def plan(
     """Every task in every deployment (None: as trained): the base, memory at each volume, the controls at the largest.
 
     Controls: each of `variants`, a name and a parameter file; the memory of the next deployment; that of the base as
-    trained. working: likewise, but with memory that the robot gathered itself, with these parameters. recurring: as of
-    `Job`. Raises TrainedDeploymentError for a seed that is not held out, and ValueError for a negative volume, a name
-    that is taken, and where nothing is left to run.
+    trained. working: likewise, but at each volume, of memory that the robot gathered itself with these parameters.
+    recurring: as of `Job`. Raises TrainedDeploymentError for a seed that is not held out, and ValueError for a negative
+    volume, a name that is taken, and where nothing is left to run.
     """
     if not tasks or not deployments or episodes < 1:
         raise ValueError(
@@ -93,7 +93,8 @@ def plan(
         ways = [Way(BASE, correct=False), *(Way(MEMORY, volume, seed) for volume in sorted(set(volumes)))]
         if largest:
             ways += [Way(name, largest, seed, (str(file),)) for name, file in variants.items()]
-            ways += [Way(name, largest, seed, (str(file),), work=True) for name, file in working.items()]
+            for name, file in working.items():
+                ways += [Way(name, volume, seed, (str(file),), work=True) for volume in sorted({*volumes} - {0})]
             ways.append(Way(WRONG, largest, other))
             if seed is not None:
                 ways.append(Way(AS_TRAINED, largest))

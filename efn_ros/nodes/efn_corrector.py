@@ -32,6 +32,12 @@ class EfnCorrector(EfnNode):
         ),
         Parameter("method", "recalled_action", "Residual: recalled_action (without training) or learned (the EFN)."),
         Parameter("checkpoint", "", "Directory of the EFN; of method learned."),
+        Parameter(
+            "decoder_policy",
+            "",
+            "Backbone whose frozen decoder an EFN that changes latent tokens needs: policy of vla_policy; else unused.",
+        ),
+        Parameter("decoder_checkpoint", "", "Directory of its checkpoint: checkpoint of vla_policy."),
         Parameter("learn", False, "Take up, with the next episode, the checkpoint in use of those learnt at work."),
         Parameter("bank", "bank", "Directory of the experience bank, which they lie in."),
         Parameter("gain", 0.5, "Factor on the residual.", 0.0, 1.0),

@@ -30,6 +30,7 @@ class ExperienceRetrieval(EfnNode):
         ),
         Parameter("temperature", 0.02, "Temperature of the draw among them, equation (19).", 1e-6),
         Parameter("argmax", False, "Take the best instead of drawing."),
+        Parameter("success_only", False, "Recall nothing of failures."),
         Parameter(
             "similarity_weight", 0.9, "lambda of equation (18): similarity against the efficiency prior.", 0.0, 1.0
         ),

@@ -29,6 +29,9 @@ class VlaPolicy(EfnNode):
         Parameter("tokens_width", 128, "Width of the policy's visual tokens.", 1, 65536),
         Parameter("descriptor_size", 128, "Width of keys and sketches, equation (30).", 8, 4096),
         Parameter("projection_seed", 0, "Seed of the projection; a bank remembers which it was made with.", 0),
+        Parameter(
+            "publish_visual", False, "Send the visual tokens along; an EFN that changes latent tokens needs them."
+        ),
     )
 
     def setup(self) -> None:

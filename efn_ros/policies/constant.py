@@ -54,3 +54,6 @@ class ConstantPolicy:
 
     def decode(self, latent: np.ndarray, visual: np.ndarray) -> np.ndarray:
         return self._output.action
+
+    def decoder(self) -> None:
+        return None

@@ -10,10 +10,11 @@ from efn_ros.types import Observation, PolicyStep
 
 
 class Inference:
-    """The frozen policy with the bank's projection. `output` keeps V of the last step, which never travels."""
+    """The frozen policy with the bank's projection. `output` keeps V of the last step, which travels only where
+    publish_visual is set."""
 
-    def __init__(self, policy: FrozenPolicy, projection: Projection) -> None:
-        self.policy, self.projection = policy, projection
+    def __init__(self, policy: FrozenPolicy, projection: Projection, *, publish_visual: bool = False) -> None:
+        self.policy, self.projection, self._publish_visual = policy, projection, publish_visual
         self.output: PolicyOutput | None = None
 
     def __call__(self, observation: Observation) -> PolicyStep:
@@ -30,6 +31,7 @@ class Inference:
             proprio=observation.proprio,
             policy=self.policy.spec.fingerprint,
             projection=self.projection.identity,
+            visual=output.visual if self._publish_visual else None,
         )
 
     def _check(self, observation: Observation) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from efn_ros.types import Observation
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,12 @@ class FrozenPolicy(Protocol):
     def infer(self, observation: Observation) -> PolicyOutput: ...
 
     def decode(self, latent: np.ndarray, visual: np.ndarray) -> np.ndarray:
-        """The frozen decoder, equation (2): (Z, V) -> action chunk (H, A)."""
+        """The frozen decoder, equation (2): (Z, V) -> action chunk (H, A). Raises ValueError for other shapes."""
+
+    def decoder(self) -> nn.Module | None:
+        """`decode` in batches: float32 tensors Z (B, L, dz) and V (B, T, D) -> (B, H, A), through which gradients flow
+        to Z; its weights take none. None for a policy that has no such thing, which then cannot be taught in latent
+        space."""
 
 
 def load_policy(name: str, *, checkpoint: str | Path = "", threads: int = 1, **settings) -> FrozenPolicy:

@@ -134,6 +134,8 @@ def policy_step_to_msg(
         proprio=to_field(step.proprio),
         policy=step.policy,
         projection=step.projection,
+        visual_tokens=0 if step.visual is None else len(step.visual),
+        visual=to_field(np.empty(0, np.float32) if step.visual is None else step.visual),
         observed=observed or Time(),
         received=to_time(received_ns),
         created=to_time(created_ns),
@@ -151,7 +153,16 @@ def policy_step_from_msg(message: msg.PolicyStep) -> types.PolicyStep:
         proprio=from_field(message.proprio),
         policy=message.policy,
         projection=message.projection,
+        visual=_visual_from_msg(message),
     )
+
+
+def _visual_from_msg(message: msg.PolicyStep) -> np.ndarray | None:
+    """V, (T, D); None where it did not travel."""
+    tokens, size = message.visual_tokens, len(message.visual)
+    if bool(tokens) != bool(size):
+        raise ValueError(f"visual holds {size} numbers, but visual_tokens is {tokens}; both or neither must be 0")
+    return from_field(message.visual, tokens, -1) if tokens else None
 
 
 def experience_to_msg(experience: types.Experience) -> msg.ExperienceStep:

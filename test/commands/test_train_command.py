@@ -7,6 +7,7 @@ import pytest
 
 from efn_ros.commands.main import main
 from efn_ros.efn import finetune as finetuning
+from efn_ros.efn import hindsight
 from efn_ros.efn import train as training
 
 
@@ -44,12 +45,39 @@ def test_a_quick_run_has_fewer_deployments_and_updates(monkeypatch, words, deplo
     assert (configs[0].deployments, configs[0].updates) == (deployments, updates)
 
 
+@pytest.mark.parametrize("words, space", [((), "action"), (("--space", "latent"), "latent")])
+def test_what_is_taught_is_a_residual_on_the_action_or_on_latent_tokens(monkeypatch, words, space):
+    configs = []
+    monkeypatch.setattr(training, "train", lambda config: configs.append(config) or Path("round_1"))
+    assert main(["train", "--directory", "run", *words]) == 0
+    assert (configs[0].space, configs[0].lessons.visual) == (space, space == "latent")
+
+
+def test_the_papers_rewards_and_likeness_are_asked_for_by_name(asked):
+    assert main(["train", "--finetune", "taught", "--reward", "anti_idling", "--similarity", "sinkhorn"]) == 0
+    assert (asked[0].reward, asked[0].similarity) == ("anti_idling", "sinkhorn")
+
+
+def test_a_bank_teaches_a_network_for_the_robots_parameters(monkeypatch):
+    configs = []
+    monkeypatch.setattr(hindsight, "teach", lambda config: configs.append(config) or Path("run"))
+    assert main(["train", "--bank", "b", "--robot", "r", "--params-file", "p", "--updates", "9", "--memoryless"]) == 0
+    (config,) = configs
+    assert (config.bank, config.robot, config.overlays) == ("b", "r", ("p",))
+    assert (config.updates, config.remembers) == (9, False)
+
+
 @pytest.mark.parametrize(
     "words, complaint",
     [
-        (("--minutes", "5"), "of --finetune CHECKPOINT"),
-        (("--finetune", "taught", "--memoryless"), "--memoryless is of supervised training"),
-        (("--finetune", "taught", "--updates", "3"), "--updates is of supervised training"),
+        (("--finetune", "taught", "--space", "latent"), "--space is of simulated deployments; leave it out"),
+        (("--space", "latent", "--install"), "--install is of --space action"),
+        (("--minutes", "5"), "--minutes is of --finetune CHECKPOINT; leave it out of a training by simulated"),
+        (("--finetune", "taught", "--memoryless"), "--memoryless is of simulated deployments and --bank DIRECTORY"),
+        (("--bank", "b", "--reward", "sparse"), "--reward is of --finetune CHECKPOINT"),
+        (("--finetune", "taught", "--params-file", "p.yaml"), "--params-file is of --bank DIRECTORY"),
+        (("--finetune", "taught", "--bank", "b"), "two trainings"),
+        (("--bank", "b", "--updates", "3", "4"), "names 2 rounds; with --bank there is one"),
     ],
 )
 def test_words_that_do_not_go_together_are_named(asked, words, complaint):

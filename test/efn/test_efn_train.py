@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from efn_ros.bank.codes import principal_components
 from efn_ros.efn import train as training
 from efn_ros.efn.lessons import LessonConfig
 from efn_ros.efn.network import Efn, EfnConfig, Present
 from efn_ros.efn.train import Lessons, TrainConfig, fit, train
+from efn_ros.policies import load_policy
 from efn_ros.worlds.deployment import MAX_GAIN_LOG, MAX_OFFSET, MAX_YAW_RAD, Deployment
 
 H, A, P, L, DZ, T, D = 2, 2, 3, 1, 4, 2, 3
@@ -70,6 +72,94 @@ def test_what_memory_alone_tells_is_learnt(tmp_path):
     assert losses["volume_8"] < 0.4 * losses["none"]
     assert losses["identification"] < 0.03  # of 12 coordinates only two differ at all, with a variance of a third
     assert facts["deployments"] == 36 and Efn.from_pretrained(tmp_path / "round_0").config.bound == BOUND
+
+
+# In latent space, through the decoder of a frozen policy
+
+POLICY = load_policy(
+    "untrained", cameras=("eye",), image_size=32, keypoint_tokens=2, width=16, heads=2, latent_tokens=2, horizon=H,
+    action_low=(-1.0,) * A, action_high=(1.0,) * A,
+)  # fmt: skip
+
+
+def decodable(path, seed):
+    """As `deployment`, but the base is decoded from tokens, of which the visual ones are kept."""
+    arrays = dict(np.load(deployment(path, seed)))
+    rng = np.random.default_rng(seed)
+    count = len(arrays["base"])
+    latent, visual = (rng.normal(size=(count, *size)) for size in (POLICY.spec.latent, POLICY.spec.tokens))
+    arrays |= {"latent": latent.astype(np.float32), "visual": visual.astype(np.float16)}
+    decoded = zip(arrays["latent"], arrays["visual"].astype(np.float32), strict=True)
+    arrays["base"] = np.stack([POLICY.decode(*tokens) for tokens in decoded])
+    arrays["bank_latent"] = rng.normal(size=(len(arrays["bank_base"]), POLICY.spec.latent[1])).astype(np.float32)
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.fixture
+def decoded(tmp_path, monkeypatch) -> TrainConfig:
+    """Settings for lessons of forty deployments."""
+    for seed in range(40):
+        decodable(tmp_path / "lessons" / f"{seed}.npz", seed)
+    monkeypatch.setattr(training, "make_policy", lambda parameters: POLICY)
+    return config(tmp_path, space="latent", latent_share=3.0)
+
+
+def weights(module):
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def test_a_change_of_latent_tokens_is_learnt_through_a_decoder_that_stays_as_it_is(decoded, tmp_path):
+    before = weights(POLICY.decoder())
+    fit(decoded, range(40), 150, tmp_path / "round_0")
+    facts = json.loads((tmp_path / "round_0" / "facts.json").read_text())
+    losses = facts["validation"]  # on the action
+    assert losses["volume_8"] < 0.6 * losses["none"]
+    taught = Efn.from_pretrained(tmp_path / "round_0").config
+    assert (taught.space, taught.head_shape, facts["config"]["space"]) == ("latent", POLICY.spec.latent, "latent")
+    np.testing.assert_allclose(taught.latent_bound, 3.0, rtol=0.1)  # of tokens that spread by one
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(POLICY.decoder()).items())
+    with pytest.raises(ValueError, match="was trained in space 'latent', not 'action'; name another directory"):
+        train(replace(decoded, space="action", deployments=(40,), updates=(1,), first_seed=0))
+
+
+def test_gradients_reach_the_whole_head_and_nothing_of_the_policy(decoded, tmp_path):
+    decoder = POLICY.decoder()
+    lessons = Lessons([tmp_path / "lessons" / "0.npz"], decoded, decoder)
+    efn = training._untrained(decoded, lessons)
+    lessons.encode(efn)
+    torch.nn.init.normal_(efn.head.weight, std=0.1)
+    training._residual_loss(efn, lessons, decoded, np.random.default_rng(0))[0].backward()
+    means, spreads = efn.head.weight.grad.chunk(2)
+    assert (means != 0).any(dim=1).all() and not spreads.any()
+    assert not any(p.requires_grad or p.grad is not None for p in decoder.parameters())
+
+
+def test_an_output_of_zero_is_no_residual_and_one_on_the_action_is_itself(decoded, tmp_path):
+    path, rows = tmp_path / "lessons" / "0.npz", np.arange(5)
+    lessons, plain = Lessons([path], decoded, POLICY.decoder()), Lessons([path], config(tmp_path))
+    present, _, target, *_ = lessons.batch(rows, np.random.default_rng(0))
+    assert not lessons.to_action(torch.zeros_like(present.latent), present, rows).any()
+    assert plain.to_action(target, present, rows) is target and "visual" not in plain.parts[0]
+
+
+def test_only_latent_space_keeps_visual_tokens(decoded, tmp_path):
+    assert replace(decoded, lessons=LessonConfig(seed=0)).lessons.visual
+    assert not config(tmp_path).lessons.visual
+
+
+def test_a_space_and_lessons_and_a_policy_that_do_not_fit_are_named(decoded, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="space is 'joint'; there are 'action', 'latent'"):
+        replace(decoded, space="joint")
+    plain = deployment(tmp_path / "plain.npz", 0)
+    with pytest.raises(ValueError, match="plain.npz holds no visual tokens, which space 'latent' needs"):
+        Lessons([plain], decoded, POLICY.decoder())
+    monkeypatch.setattr(training, "make_policy", lambda parameters: load_policy("constant"))
+    with pytest.raises(ValueError, match="policy 'constant' of 'libero_sim' has no decoder .* use --space action"):
+        fit(decoded, range(40), 1, tmp_path / "round_0")
+
+
+# Trust
 
 
 def test_trust_tells_the_right_memory_from_another_deployments(tmp_path):
@@ -166,7 +256,7 @@ def test_codes_are_whitened_principal_components_and_those_of_other_cameras_are_
     paths = [deployment(tmp_path / name, 0, taught=200) for name in ("0.npz", "0_glimpses.npz")]
     settings = config(tmp_path)
     lessons = Lessons(paths, settings)
-    mean, basis = training.principal_components(lessons, 3, np.random.default_rng(0))
+    mean, basis = principal_components(training.sketches_of(lessons, np.random.default_rng(0)), 3)
     sketches = lessons.taught["sketch"].reshape(len(lessons), -1).astype(np.float64)
     codes = (sketches - mean) @ basis
     np.testing.assert_allclose(codes.T @ codes / len(codes), np.eye(3), atol=0.02)

@@ -250,6 +250,13 @@ def test_samples_of_the_actor_lie_around_its_mean_within_its_bound(checkpoint):
     np.testing.assert_allclose(np.median(drawn, axis=0), mean, atol=0.12)
 
 
+def test_an_actor_that_changes_latent_tokens_is_not_sampled(checkpoint, tmp_path):
+    config = Efn.from_pretrained(checkpoint).config
+    Efn(replace(config, space="latent", latent_bound=(1.0,) * 3)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has space 'latent', but exploration.mode 'residual' needs a residual on the"):
+        actor_sampler(tmp_path)
+
+
 def test_a_gain_scales_samples_as_it_scales_the_residual(checkpoint):
     full, half = (actor_sampler(checkpoint, gain=g)(step(), recall(), np.random.default_rng(1)) for g in (1.0, 0.5))
     np.testing.assert_allclose(half, full / 2, rtol=1e-6)

@@ -395,3 +395,13 @@ def test_a_directory_holds_one_kind_of_run(learner):
 def test_a_setting_that_cannot_be_is_named(change, words):
     with pytest.raises(ValueError, match=words):
         FinetuneConfig("", "", **change)
+
+
+def test_a_checkpoint_that_changes_latent_tokens_is_refused(tmp_path):
+    taught = Efn.from_pretrained(checkpoint(tmp_path / "taught", (1, 4), (2, 4), 3)).config
+    Efn(replace(taught, space="latent", latent_bound=(1.0,) * 4)).save_pretrained(tmp_path / "latent")
+    with pytest.raises(
+        ValueError, match="has space 'latent', but reinforcement learning needs a residual on the action"
+    ):
+        finetune(FinetuneConfig(str(tmp_path / "run"), str(tmp_path / "latent")), Here())
+    assert not (tmp_path / "run").exists()

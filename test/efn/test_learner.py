@@ -124,6 +124,14 @@ def test_a_value_out_of_range_is_named(name, value):
         LearnConfig(**{name: value})
 
 
+def test_a_checkpoint_that_changes_latent_tokens_is_refused_before_anything_is_written(tmp_path):
+    latent = checkpoint(tmp_path / "latent", space="latent", latent_bound=(1.0,) * 10)
+    learner = Learner(bank_of(tmp_path, patterned(8)), latent, CONFIG, RECALL)
+    with pytest.raises(ValueError, match="has space 'latent', but learning at work needs a residual on the action"):
+        learner.advance()
+    assert not learner.registry.directory.exists()
+
+
 # What comes of it
 
 

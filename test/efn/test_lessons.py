@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
 from efn_ros.efn.lessons import LessonConfig, collect
-from efn_ros.efn.train import Lessons, TrainConfig
+from efn_ros.efn.train import Lessons, TrainConfig, frozen_decoder
 from efn_ros.worlds.deployment import Deployment
 
 pytestmark = [pytest.mark.simulator]
@@ -13,10 +14,11 @@ BOUND = (0.6, 0.6, 0.6, 1.0)
 
 @pytest.fixture(scope="module")
 def collected(tmp_path_factory):
-    """Lessons of a nominal and of a shifted deployment, this one also in glimpses and another view; paths, arrays."""
+    """Lessons of a nominal deployment, with visual tokens, and of a shifted one, also in glimpses and another view;
+    paths, arrays."""
     directory = tmp_path_factory.mktemp("lessons")
     kind = {"remembered": 2, "taught": 2, "bound": BOUND, "noise": 0.0}
-    paths = collect(LessonConfig(1, (("offset", 0.0),), views=0, glimpses=0, **kind), directory)
+    paths = collect(LessonConfig(1, (("offset", 0.0),), views=0, glimpses=0, visual=True, **kind), directory)
     paths += collect(LessonConfig(2, (("offset", 1.0),), views=1, glimpses=2, **kind), directory)
     assert [path.name for path in paths] == ["1.npz", "2.npz", "2_glimpses.npz", "2_view1.npz"]
     return paths, [dict(np.load(path)) for path in paths]
@@ -25,6 +27,16 @@ def collected(tmp_path_factory):
 def test_as_trained_there_is_nothing_to_correct(collected):
     _, (nominal, *_) = collected
     assert np.abs(nominal["target"]).max() < 1e-5
+
+
+def test_visual_tokens_are_kept_where_asked_for_and_decode_to_the_base(collected):
+    _, (nominal, *others) = collected
+    assert not any("visual" in arrays for arrays in others)
+    decoder = frozen_decoder("libero_sim")
+    latent, visual = (torch.from_numpy(nominal[name]).float() for name in ("latent", "visual"))
+    assert nominal["visual"].dtype == np.float16
+    with torch.inference_mode():
+        np.testing.assert_allclose(decoder(latent, visual), nominal["base"], atol=1e-3)
 
 
 def test_an_offset_is_what_has_to_be_taken_away(collected):

@@ -1,10 +1,14 @@
 """The EFN: a set goes in, a bounded residual comes out, and without memory there is none."""
 
+import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from efn_ros.bank.codes import Codes
 from efn_ros.efn import WEIGHTS
@@ -20,7 +24,9 @@ from efn_ros.efn.network import (
     present_of,
     recalled_of,
     recent_of,
+    require_action_space,
 )
+from efn_ros.policies import load_policy
 from efn_ros.types import Experience, Outcome, Past, PolicyStep, Quantised, Recall, StepContext
 
 H, A, P, L, DZ, T, D, C = 3, 2, 4, 2, 8, 5, 6, 3
@@ -154,7 +160,79 @@ def test_the_papers_size_is_that_of_its_appendix():
     assert paper == {"width": 1024, "heads": 16, "layers": 2, "feedforward": 4096}
 
 
+# In latent space the head speaks of the tokens, (L, dz)
+
+LATENT_BOUND = tuple(0.1 * i for i in range(DZ))  # the first channel may not change at all
+LATENT = replace(CONFIG, space="latent", latent_bound=LATENT_BOUND)
+
+
+def speaking(config) -> Efn:
+    torch.manual_seed(2)
+    made = Efn(config).eval()
+    torch.nn.init.normal_(made.head.weight)
+    return made
+
+
+def test_in_latent_space_what_is_learnt_is_a_change_of_the_tokens_and_at_first_none():
+    assert not Efn(LATENT).residual(present(), recalled()).any()
+    efn = speaking(LATENT)
+    mean, log_std = efn(present(), recalled())
+    change = efn.residual(present(), recalled())
+    assert mean.shape == log_std.shape == change.shape == (5, L, DZ) and change.any()
+    assert not efn.residual(present(), recalled(k=0)).any()
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.floats(-(2.0**120), 2.0**120, width=32), st.integers(0, 2**32 - 1))
+def test_a_channel_changes_by_no_more_than_its_bound(size, seed):
+    mean = size * torch.randn(5, L, DZ, generator=torch.Generator().manual_seed(seed))
+    change = Efn(LATENT).bounded(mean, recalled())
+    assert (change.abs() <= torch.tensor(LATENT_BOUND)).all() and not change[..., 0].any()
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"space": "joint"}, "space is 'joint'; there are 'action', 'latent'"),
+        ({"space": "latent"}, "latent_bound has 0 entries; space 'latent' asks for 8"),
+        ({"latent_bound": LATENT_BOUND}, "latent_bound has 8 entries; space 'action' asks for 0"),
+        ({"space": "latent", "latent_bound": (-1.0,) * DZ}, "latent_bound is .* finite and at least 0"),
+        ({"space": "latent", "latent_bound": (np.inf,) * DZ}, "latent_bound is .* finite and at least 0"),
+        ({"space": "latent", "latent_bound": (np.nan,) * DZ}, "latent_bound is .* finite and at least 0"),
+    ],
+)
+def test_a_space_that_does_not_fit_is_named(changes, words):
+    with pytest.raises(ValueError, match=words):
+        replace(CONFIG, **changes)
+
+
+def test_who_needs_residuals_on_the_action_refuses_a_checkpoint_of_another_space(efn, tmp_path):
+    efn.save_pretrained(tmp_path / "action")
+    require_action_space(tmp_path / "action", "reinforcement learning")
+    Efn(LATENT).save_pretrained(tmp_path / "latent")
+    with pytest.raises(
+        ValueError, match="latent has space 'latent', but reinforcement learning needs .* --space action"
+    ):
+        require_action_space(tmp_path / "latent", "reinforcement learning")
+
+
 # Checkpoints
+
+
+def test_a_checkpoint_of_latent_space_comes_back(tmp_path):
+    efn, now, memory = speaking(LATENT), present(), recalled()
+    efn.save_pretrained(tmp_path)
+    back = Efn.from_pretrained(tmp_path)
+    assert back.config == LATENT
+    torch.testing.assert_close(back.residual(now, memory), efn.residual(now, memory), rtol=0, atol=0)
+
+
+def test_a_checkpoint_from_before_there_were_spaces_is_one_of_the_action(efn, tmp_path):
+    efn.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["space"], config["latent_bound"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert Efn.from_pretrained(tmp_path).config == CONFIG
 
 
 def test_a_checkpoint_comes_back(efn, tmp_path):
@@ -343,6 +421,75 @@ def test_the_residual_is_scaled_by_trust(efn, doubting, tmp_path):
     unchecked = LearnedResidual(tmp_path / "doubting", check_memory=False)(step(), memory, past)
     assert unchecked.trust == 1.0
     np.testing.assert_array_equal(unchecked.residual, whole.residual)
+
+
+POLICY = load_policy(
+    "untrained", cameras=("left",), image_size=32, keypoint_tokens=1, width=DZ, heads=2, latent_tokens=L, horizon=H,
+    proprio_size=P, action_low=(-1.0,) * A, action_high=(1.0,) * A,
+)  # fmt: skip
+assert (POLICY.spec.latent, POLICY.spec.tokens[0]) == ((L, DZ), T)
+DECODER = {"decode": POLICY.decode, "policy": POLICY.spec.fingerprint}
+MEMORY = Recall(experiences(4), drawn=0)
+
+
+def decodable() -> PolicyStep:
+    """A step of that policy, with its visual tokens."""
+    visual = np.random.default_rng(3).standard_normal(POLICY.spec.tokens, dtype=np.float32)
+    return replace(step(), visual=visual, policy=POLICY.spec.fingerprint)
+
+
+@pytest.fixture
+def latent(tmp_path) -> Efn:
+    """Its checkpoint is the directory `latent`."""
+    made = speaking(replace(LATENT, codes=0, latent_bound=(2.0,) * DZ))
+    made.save_pretrained(tmp_path / "latent")
+    return made
+
+
+def test_in_latent_space_the_corrector_gets_what_the_frozen_decoder_makes_of_it(latent, tmp_path):
+    now = decodable()
+    proposal = LearnedResidual(tmp_path / "latent", gain=0.5, **DECODER)(now, MEMORY)
+    change = latent.residual(present_of(now), recalled_of(MEMORY.steps, latent.config))[0].detach().numpy()
+    expected = POLICY.decode(now.latent + change, now.visual) - POLICY.decode(now.latent, now.visual)
+    assert proposal.reason == "" and proposal.residual.dtype == np.float32 and proposal.residual.any()
+    np.testing.assert_array_equal(proposal.residual, np.float32(0.5) * expected)
+
+
+def test_an_actor_that_changes_no_token_leaves_the_base_alone_to_the_last_bit(tmp_path):
+    Efn(replace(LATENT, codes=0)).save_pretrained(tmp_path)
+    residual, reason, _ = LearnedResidual(tmp_path, **DECODER)(decodable(), MEMORY)
+    assert not residual.any() and residual.shape == (H, A) and reason == ""
+
+
+def test_without_a_decoder_a_checkpoint_of_latent_space_is_refused(latent, tmp_path):
+    with pytest.raises(
+        ValueError, match="latent has space 'latent', but nothing decodes .* decoder_policy of efn_corrector"
+    ):
+        LearnedResidual(tmp_path / "latent")
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"visual": None}, "came without its visual tokens; set publish_visual of vla_policy"),
+        (
+            {"policy": "another"},
+            "of policy 'another', but latent tokens are decoded by 'untrained-.*decoder_checkpoint",
+        ),
+    ],
+)
+def test_what_cannot_be_decoded_gives_no_residual_and_says_why(latent, tmp_path, change, words):
+    residual, reason, _ = LearnedResidual(tmp_path / "latent", **DECODER)(replace(decodable(), **change), MEMORY)
+    assert not residual.any() and residual.shape == (H, A)
+    assert re.search(words, reason)
+
+
+def test_on_the_action_no_decoder_is_asked(efn, learned, tmp_path):
+    """Whatever it is given, and without visual tokens."""
+    efn.save_pretrained(tmp_path)
+    told = LearnedResidual(tmp_path, decode=lambda *_: 1 / 0, policy="another")
+    memory = Recall(experiences(4), drawn=0, codes=efn.codes.identity)
+    np.testing.assert_array_equal(told(step(), memory).residual, learned(step(), memory).residual)
 
 
 def test_where_nothing_was_recalled_it_says_why(learned):

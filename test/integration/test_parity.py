@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from efn_ros.msg import CorrectedAction
 from harness import LIBERO_SIM, PACKAGED, TRUSTING, load_graph, merged, remember_successes
 
 from efn_ros.assembly import make_agent, make_simulation
 from efn_ros.bank import BankReader
+from efn_ros.efn.network import Efn, EfnConfig
+from efn_ros.policies import load_policy
 from efn_ros.ros.conversions import correction_from_msg
 from efn_ros.types import Correction, Mode
 
@@ -55,6 +58,30 @@ def test_probes_are_bit_for_bit_those_of_the_agent(start, tmp_path: Path):
     assert all(c.exploration == "" for c in corrections if c.context.seed == plain)
     records = BankReader(tmp_path / "bank_nodes").rollouts()
     assert [set(record.explored) for record in records[-2:]] == [{"branch"}, set()]
+
+
+def test_changes_of_latent_tokens_are_bit_for_bit_those_of_the_agent(start, tmp_path: Path):
+    """The visual tokens, which the decoder reads too, come over the wire."""
+    spec = load_policy("pocket_vla").spec
+    ones = (1.0,) * spec.proprio_size
+    torch.manual_seed(0)
+    efn = Efn(
+        EfnConfig(
+            horizon=spec.horizon, action_size=spec.action_size, latent=spec.latent, sketch=(spec.tokens[0], 128),
+            bound=(0.6, 0.6, 0.6, 1.0), proprio_mean=ones, proprio_std=ones, motion_std=ones, space="latent",
+            latent_bound=(0.1,) * spec.latent[1],
+        )
+    )  # fmt: skip
+    torch.nn.init.normal_(efn.head.weight)
+    efn.save_pretrained(tmp_path / "efn")
+    latent = {
+        "vla_policy": {"publish_visual": True},
+        "efn_corrector": {"checkpoint": str(tmp_path / "efn"), "decoder_policy": "pocket_vla"},
+        "experience_retrieval": {"codes": ""},
+    }
+    _, corrections = meet(start, tmp_path, [("reach", 0)], merged(PACKAGED, latent))
+    assert {(c.mode, c.reason) for c in corrections} == {(Mode.CORRECTED, "")}
+    assert all(c.residual.any() for c in corrections)
 
 
 def meet(start, tmp_path: Path, episodes, parameters) -> tuple[list[CorrectedAction], list[Correction]]:

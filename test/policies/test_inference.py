@@ -41,10 +41,12 @@ def test_a_policy_step_holds_the_compact_form_of_the_output(inference):
     assert (step.policy, step.projection) == ("constant-0", PROJECTION.identity)
 
 
-def test_it_keeps_the_output_whose_visual_tokens_never_travel(inference):
+def test_it_keeps_the_output_whose_visual_tokens_travel_only_where_that_is_asked_for(inference):
     assert inference.output is None
-    inference(observation())
+    assert inference(observation()).visual is None
     assert inference.output.visual.shape == (6, 24)
+    asked = Inference(inference.policy, PROJECTION, publish_visual=True)
+    assert asked(observation()).visual is asked.output.visual
 
 
 def test_more_cameras_than_the_policy_wants_do_not_matter(inference):

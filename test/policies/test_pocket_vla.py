@@ -108,6 +108,26 @@ def test_decoding_its_own_latent_tokens_gives_its_action_again(policy):
     assert policy.decode(output.latent, output.visual[::-1].copy() * 2).tobytes() != output.action.tobytes()
 
 
+@pytest.mark.parametrize("shapes, words", [(((2, 15), (12, 16)), "latent tokens"), (((2, 16), (11, 16)), "visual")])
+def test_tokens_of_another_shape_are_not_decoded(policy, shapes, words):
+    with pytest.raises(ValueError, match=rf"{words}.* have shape \(.*\); the decoder of pocket_vla takes \(.*16\)"):
+        policy.decode(*(np.zeros(shape, np.float32) for shape in shapes))
+
+
+def test_its_decoder_is_frozen_decodes_in_batches_and_lets_gradients_through_to_the_tokens(policy):
+    fingerprint, decoder = policy.spec.fingerprint, policy.decoder()
+    latent = torch.randn(5, *policy.spec.latent, requires_grad=True)
+    visual = torch.randn(5, *policy.spec.tokens)
+    action = decoder(latent, visual)
+    for i in range(5):
+        one = policy.decode(latent[i].detach().numpy(), visual[i].numpy())
+        np.testing.assert_allclose(action[i].detach().numpy(), one, atol=1e-6)
+    action.sum().backward()
+    assert latent.grad.any() and not any(p.requires_grad or p.grad is not None for p in decoder.parameters())
+    torch.optim.AdamW(decoder.parameters(), 1.0, weight_decay=1.0).step()
+    assert PocketVlaPolicy(policy._model, policy._processor, name="pocket_vla").spec.fingerprint == fingerprint
+
+
 def test_images_change_the_visual_tokens(policy):
     black, noise = (policy.infer(observe(policy, images=images)) for images in (0, "noise"))
     assert np.abs(black.visual - noise.visual).max() > 1e-3

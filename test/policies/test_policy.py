@@ -25,6 +25,7 @@ def test_the_constant_policy_answers_the_same_whatever_it_sees():
         np.testing.assert_array_equal(getattr(outputs[0], name), getattr(outputs[1], name))
     np.testing.assert_array_equal(outputs[0].action, np.tile(np.float32([0.1, -0.2, 0.3]), (5, 1)))
     np.testing.assert_array_equal(policy.decode(outputs[0].latent + 1, outputs[0].visual), outputs[0].action)
+    assert policy.decoder() is None, "there is nothing to learn through"
 
 
 def test_the_constant_policy_is_what_its_spec_says():

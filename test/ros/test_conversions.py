@@ -102,6 +102,7 @@ def policy_steps(draw):
         proprio=draw(floats(draw(sizes))),
         policy=draw(names),
         projection=draw(names),
+        visual=draw(st.none() | floats(draw(st.integers(1, 4)), draw(st.integers(1, 4)))),
     )
 
 
@@ -286,6 +287,25 @@ def test_rows_that_are_not_as_many_as_they_say_are_named(data, scale):
     rows = QuantisedRows(rows=2, width=4, data=array.array("b", range(data)), scale=array.array("f", range(scale)))
     with pytest.raises(ValueError, match=f"a field holds {data if data != 8 else scale} numbers"):
         conversions.rows_from_msg(rows)
+
+
+@pytest.mark.parametrize(
+    "tokens, numbers, words",
+    [
+        (0, 6, "visual holds 6 numbers, but visual_tokens is 0; both or neither must be 0"),
+        (2, 0, "visual holds 0 numbers, but visual_tokens is 2; both or neither must be 0"),
+        (4, 6, r"a field holds 6 numbers, but its shape says \(4, -1\)"),
+    ],
+)
+def test_visual_tokens_that_are_not_as_many_as_they_say_are_named(tokens, numbers, words):
+    rows = types.Quantised(np.zeros(2, np.int8), np.float32(1))
+    chunk, nothing = np.zeros((1, 1), np.float32), np.zeros(0, np.float32)
+    step = types.PolicyStep(types.StepContext("e0", 0, 0, "", ""), chunk, rows, rows, chunk, nothing, nothing)
+    message = conversions.policy_step_to_msg(step, 0, 0)
+    assert (message.visual_tokens, len(message.visual)) == (0, 0)
+    message.visual_tokens, message.visual = tokens, array.array("f", range(numbers))
+    with pytest.raises(ValueError, match=words):
+        conversions.policy_step_from_msg(message)
 
 
 @pytest.mark.parametrize("rows", [0, 2])

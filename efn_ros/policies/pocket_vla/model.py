@@ -181,3 +181,14 @@ class PocketVla(PreTrainedModel):
         chunk = self.decoder(torch.cat([latent, pooled], dim=1).flatten(1)).unflatten(-1, (self.config.horizon, -1))
         middle, half = (self.action_high + self.action_low) / 2, (self.action_high - self.action_low) / 2
         return middle + half * torch.tanh(chunk.float())
+
+
+class Decoder(nn.Module):
+    """`PocketVla.decode` as a module; the weights are those of the model."""
+
+    def __init__(self, model: PocketVla) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, latent: Tensor, visual: Tensor) -> Tensor:
+        return self.model.decode(latent, visual)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from efn_ros.policies.pocket_vla.model import PocketVla, PocketVlaConfig
+from efn_ros.policies.pocket_vla.model import Decoder, PocketVla, PocketVlaConfig
 from efn_ros.policies.pocket_vla.processor import PocketVlaProcessor, train_tokenizer
 from efn_ros.policies.policy import PolicyOutput, PolicySpec
 from efn_ros.types import Observation
@@ -77,7 +77,16 @@ class PocketVlaPolicy:
 
     @torch.inference_mode()
     def decode(self, latent: np.ndarray, visual: np.ndarray) -> np.ndarray:
+        for name, found, expected in (
+            ("latent tokens", latent.shape, self.spec.latent),
+            ("visual tokens", visual.shape, self.spec.tokens),
+        ):
+            if found != expected:
+                raise ValueError(f"{name} have shape {found}; the decoder of {self.spec.name} takes {expected}")
         return self._model.decode(torch.from_numpy(latent)[None], torch.from_numpy(visual)[None])[0].numpy()
+
+    def decoder(self) -> Decoder:
+        return Decoder(self._model)
 
     @lru_cache(maxsize=64)  # noqa: B019 - one policy a process
     def _embed(self, instruction: str) -> torch.Tensor:
