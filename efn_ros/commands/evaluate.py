@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also with memory that the robot gathered itself as it worked, probing all of it in this mode of "
         "exploration ('off': none)",
     )
+    parser.add_argument("--bank", type=Path, help="as trained: recall from this bank, such as one of ./efn gather")
     parser.add_argument(
         "--recurring", action="store_true", help="fill banks in the very scenes that are evaluated, not in others"
     )
@@ -53,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from efn_ros.assembly import make_deployment
+    from efn_ros.bank import BankReader
     from efn_ros.evaluation import comparisons, evaluate, plan
     from efn_ros.graph import Graph
     from efn_ros.report import provenance, results
@@ -68,6 +70,13 @@ def run(args: argparse.Namespace) -> int:
     if make_deployment(bridge) != Deployment():
         raise SystemExit("efn evaluate: the parameters give libero_bridge a deployment; leave it out, seeds draw it")
     seeds = [None] if args.setting == AS_TRAINED else range(args.first_seed, args.first_seed + args.deployments)
+    if args.bank:
+        held = len(BankReader(args.bank).rollouts())
+        if args.setting != AS_TRAINED or held < max(args.volumes):
+            raise SystemExit(
+                f"efn evaluate: --bank is of --setting {AS_TRAINED}, and must hold as many rollouts as the largest of "
+                f"--volumes; {args.bank} holds {held}"
+            )
     learned = graph.parameters("efn_corrector")["method"] == "learned"
     try:
         jobs = plan(
@@ -80,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
             variants=_variants(args.output, learned, args.memoryless, args.ablation),
             working=_working(args.output, args.work),
             recurring=args.recurring,
+            memory=str(args.bank.resolve()) if args.bank else "",
         )
     except ValueError as error:
         raise SystemExit(f"efn evaluate: {error}") from error

@@ -37,7 +37,8 @@ class Way:
 @dataclass(frozen=True)
 class Job:
     """One task in one deployment; every way meets the same scenes. deployment: seed, None is as trained. recurring:
-    banks are of these very scenes, met again and again, and not of scenes of their own."""
+    banks are of these very scenes, met again and again, and not of scenes of their own. memory: directory of the bank
+    of this deployment, empty for one that is filled."""
 
     robot: str
     deployment: int | None
@@ -46,6 +47,7 @@ class Job:
     ways: tuple[Way, ...]
     overlays: tuple[str, ...] = ()
     recurring: bool = False
+    memory: str = ""
 
 
 def plan(
@@ -59,13 +61,14 @@ def plan(
     variants: Mapping[str, str] | None = None,
     working: Mapping[str, str] | None = None,
     recurring: bool = False,
+    memory: str = "",
 ) -> list[Job]:
     """Every task in every deployment (None: as trained): the base, memory at each volume, the controls at the largest.
 
     Controls: each of `variants`, a name and a parameter file; the memory of the next deployment; that of the base as
     trained. working: likewise, but at each volume, of memory that the robot gathered itself with these parameters.
-    recurring: as of `Job`. Raises TrainedDeploymentError for a seed that is not held out, and ValueError for a negative
-    volume, a name that is taken, and where nothing is left to run.
+    recurring, memory: as of `Job`. Raises TrainedDeploymentError for a seed that is not held out, and ValueError for a
+    negative volume, a name that is taken, and where nothing is left to run.
     """
     if not tasks or not deployments or episodes < 1:
         raise ValueError(
@@ -99,7 +102,7 @@ def plan(
             if seed is not None:
                 ways.append(Way(AS_TRAINED, largest))
         laid = tuple(map(str, overlays))
-        jobs += [Job(robot, seed, task, episodes, tuple(ways), laid, recurring) for task in tasks]
+        jobs += [Job(robot, seed, task, episodes, tuple(ways), laid, recurring, memory) for task in tasks]
     return jobs
 
 

@@ -144,8 +144,8 @@ def run_job(job: Job, output: str) -> list[Episode]:
     """All episodes of one task in one deployment; nothing of them is remembered. The banks must be there."""
     graph = _parts(job.robot, job.overlays)[0]
     world = _world(graph, job.deployment)
-    readers = {bank: BankReader(bank) for bank in {_bank_of(output, way) for way in job.ways}}
-    agents = {way: _agent(job, way, readers[_bank_of(output, way)]) for way in job.ways}
+    readers = {bank: BankReader(bank) for bank in {_bank_of(output, job, way) for way in job.ways}}
+    agents = {way: _agent(job, way, readers[_bank_of(output, job, way)]) for way in job.ways}
     steps = graph.parameters("libero_bridge")["execute_steps"]
     return [_episode(job, way, agents[way], world, seed, steps) for seed in _scenes(job) for way in job.ways]
 
@@ -213,7 +213,9 @@ def _bank(output: str | Path, deployment: int | None, way: str = "") -> Path:
     return Path(output) / "banks" / "-".join([whose, *way.split()])
 
 
-def _bank_of(output: str | Path, way: Way) -> Path:
+def _bank_of(output: str | Path, job: Job, way: Way) -> Path:
+    if job.memory and way.bank == job.deployment and not way.work:
+        return Path(job.memory)
     return _bank(output, way.bank, way.name if way.work else "")
 
 
@@ -233,9 +235,11 @@ def _fills(jobs: Sequence[Job], missing: Sequence[Job], output: Path) -> list[Fi
     """The banks that `missing` read and that hold too few rollouts yet."""
     first, fills = jobs[0], {}
     scenes = first.episodes if first.recurring else 0
-    for way in (way for job in missing for way in job.ways):
+    for job, way in ((job, way) for job in missing for way in job.ways):
         name, overlays = (way.name, way.overlays) if way.work else ("", ())
-        bank = _bank(output, way.bank, name)
+        bank = _bank_of(output, job, way)
+        if bank == Path(job.memory):
+            continue
         volume = max(way.volume, fills[bank].volume if bank in fills else 0)
         laid = first.overlays + overlays
         fills[bank] = Fill(first.robot, way.bank, tuple(_tasks(jobs)), volume, laid, name, scenes)
@@ -265,6 +269,7 @@ def _same_settings(jobs: Sequence[Job], file: Path) -> None:
         "parameters": texts(jobs[0].overlays),
         "ways": {way.name: texts(way.overlays) for job in jobs for way in job.ways},
         "recurring": jobs[0].episodes if jobs[0].recurring else 0,
+        "memory": jobs[0].memory,
     }
     if file.exists():
         before = json.loads(file.read_text())
