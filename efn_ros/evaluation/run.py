@@ -215,7 +215,7 @@ def _bank(output: str | Path, deployment: int | None, way: str = "") -> Path:
 
 def _bank_of(output: str | Path, job: Job, way: Way) -> Path:
     if job.memory and way.bank == job.deployment and not way.work:
-        return Path(job.memory)
+        return Path(job.memory)  # of the one deployment that there then is
     return _bank(output, way.bank, way.name if way.work else "")
 
 
@@ -235,11 +235,11 @@ def _fills(jobs: Sequence[Job], missing: Sequence[Job], output: Path) -> list[Fi
     """The banks that `missing` read and that hold too few rollouts yet."""
     first, fills = jobs[0], {}
     scenes = first.episodes if first.recurring else 0
-    for job, way in ((job, way) for job in missing for way in job.ways):
-        name, overlays = (way.name, way.overlays) if way.work else ("", ())
-        bank = _bank_of(output, job, way)
-        if bank == Path(job.memory):
+    for way in (way for job in missing for way in job.ways):
+        bank = _bank_of(output, first, way)
+        if bank == Path(first.memory):
             continue
+        name, overlays = (way.name, way.overlays) if way.work else ("", ())
         volume = max(way.volume, fills[bank].volume if bank in fills else 0)
         laid = first.overlays + overlays
         fills[bank] = Fill(first.robot, way.bank, tuple(_tasks(jobs)), volume, laid, name, scenes)

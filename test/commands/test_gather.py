@@ -1,0 +1,52 @@
+"""./efn gather: a robot that works for a while leaves a bank, which an evaluation can recall from."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from efn_ros.bank import BankReader
+from efn_ros.commands.main import main
+from efn_ros.types import Mode
+
+WORDS = ["--tasks", "coffee-button", "reach"]
+
+
+@pytest.mark.simulator
+def test_what_is_gathered_goes_on_over_the_tasks_and_is_recalled_from(tmp_path, capsys):
+    bank, probing = tmp_path / "bank", tmp_path / "probing.yaml"
+    exploration = {"mode": "noise", "scale": 1.0, "rate": 1.0, "max_confidence": 1.0}
+    corrector = {"method": "recalled_action", "gain": 0.0, "exploration": exploration}
+    probing.write_text(yaml.safe_dump({"/efn/efn_corrector": {"ros__parameters": corrector}}))
+    for count in (1, 3):
+        assert main(["gather", str(bank), "--rollouts", str(count), "--params-file", str(probing), *WORDS]) == 0
+    assert f"bank {bank}: 3 rollouts" in capsys.readouterr().out
+    rollouts = BankReader(bank).snapshot().rollouts
+    assert [r.record.task for r in rollouts] == ["coffee-button", "reach", "coffee-button"]
+    assert len({r.record.seed for r in rollouts}) == 3
+    first, second, _ = (r.arrays for r in rollouts)
+    assert (first.modes == Mode.BASE).all(), "nothing can be recalled yet, so nothing is probed"
+    assert np.abs(second.executed - second.base).max() > 0.01
+
+    results = tmp_path / "results.json"
+    words = ["evaluate", "--setting", "as-trained", "--bank", str(bank), "--volumes", "0", "2", "--processes", "1"]
+    words += ["--tasks", "coffee-button", "--output", str(tmp_path / "out"), "--results", str(results)]
+    assert main(words) == 0
+    assert len(json.loads(results.read_text())["episodes"]) == 5
+    assert not (tmp_path / "out" / "banks" / "as-trained").exists(), "none is filled where one is given"
+    with pytest.raises(SystemExit, match="as many rollouts as the largest of --volumes;.*holds 3"):
+        main([*words, "--volumes", "4"])
+
+
+@pytest.mark.simulator
+def test_the_base_alone_gathers_without_correction(tmp_path):
+    assert main(["gather", str(tmp_path), "--rollouts", "2", "--base", "--tasks", "coffee-button"]) == 0
+    assert all((r.arrays.modes == Mode.BASE).all() for r in BankReader(tmp_path).snapshot().rollouts)
+
+
+def test_a_task_that_there_is_not_is_named(tmp_path):
+    with pytest.raises(SystemExit, match="unknown task juggle; there are reach"):
+        main(["gather", str(tmp_path), "--tasks", "juggle"])
