@@ -15,6 +15,11 @@ import efn_ros
 TASKS = ("push", "drawer-open", "window-close", "button-press-topdown")
 SEED_BANKS = Path(efn_ros.__file__).parent / "bank" / "seed"  # by deployment, made by ./efn seed-bank
 REMEMBERED_SCENE = 1000  # the first of those that fill the memory
+MEASURED = """# What is measured is remembered here, and nothing that is measured is probed.
+/efn/efn_corrector:
+  ros__parameters:
+    exploration: {mode: "off"}
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +52,9 @@ def run(args: argparse.Namespace) -> int:
         raise SystemExit(f"unknown task {', '.join(sorted(unknown))}; there are {', '.join(INSTRUCTIONS)}")
     output = args.output.resolve() / time.strftime("%Y%m%d-%H%M%S")
     overlays = [config_directory() / "deployments" / f"{args.deployment}.yaml"] if args.deployment != "none" else []
-    overlays += args.params_file
+    output.mkdir(parents=True)
+    (output / "parameters.yaml").write_text(MEASURED)
+    overlays += [output / "parameters.yaml", *args.params_file]
     bank, seeds = output / "bank", SEED_BANKS / args.deployment
     remembered = 4 if args.remembered is None else args.remembered
     if args.remembered is None and seeds.is_dir():

@@ -103,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
         "tasks": tasks,
         "episodes_a_task": args.episodes,
         "recurring": args.recurring,
+        "bank": bool(args.bank),
         "comparisons": [asdict(c) for c in comparisons(episodes)],
     }
     print(results.evaluation_block(report))

@@ -14,9 +14,9 @@ import matplotlib.pyplot as plt  # noqa: E402 - the backend is chosen first
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from efn_ros.report.results import EVALUATION, WAYS, comparisons_of, largest_memory  # noqa: E402
+from efn_ros.report.results import EVALUATION, WAYS, comparisons_of, largest_memory, working_ways  # noqa: E402
 
-BASE, MEMORY, OTHER = "#9a9a9a", "#d66020", "#3b5b8c"
+BASE, MEMORY, OTHER, WORK = "#9a9a9a", "#d66020", "#3b5b8c", "#7a3b10"
 
 
 def demo_figure(
@@ -43,12 +43,17 @@ def volumes_figure(path: Path, results: dict) -> None:
     every = comparisons_of(results, "all")
     memory = sorted((c for c in every if c["way"] == "memory"), key=lambda c: c["volume"])
     base = next(c for c in every if c["way"] == "base")
-    controls = [c for c in every if c["way"] not in ("base", "memory")]
+    work = [sorted((c for c in every if c["way"] == way), key=lambda c: c["volume"]) for way in working_ways(results)]
+    controls = [c for c in every if c["way"] not in ("base", "memory", *working_ways(results))]
     places, beside = np.arange(len(memory)), len(memory) + 0.5 + np.arange(len(controls))
     ticks = [str(c["volume"]) for c in memory] + [WAYS.get(c["way"], c["way"]) for c in controls]
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.6), constrained_layout=True)
 
     sides = [(places, memory, "o-", MEMORY, "memory")]
+    at = {c["volume"]: place for place, c in zip(places, memory, strict=True)}
+    for every, style in zip(work, ("s--", "^:", "v-.", "<--", ">:"), strict=False):
+        curve = [c for c in every if c["volume"] in at]
+        sides.append(([at[c["volume"]] for c in curve], curve, style, WORK, WAYS.get(curve[0]["way"], curve[0]["way"])))
     if controls:
         sides.append((beside, controls, "D", OTHER, "controls"))
 

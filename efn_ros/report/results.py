@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from efn_ros.efn.exploration import MODES
 from efn_ros.report import tables
 
 BLOCK = re.compile(r"(<!-- results:([\w-]+) -->\n)(.*?)(<!-- /results:\2 -->)", re.DOTALL)
@@ -56,6 +57,7 @@ def latency_block(results: dict) -> str:
     return f"{table}\n\n{said} {source(results, results['stages']['total']['n'])}"
 
 
+WORK = "memory of work"
 # What the ways of an evaluation are, in words; a variant of other name stands for itself.
 WAYS = {
     "base": "base alone",
@@ -64,6 +66,8 @@ WAYS = {
     "no recall": "network without memory",
     "wrong memory": "memory of another deployment",
     "as-trained memory": "memory of the base as trained",
+    WORK: "memory gathered at work",
+    **{f"{WORK} and {mode}": f"memory gathered at work, probing: {mode}" for mode in MODES},
 }
 
 
@@ -87,12 +91,13 @@ def evaluation_block(results: dict) -> str:
     ]
     memory = largest_memory(results)
     where = "as trained" if results["setting"] == "as-trained" else "in deployments that nothing was trained in"
+    whose = "of the given bank" if results.get("bank") else "of the base alone"
     said = (
         f"Success {where}: {tables.percent(memory['base']['value'])} without memory, "
-        f"{tables.percent(memory['success']['value'])} with {memory['volume']} rollouts of the base alone to recall: "
-        f"{_estimate(memory['difference'], sign='+')} points. {_counts(results)} Intervals resample deployments, "
-        "tasks and scenes; steps are those of scenes where base and way both succeeded; trust is how much of the "
-        "residual was followed."
+        f"{tables.percent(memory['success']['value'])} with {memory['volume']} rollouts {whose} to recall: "
+        f"{_estimate(memory['difference'], sign='+')} points. {_gathered(results)}{_counts(results)} Intervals "
+        "resample deployments, tasks and scenes; steps are those of scenes where base and way both succeeded; trust is "
+        "how much of the residual was followed."
     )
     return f"{tables.markdown(header, rows)}\n\n{said} {source(results, memory['pairs'])}"
 
@@ -137,6 +142,22 @@ def comparisons_of(results: dict, group: str) -> list[dict]:
 def largest_memory(results: dict) -> dict:
     """The comparison over all scenes that an evaluation is about."""
     return max((c for c in comparisons_of(results, "all") if c["way"] == "memory"), key=lambda c: c["volume"])
+
+
+def working_ways(results: dict) -> list[str]:
+    """Names of the ways whose memory the robot gathered itself."""
+    ways = dict.fromkeys(c["way"] for c in comparisons_of(results, "all"))
+    return [way for way in ways if way.startswith(WORK)]
+
+
+def _gathered(results: dict) -> str:
+    """What memory is worth that the robot gathered itself, in words; of the way that was named last."""
+    ways, volume = working_ways(results), largest_memory(results)["volume"]
+    if not ways:
+        return ""
+    chosen = next(c for c in comparisons_of(results, "all") if (c["way"], c["volume"]) == (ways[-1], volume))
+    success = tables.percent(chosen["success"]["value"])
+    return f"With as many that the robot gathered at work, corrected and probing: {success}. "
 
 
 def _counts(results: dict) -> str:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from efn_ros.report.figures import BASE, MEMORY, OTHER, changes_figure, demo_figure, volumes_figure
+from efn_ros.report.figures import BASE, MEMORY, OTHER, WORK, changes_figure, demo_figure, volumes_figure
 from efn_ros.report.provenance import here
 
 
@@ -90,6 +90,10 @@ def test_success_by_volume_rises_as_it_does(tmp_path):
     without = tmp_path / "without.png"
     volumes_figure(without, {"comparisons": [base, compared(steps=None), compared(way="wrong memory", steps=None)]})
     assert not np.array_equal(read(without), image)
+    working = [compared(way="memory of work and noise", volume=volume, success=0.95) for volume in (4, 2)]
+    volumes_figure(figure, {"comparisons": [base, *curve, *working]})
+    drawn = (np.abs(read(figure).astype(int) - rgb(WORK)).max(axis=-1) < 4).sum()
+    assert drawn > 100, "what was gathered at work is a curve of its own"
 
 
 def test_where_a_figure_comes_from_is_said_in_words_that_a_file_can_hold():
