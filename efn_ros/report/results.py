@@ -195,8 +195,10 @@ def _steps(steps: float | None) -> str:
     return "-" if steps is None else f"{steps:.0f}"
 
 
-EVALUATION, AS_TRAINED, VOLUMES = (f"bench/results/{name}.json" for name in ("evaluation", "as_trained", "volumes"))
-EVALUATE = f"./efn evaluate --deployments 40 --memoryless efn_memoryless/round_1 --results {EVALUATION}"
+EVALUATION, AS_TRAINED, VOLUMES, AT_WORK, WEAK, ABLATIONS = (
+    f"bench/results/{name}.json" for name in ("evaluation", "as_trained", "volumes", "work", "weak", "ablations")
+)
+EVALUATE = f"./efn evaluate --deployments 40 --memoryless efn_memoryless/round_1 --work noise --results {EVALUATION}"
 BLOCKS = {
     "latency": ("bench/results/latency.json", latency_block, "./efn shell python bench/latency.py"),
     "evaluation": (EVALUATION, evaluation_block, EVALUATE),
@@ -211,6 +213,22 @@ BLOCKS = {
         VOLUMES,
         evaluation_block,
         f"./efn evaluate --first-seed 40 --deployments 10 --volumes 10 50 --results {VOLUMES}",
+    ),
+    "evaluation-work": (
+        AT_WORK,
+        evaluation_block,
+        f"./efn evaluate --first-seed 60 --deployments 20 --volumes 10 --work off noise branch --results {AT_WORK}",
+    ),
+    "as-trained-weak": (
+        WEAK,
+        evaluation_block,
+        "./efn evaluate --setting as-trained --tasks reach push pick-place --episodes 40 --bank efn_weak_bank "
+        f"--volumes 50 100 300 1000 --params-file weak.yaml --memoryless efn_weak_memoryless --results {WEAK}",
+    ),
+    "ablations": (
+        ABLATIONS,
+        evaluation_block,
+        f"./efn evaluate --first-seed 80 --deployments 10 --volumes 10 --ablation ... --results {ABLATIONS}",
     ),
     "policy": (
         "efn_ros/policies/pocket_vla/checkpoint/card.json",
