@@ -3,7 +3,8 @@
 The lessons are those of `learner`: where a corrected or probed rollout succeeded, what was added to the base action is
 the target; where the base alone did, nothing. What the other rollouts recall goes in, out of another share of the bank
 each time, so that one set of weights serves any volume. Probes differ, so what is common to those that succeeded is
-what was needed; squares, unlike absolute values, find that mean.
+what was needed; squares, unlike absolute values, find that mean. Most of a probe is chance, and a bank is small: kept
+are the weights that did best on held-out rollouts, those of no residual among them.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from efn_ros.types import Mode, Outcome
 SAMPLED_SKETCHES = 3000  # of which the principal components are taken
 MEASURED = 1024  # held-out decisions at most, in one validation
 SMALLEST_SPREAD = 1e-6
+BEST = "best.json"  # what held-out rollouts said of the weights beside it, while a training is under way
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class HindsightConfig:
 
 
 def teach(config: HindsightConfig) -> Path:
-    """Train from nothing, or go on where a call with the same settings was killed; returns the checkpoint.
+    """Train from nothing, or go on where a call with the same settings was killed; returns the checkpoint, whose
+    facts.json holds what it scored on held-out rollouts.
 
     Raises ValueError for a bank without a success that was corrected or probed, on either side of what is held out, as
     there is nothing to learn or to measure then, and the errors of `BankReader.snapshot`.
@@ -84,11 +87,21 @@ def teach(config: HindsightConfig) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     log, state = SummaryWriter(directory / "log"), directory / "hindsight.safetensors"
     settings = {name: value for name, value in asdict(config).items() if name != "directory"}
+    best = directory / BEST
+
+    def measure() -> dict[str, float]:
+        said = validate(efn.eval(), checks, config)
+        if said["memory"] < json.loads(best.read_text())["memory"]:
+            _keep(efn, best, said)
+        return said
+
+    if not state.exists():
+        _keep(efn, best, validate(efn.eval(), checks, config))
     learnt = {name: p for name, p in efn.named_parameters() if not name.startswith("identify.")}
-    said, seconds = descend(
+    _, seconds = descend(
         learnt,
         lambda rng: _loss(efn.train(), taught, config, rng),
-        lambda: validate(efn.eval(), checks, config),
+        measure,
         state,
         log,
         updates=config.updates,
@@ -99,11 +112,11 @@ def teach(config: HindsightConfig) -> Path:
         settings=settings | {"rollouts": len(memory)},
     )
     log.close()
-    efn.save_pretrained(directory)
     facts = {"config": settings, "rollouts": len(memory), "decisions": len(taught), "minutes": seconds / 60}
-    facts |= {"corrected": int((taught.corrected & taught.success).sum()), "validation": said}
+    facts |= {"corrected": int((taught.corrected & taught.success).sum()), "validation": json.loads(best.read_text())}
     (directory / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
-    state.unlink()
+    for file in (state, best):
+        file.unlink()
     return directory
 
 
@@ -119,6 +132,11 @@ def validate(efn: Efn, checks: Lessons, config: HindsightConfig) -> dict[str, fl
     named = {"none": missed[0], "memory": missed[1]}
     named |= {f"corrected_{name}": values[corrected] for name, values in named.items()}
     return {name: values.mean().item() for name, values in named.items()}
+
+
+def _keep(efn: Efn, best: Path, said: dict[str, float]) -> None:
+    efn.save_pretrained(best.parent)
+    best.write_text(json.dumps(said))
 
 
 def _loss(

@@ -84,7 +84,18 @@ def test_a_training_that_was_killed_goes_on_to_the_same_weights(settings, tmp_pa
         teach(other)
     resumed = Efn.from_pretrained(teach(other)).state_dict()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    assert not list(Path(other.directory).glob("hindsight.*")), "the state of a finished training is not kept"
+    assert not {"hindsight.safetensors", "best.json"} & {path.name for path in Path(other.directory).iterdir()}
+
+
+def test_where_probes_have_nothing_in_common_the_network_stays_silent(settings):
+    rng = np.random.default_rng(0)
+    bank(settings, (rollout(i, rng.normal(0, 0.2, (6, 3))) for i in range(24)))
+    said = facts(teach(replace(settings, updates=200, weight_decay=0.0, dropout=0.0)))["validation"]
+    assert said["memory"] <= said["none"]
+    lasting = Efn.from_pretrained(settings.directory)
+    rollouts = BankReader(settings.bank).snapshot().rollouts
+    lessons = Lessons(rollouts, rollouts, RECALL, lasting)
+    assert np.abs(lessons.residuals(lasting, 1.0, 64)).mean() < 0.25 * np.abs(lessons.target).mean()
 
 
 @pytest.mark.parametrize("sides, missing", [((True,), "to learn from"), ((False,), r"held out \(0.3 of all\)")])
