@@ -177,6 +177,25 @@ def _estimate(estimate: dict | None, sign: str = "") -> str:
     return f"{value} ({low} .. {high})"
 
 
+def rewards_block(results: dict) -> str:
+    """Success before and after reinforcement learning, by reward."""
+    names = {"sparse": "success and a potential", "semantic": "semantic match (8)(9)"}
+    names["anti_idling"] = "anti-idling (14)-(16)"
+    rows = [
+        [
+            names[run["reward"]],
+            {"sinkhorn": "Sinkhorn", "fused": "fused keys"}[run["similarity"]],
+            run["episodes"],
+            run["decisions"],
+            *(tables.percent(run[when]) for when in ("taught", "after")),
+        ]
+        for run in results["runs"]
+    ]
+    table = tables.markdown(["reward, beside success", "likeness", "episodes", "decisions", "taught", "after"], rows)
+    said = f"Success of the actor's mean in {results['deployments']} deployments that are not lived in."
+    return f"{table}\n\n{said} {source(results, results['n'])}"
+
+
 def policy_block(card: dict) -> str:
     rows = [[task, tables.percent(t["success"]), f"{t['steps']:.0f}"] for task, t in card["tasks"].items()]
     table = tables.markdown(["task", "success", "steps"], [*rows, ["mean", tables.percent(card["mean"]), ""]])
@@ -195,8 +214,8 @@ def _steps(steps: float | None) -> str:
     return "-" if steps is None else f"{steps:.0f}"
 
 
-EVALUATION, AS_TRAINED, VOLUMES, AT_WORK, WEAK, ABLATIONS = (
-    f"bench/results/{name}.json" for name in ("evaluation", "as_trained", "volumes", "work", "weak", "ablations")
+EVALUATION, AS_TRAINED, VOLUMES, AT_WORK, WEAK = (
+    f"bench/results/{name}.json" for name in ("evaluation", "as_trained", "volumes", "work", "weak")
 )
 EVALUATE = f"./efn evaluate --deployments 40 --memoryless efn_memoryless/round_1 --work noise --results {EVALUATION}"
 BLOCKS = {
@@ -225,11 +244,7 @@ BLOCKS = {
         "./efn evaluate --setting as-trained --tasks reach push pick-place --episodes 40 --bank efn_weak_bank "
         f"--volumes 50 100 300 1000 --params-file weak.yaml --memoryless efn_weak_memoryless --results {WEAK}",
     ),
-    "ablations": (
-        ABLATIONS,
-        evaluation_block,
-        f"./efn evaluate --first-seed 80 --deployments 10 --volumes 10 --ablation ... --results {ABLATIONS}",
-    ),
+    "rewards": ("bench/results/rewards.json", rewards_block, "./efn shell python bench/rewards.py"),
     "policy": (
         "efn_ros/policies/pocket_vla/checkpoint/card.json",
         policy_block,
