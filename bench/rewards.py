@@ -20,7 +20,6 @@ RESULTS = Path(__file__).parent / "results" / "rewards.json"
 EPISODES = 320
 RUNS = (  # reward, similarity; the paper's own form is the first one
     ("anti_idling", "sinkhorn"),
-    ("anti_idling", "fused"),
     ("semantic", "sinkhorn"),
     ("sparse", "fused"),
 )
