@@ -52,8 +52,8 @@ def test_a_writer_killed_at_random_moments_loses_nothing_that_it_acknowledged(tm
     begun, acknowledged = set(), set()
     for kill in range(KILLS):
         process = start_writer(tmp_path, f"kill{kill}")
-        lines = [process.stdout.readline()]
-        time.sleep(delays.uniform(0, 0.05))
+        lines = [process.stdout.readline() for _ in range(delays.randint(1, 7))]
+        time.sleep(delays.uniform(0, 0.02))
         process.send_signal(signal.SIGKILL)
         lines += process.stdout.readlines()
         process.wait()
