@@ -24,6 +24,7 @@ import torch
 import yaml
 
 from efn_ros.worlds.deployment import Deployment
+from efn_ros.worlds.libero_experts import LiberoExpert
 from efn_ros.worlds.world import WorldSpec
 
 SUITES = ("libero_goal", "libero_spatial")
@@ -31,6 +32,8 @@ HORIZON = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "lib
 RATE_HZ = 20.0
 SETTLING_STEPS = 10  # the initial states let objects fall a little
 CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}  # our name to the simulator's
+STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+SAMPLED = ("_time_since_last_sample", "_current_delay", "_current_observed_value", "_sampled")  # of an observable
 IDLE = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])  # stay, gripper open
 PROPRIO = (
     *(f"hand_{axis}_m" for axis in "xyz"),
@@ -137,6 +140,36 @@ class LiberoWorld:
             self._env.close()
             self._task = None
 
+    # What demonstrations are made with; a policy at work never sees any of it.
+
+    def expert(self) -> np.ndarray:
+        """The scripted expert's action (7,) in the present state; it reads the simulator's own positions."""
+        return self._expert.act()
+
+    def save(self) -> tuple:
+        """The simulation's state, for `restore` within the same episode."""
+        env, data = self._env, self._env.sim.data._data
+        state = np.empty(mujoco.mj_stateSize(env.sim.model._model, STATE))
+        mujoco.mj_getState(env.sim.model._model, data, state, STATE)
+        robot = env.robots[0]
+        memory = robot.controller.goal_pos, robot.controller.goal_ori, robot.gripper.current_action
+        clocks = env.timestep, env.cur_time, [[getattr(o, k) for k in SAMPLED] for o in env._observables.values()]
+        return state, [np.copy(part) for part in memory], clocks, self._state.copy(), deque(self._pending)
+
+    def restore(self, saved: tuple) -> None:
+        env, model, data = self._env, self._env.sim.model._model, self._env.sim.data._data
+        state, memory, clocks, self._state, pending = saved
+        self._pending = deque(pending)
+        mujoco.mj_setState(model, data, state, STATE)
+        mujoco.mj_forward(model, data)
+        mujoco.mj_setState(model, data, state, STATE)  # the solver's warm start, which that replaced
+        robot = env.robots[0]
+        robot.controller.goal_pos, robot.controller.goal_ori, robot.gripper.current_action = map(np.copy, memory)
+        env.timestep, env.cur_time, sampled = clocks
+        for observable, values in zip(env._observables.values(), sampled, strict=True):
+            for name, value in zip(SAMPLED, values, strict=True):
+                setattr(observable, name, value)
+
     def _build(self, task: str) -> None:
         bddl = self._files / "bddl_files" / f"{task}.bddl"
         self._starts = read_initial_states(self._files / "init_files" / f"{task}.pruned_init")
@@ -161,6 +194,7 @@ class LiberoWorld:
         for channel in (model.vis.headlight.diffuse, model.vis.headlight.ambient):
             channel *= light
         shift_camera(model.camera(CAMERAS["agentview"]), self._env.workspace_offset[2], self._deployment)
+        self._expert = LiberoExpert(self._env)
         self._shown = mujoco.MjvOption()
         self._shown.geomgroup[0] = 0  # collision shapes
         self._renderer = mujoco.Renderer(model, self._image_size, self._image_size)

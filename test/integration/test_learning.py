@@ -39,6 +39,7 @@ def parameters(origin: Path) -> dict:
         "limits.holds_last": [False],
     }
     corrector = {"method": "learned", "checkpoint": str(origin), "gain": 1.0, "deadline_s": 10.0, "control_steps": 1}
+    corrector["exploration.mode"] = "off"  # what is added is then what the network says
     return {
         "**": {"learn": True, "tokens_width": 24, "descriptor_size": 16, "projection_seed": 3},
         "experience_retrieval": {"k": RECALL.k, "context": RECALL.context, "codes": ""},
