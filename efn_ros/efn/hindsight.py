@@ -25,12 +25,10 @@ from efn_ros.bank.payload import successors
 from efn_ros.efn.descent import descend
 from efn_ros.efn.learner import CORRECTED_SUCCESSES, DECIDED, SMALLEST_BOUND, Lessons, is_held_out
 from efn_ros.efn.network import SIZES, Efn, EfnConfig
+from efn_ros.efn.train import MEASURED, SAMPLED_SKETCHES, spread
 from efn_ros.graph import Graph
 from efn_ros.types import Mode, Outcome
 
-SAMPLED_SKETCHES = 3000  # of which the principal components are taken
-MEASURED = 1024  # held-out decisions at most, in one validation
-SMALLEST_SPREAD = 1e-6
 BEST = "best.json"  # what held-out rollouts said of the weights beside it, while a training is under way
 
 
@@ -50,7 +48,7 @@ class HindsightConfig:
     codes: int = 64
     remembers: bool = True
     draws: int = 3
-    updates: int = 4000
+    updates: int = 1000
     batch: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
@@ -176,8 +174,8 @@ def _untrained(
             sketch=sketches[0].shape,
             bound=bound,
             proprio_mean=proprio.mean(axis=0).tolist(),
-            proprio_std=_spread(proprio),
-            motion_std=_spread(motion),
+            proprio_std=spread(proprio),
+            motion_std=spread(motion),
             dropout=config.dropout,
             remembers=config.remembers,
             codes=config.codes,
@@ -189,8 +187,3 @@ def _untrained(
         efn.code_mean.copy_(torch.from_numpy(mean))
         efn.code_basis.copy_(torch.from_numpy(basis))
     return efn
-
-
-def _spread(values: np.ndarray) -> list[float]:
-    std = values.std(axis=0)
-    return np.where(std > SMALLEST_SPREAD, std, 1.0).tolist()

@@ -363,8 +363,8 @@ def _untrained(config: TrainConfig, lessons: Lessons) -> Efn:
             identified=lessons.taught["deployment"].shape[1],
             bound=config.lessons.bound,
             proprio_mean=proprio.mean(axis=0).tolist(),
-            proprio_std=_spread(proprio),
-            motion_std=_spread(motion),
+            proprio_std=spread(proprio),
+            motion_std=spread(motion),
             dropout=config.dropout,
             remembers=config.remembers,
             codes=config.codes,
@@ -428,7 +428,7 @@ def sketches_of(lessons: Lessons, rng: np.random.Generator) -> np.ndarray:
     return (lessons.taught["sketch"][rows] * lessons.taught["sketch_scale"][rows][..., None]).reshape(len(rows), -1)
 
 
-def _spread(values: np.ndarray) -> list[float]:
+def spread(values: np.ndarray) -> list[float]:
     """Standard deviation of each column; 1 for one that never changes and so tells nothing."""
     std = values.std(axis=0)
     return np.where(std > SMALLEST_SPREAD, std, 1.0).tolist()
