@@ -55,18 +55,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from efn_ros.assembly import make_deployment
     from efn_ros.bank import BankReader
+    from efn_ros.commands._tasks import chosen
     from efn_ros.evaluation import comparisons, evaluate, plan
     from efn_ros.graph import Graph
     from efn_ros.report import provenance, results
-    from efn_ros.worlds import Deployment, world_tasks
+    from efn_ros.worlds import Deployment
 
     graph = Graph.load(args.robot, args.params_file)
     bridge = graph.parameters("libero_bridge")
-    known = list(world_tasks(bridge["world"], bridge["libero_assets"]))
-    tasks = args.tasks or known
-    unknown = set(tasks) - set(known)
-    if unknown:
-        raise SystemExit(f"unknown task {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    tasks = chosen(bridge, args.tasks)
     if make_deployment(bridge) != Deployment():
         raise SystemExit("efn evaluate: the parameters give libero_bridge a deployment; leave it out, seeds draw it")
     seeds = [None] if args.setting == AS_TRAINED else range(args.first_seed, args.first_seed + args.deployments)

@@ -24,16 +24,12 @@ def run(args: argparse.Namespace) -> int:
 
     from efn_ros.assembly import make_agent, make_simulation
     from efn_ros.bank import BankReader
+    from efn_ros.commands._tasks import chosen
     from efn_ros.graph import Graph
-    from efn_ros.worlds import world_tasks
 
     graph = Graph.load(args.robot, args.params_file)
     bridge = graph.parameters("libero_bridge")
-    known = list(world_tasks(bridge["world"], bridge["libero_assets"]))
-    tasks = args.tasks or known
-    unknown = set(tasks) - set(known)
-    if unknown:
-        raise SystemExit(f"unknown task {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    tasks = chosen(bridge, args.tasks)
     there, succeeded = len(BankReader(args.bank).rollouts()), 0
     with closing(make_simulation(bridge)) as world, closing(make_agent(graph, args.bank)) as agent:
         missing = range(there, args.rollouts)
