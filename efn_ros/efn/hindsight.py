@@ -23,7 +23,7 @@ from efn_ros.bank import BankReader, StoredRollout
 from efn_ros.bank.codes import principal_components
 from efn_ros.bank.payload import successors
 from efn_ros.efn.descent import descend
-from efn_ros.efn.learner import CORRECTED_SUCCESSES, DECIDED, SMALLEST_BOUND, Lessons, is_held_out
+from efn_ros.efn.learner import DECIDED, SMALLEST_BOUND, Lessons, is_held_out
 from efn_ros.efn.network import SIZES, Efn, EfnConfig
 from efn_ros.efn.train import MEASURED, SAMPLED_SKETCHES, spread
 from efn_ros.graph import Graph
@@ -62,10 +62,11 @@ class HindsightConfig:
 
 def teach(config: HindsightConfig) -> Path:
     """Train from nothing, or go on where a call with the same settings was killed; returns the checkpoint, whose
-    facts.json holds what it scored on held-out rollouts.
+    facts.json holds what it scored on held-out rollouts. One that is finished is not made again.
 
-    Raises ValueError for a bank without a success that was corrected or probed, on either side of what is held out, as
-    there is nothing to learn or to measure then, and the errors of `BankReader.snapshot`.
+    Raises ValueError for a directory with a network of other settings or of a bank that has grown since; for a bank
+    without a success that was corrected or probed, on either side of what is held out, as there is nothing to learn or
+    to measure then; and the errors of `BankReader.snapshot`.
     """
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.threads)
@@ -75,8 +76,15 @@ def teach(config: HindsightConfig) -> Path:
     parts = [[r for r in memory if is_held_out(r.record.id, config.held_out) == held] for held in (False, True)]
     for part, what in zip(parts, ("to learn from", f"held out ({config.held_out:g} of all)"), strict=True):
         if not any(r.record.outcome == Outcome.SUCCESS and (r.arrays.modes == Mode.CORRECTED).any() for r in part):
-            raise ValueError(f"{config.bank} holds no {CORRECTED_SUCCESSES} {what}; let exploration probe")
+            raise ValueError(f"{config.bank} holds no corrected or probed success {what}; let exploration probe")
     rng, directory = np.random.default_rng(config.seed), Path(config.directory)
+    settings = {name: value for name, value in asdict(config).items() if name != "directory"}
+    told, facts_file = {"config": settings, "rollouts": len(memory)}, directory / "facts.json"
+    if facts_file.exists():
+        before, own = json.loads(facts_file.read_text()), json.loads(json.dumps(told))
+        if any(before.get(name) != value for name, value in own.items()):
+            raise ValueError(f"{directory} holds a network of other settings or another bank; name another directory")
+        return directory
     bound = tuple(float(b) for b in graph.parameters("efn_corrector")["limits.residual"])
     efn = _untrained(config, memory, bound, rng)
     recall = make_recall(graph.parameters("experience_retrieval"))
@@ -84,7 +92,6 @@ def teach(config: HindsightConfig) -> Path:
     checks = Lessons(parts[1], memory, recall, efn, snapshot.projection)
     directory.mkdir(parents=True, exist_ok=True)
     log, state = SummaryWriter(directory / "log"), directory / "hindsight.safetensors"
-    settings = {name: value for name, value in asdict(config).items() if name != "directory"}
     best = directory / BEST
 
     def measure() -> dict[str, float]:
@@ -110,9 +117,9 @@ def teach(config: HindsightConfig) -> Path:
         settings=settings | {"rollouts": len(memory)},
     )
     log.close()
-    facts = {"config": settings, "rollouts": len(memory), "decisions": len(taught), "minutes": seconds / 60}
+    facts = told | {"decisions": len(taught), "minutes": seconds / 60}
     facts |= {"corrected": int((taught.corrected & taught.success).sum()), "validation": json.loads(best.read_text())}
-    (directory / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
+    facts_file.write_text(json.dumps(facts, indent=1) + "\n")
     for file in (state, best):
         file.unlink()
     return directory
