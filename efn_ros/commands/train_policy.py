@@ -1,4 +1,4 @@
-"""train the small policy from Meta-World's scripted experts, measure it on unseen scenes and write its card"""
+"""train the small policy from a simulator's scripted experts, measure it on unseen scenes and write its card"""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--directory", type=Path, default=Path("efn_policy"), help="a second run goes on in it")
+    parser.add_argument("--world", default="metaworld", help="metaworld or libero")
+    parser.add_argument("--tasks", nargs="+", default=[], help="default: all of the simulator's")
     parser.add_argument("--episodes", type=int, nargs="+", help="episodes for each task, one number a round")
     parser.add_argument("--updates", type=int, nargs="+", help="updates, one number a round")
     parser.add_argument("--seed", type=int, default=0)
@@ -25,7 +27,8 @@ def run(args: argparse.Namespace) -> int:
     from efn_ros.policies.pocket_vla.train import TrainConfig, train
 
     rounds = {name: tuple(getattr(args, name)) for name in ("episodes", "updates") if getattr(args, name)}
-    config = TrainConfig(str(args.directory), **rounds, seed=args.seed, processes=args.processes, threads=args.threads)
+    settings = {name: getattr(args, name) for name in ("world", "seed", "processes", "threads")}
+    config = TrainConfig(str(args.directory), tasks=tuple(args.tasks), **settings, **rounds)
     if len(config.episodes) != len(config.updates):
         raise SystemExit(f"--episodes names {len(config.episodes)} rounds, --updates {len(config.updates)}")
     checkpoint = train(config)

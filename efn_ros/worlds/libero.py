@@ -48,8 +48,8 @@ class LiberoWorld:
 
     Actions (7,): translation and axis-angle deltas of the hand, as fractions of full speed, then the gripper (-1 opens,
     1 closes), each in [-1, 1]. Images are those that OpenVLA was trained and evaluated on, which LIBERO's own are once
-    rotated by 180 degrees: upright, and left and right exchanged. A seed is the index, modulo their number, of one of
-    the initial states that LIBERO evaluates with.
+    rotated by 180 degrees: upright, and left and right exchanged. A seed below their number is the index of one of the
+    initial states that LIBERO evaluates with; any other draws a scene anew, from where LIBERO drew those.
     """
 
     def __init__(
@@ -104,10 +104,12 @@ class LiberoWorld:
             self.close()
             self._build(task)
         # Fixtures are no part of the initial states: LIBERO places them from NumPy's global generator.
-        with _seeded():
+        given = seed < len(self._starts)
+        with _seeded(0 if given else seed):
             self._env.reset()
-        self._env.sim.set_state_from_flattened(self._starts[seed % len(self._starts)])
-        self._env.sim.forward()
+        if given:
+            self._env.sim.set_state_from_flattened(self._starts[seed])
+            self._env.sim.forward()
         for _ in range(SETTLING_STEPS):
             self._state = self._env.step(IDLE)[0]
         self._pending = deque([IDLE] * self._deployment.latency_steps)
@@ -145,6 +147,18 @@ class LiberoWorld:
     def expert(self) -> np.ndarray:
         """The scripted expert's action (7,) in the present state; it reads the simulator's own positions."""
         return self._expert.act()
+
+    def landmarks(self) -> np.ndarray:
+        """As of `TeachingWorld`."""
+        model, data = self._env.sim.model._model, self._env.sim.data._data
+        points, seen = self._expert.landmarks(), []
+        for name in CAMERAS.values():
+            camera = model.camera(name).id
+            x, y, z = data.cam_xmat[camera].reshape(3, 3).T @ (points - data.cam_xpos[camera]).T
+            half = -z * np.tan(np.radians(model.cam_fovy[camera]) / 2)  # of the image, at each point's depth
+            ahead = np.stack([-x, -y], axis=-1) / np.where(half > 0, half, np.nan)[:, None]  # left and right exchanged
+            seen.append(np.where(np.isnan(ahead), np.inf, ahead))
+        return np.stack(seen).astype(np.float32)
 
     def save(self) -> tuple:
         """The simulation's state, for `restore` within the same episode."""
@@ -259,10 +273,10 @@ def shift_camera(camera, table_m: float, shift: Deployment) -> None:
 
 
 @contextlib.contextmanager
-def _seeded() -> Iterator[None]:
-    """Within it NumPy's global generator starts from 0; afterwards it goes on as if nothing had been."""
+def _seeded(seed: int = 0) -> Iterator[None]:
+    """Within it NumPy's global generator starts from `seed`; afterwards it goes on as if nothing had been."""
     before = np.random.get_state()
-    np.random.seed(0)
+    np.random.seed(seed)
     try:
         yield
     finally:

@@ -118,6 +118,17 @@ class LiberoExpert:
             return self._bring(*names)
         raise NotImplementedError(f"no expert for the goal {predicate!r}")
 
+    def landmarks(self) -> np.ndarray:
+        """(3, 3) metres: the hand, what it is to take first, and where that is to go."""
+        predicate, *names = self._env.parsed_problem["goal_state"][0]
+        if predicate == "turnon":
+            knob = self._model.joint(self._env.fixtures_dict[names[0]].joints[0]).id
+            return np.stack([self._hand, self._data.xanchor[knob], self._data.xanchor[knob]])
+        if predicate == "open":
+            handle = self._data.geom_xpos[self._handle(names[0])]
+            return np.stack([self._hand, handle, handle])
+        return np.stack([self._hand, self._position(names[0]), self._spot(names[1])])
+
     # Skills
 
     def _bring(self, name: str, place: str) -> np.ndarray:
@@ -149,8 +160,7 @@ class LiberoExpert:
         joint = self._model.joint(self._env.object_sites_dict[region].joints[0])
         out = -self._data.xaxis[joint.id]
         travel = -self._data.qpos[joint.qposadr[0]]
-        shapes = self._shapes_of(self._model.site_bodyid[self._model.site(region).id])
-        handle = shapes[np.argmax(self._data.geom_xpos[shapes] @ out)]
+        handle = self._handle(region)
         bar = self._data.geom_xpos[handle]
         frame = _frame(np.array([0.0, 0.0, np.sign(self._finger_axis[2]) or 1.0]), -out)
         offset = self._hand - bar
@@ -326,6 +336,12 @@ class LiberoExpert:
 
     def _position(self, name: str) -> np.ndarray:
         return self._data.xpos[self._env.obj_body_id[name]]
+
+    def _handle(self, region: str) -> int:
+        """The shape of a drawer that stands out farthest."""
+        joint = self._model.joint(self._env.object_sites_dict[region].joints[0])
+        shapes = self._shapes_of(self._model.site_bodyid[self._model.site(region).id])
+        return int(shapes[np.argmin(self._data.geom_xpos[shapes] @ self._data.xaxis[joint.id])])
 
     def _boxes(self, shapes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Lowest and highest corners (n, 3) of the boxes around collision shapes, along the world's axes."""

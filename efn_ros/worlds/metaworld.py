@@ -138,8 +138,9 @@ class MetaWorld:
         return np.clip(self._expert.get_action(self._state), -1.0, 1.0).astype(np.float32)
 
     def landmarks(self) -> np.ndarray:
-        """float32 (3, 3): positions in metres of hand, first object and goal, for a grounding loss."""
-        return np.stack([self._state[:3], self._state[4:7], self._state[36:39]]).astype(np.float32)
+        """As of `TeachingWorld`, in the nominal deployment."""
+        points = np.stack([self._state[:3], self._state[4:7], self._state[36:39]])
+        return np.stack([project(points, camera) for camera in CAMERAS]).astype(np.float32)
 
     def save(self) -> tuple:
         """The simulation's state, for `restore` within the same episode."""

@@ -50,6 +50,22 @@ class World(Protocol):
     def close(self) -> None: ...
 
 
+class TeachingWorld(World, Protocol):
+    """A world with an expert, which demonstrations are made with; a policy at work never sees any of this."""
+
+    def expert(self) -> np.ndarray:
+        """The scripted expert's action (A,) in the present state; it reads the simulator's own positions."""
+
+    def landmarks(self) -> np.ndarray:
+        """float32 (C, 3, 2): where hand, first object and goal appear to each camera, x to the right and y down, each
+        from -1 to 1 across the image; beyond that out of it, infinite behind the camera."""
+
+    def save(self) -> tuple:
+        """The simulation's state, for `restore` within the same episode."""
+
+    def restore(self, saved: tuple) -> None: ...
+
+
 def make_world(name: str, *, deployment: Deployment | None = None, image_size: int = 96, **settings) -> World:
     """Build the world called `name` ("metaworld" or "libero") in a deployment (none: as the policy was trained).
 

@@ -1,4 +1,4 @@
-"""Behaviour cloning of PocketVLA from Meta-World's scripted experts, in rounds (DAgger).
+"""Behaviour cloning of PocketVLA from a simulator's scripted experts, in rounds (DAgger).
 
 Round 0 shows the expert under noise; every later round lets the student drive and asks the expert what it would have
 done. After each round's data the network trains on all of it. The policy sees images, instruction and end-effector
@@ -11,9 +11,10 @@ import json
 import math
 import multiprocessing
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -27,16 +28,32 @@ from efn_ros.policies.pocket_vla.demonstrations import Demonstrations, demonstra
 from efn_ros.policies.pocket_vla.model import PocketVla, PocketVlaConfig
 from efn_ros.policies.pocket_vla.policy import PocketVlaPolicy
 from efn_ros.policies.pocket_vla.processor import PocketVlaProcessor, train_tokenizer
-from efn_ros.worlds.metaworld import TASKS, MetaWorld, project
+from efn_ros.worlds import TeachingWorld, make_world, world_tasks
+
+# What a robot's network has other than the defaults: its cameras, its proprioception (where it lies and how far it
+# varies, in its own units) and its actions.
+NETWORKS = {
+    "metaworld": {},
+    "libero": {
+        "cameras": ("agentview", "wrist"),
+        "proprio_size": 8,
+        "proprio_mean": (-0.05, 0.05, 1.0, 3.1, 0.0, 0.0, 0.03, -0.03),
+        "proprio_std": (0.1, 0.15, 0.1, 0.3, 0.5, 0.3, 0.015, 0.015),
+        "action_low": (-1.0,) * 7,
+        "action_high": (1.0,) * 7,
+    },
+}
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """episodes, updates: one entry a round, episodes for each task. seed: of everything. processes: that collect.
-    threads: of training. save_every: updates after which an interrupted run goes on."""
+    """tasks: none are all of the world's. episodes, updates: one entry a round, episodes for each task. seed: of
+    everything. processes: that collect. threads: of training. save_every: updates after which an interrupted run goes
+    on."""
 
     directory: str
-    tasks: tuple[str, ...] = tuple(TASKS)
+    world: str = "metaworld"
+    tasks: tuple[str, ...] = ()
     episodes: tuple[int, ...] = (60, 30, 30, 30, 40)
     updates: tuple[int, ...] = (1500, 600, 600, 600, 3200)
     batch: int = 128
@@ -59,14 +76,16 @@ def train(config: TrainConfig) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.threads)
-    tokenizer = train_tokenizer(TASKS.values(), 512)
+    told = world_tasks(config.world)
+    tokenizer = train_tokenizer(told.values(), 512)
     processor = PocketVlaProcessor(tokenizer)
-    model = PocketVla(PocketVlaConfig(vocabulary_size=len(tokenizer))).to(memory_format=torch.channels_last).train()
+    network = PocketVlaConfig(vocabulary_size=len(tokenizer), **NETWORKS[config.world])
+    model = PocketVla(network).to(memory_format=torch.channels_last).train()
     average = deepcopy(model)
     optimiser = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     run = Run(directory / "state.safetensors", model, average, optimiser)
     run.load()
-    tokens = tokenizer(list(TASKS.values()), padding=True, return_tensors="pt")
+    tokens = tokenizer(list(told.values()), padding=True, return_tensors="pt")
     checkpoint, total = directory / "checkpoint", sum(config.updates)
     for round_, episodes in enumerate(config.episodes):
         end = sum(config.updates[: round_ + 1])
@@ -168,9 +187,8 @@ def losses(model, data: Demonstrations, rows: np.ndarray, tokens, config: TrainC
         latent = model.intend(visual, points, torch.from_numpy(data.proprio[rows]), text)
         action = model.decode(latent, visual)
     side = round(heatmaps.shape[-1] ** 0.5)
-    seen = np.stack([project(data.landmarks[rows], camera) for camera in model.config.cameras], axis=1)
-    target = torch.from_numpy(heat(seen, side))
-    entropy = -(target * heatmaps[:, :, : seen.shape[2]].log_softmax(-1)).sum(-1)
+    target = torch.from_numpy(heat(data.landmarks[rows], side))
+    entropy = -(target * heatmaps[:, :, : target.shape[2]].log_softmax(-1)).sum(-1)
     return {
         "action": (action - torch.from_numpy(data.actions[rows])).abs().mean(),
         "grounding": config.grounding * entropy.mean(),
@@ -190,21 +208,23 @@ def collect(config: TrainConfig, round_: int, episodes: int, student: Path | Non
     """All demonstrations up to this round; those of this round are made where they are not on disk yet."""
     directory = Path(config.directory) / "demonstrations"
     directory.mkdir(exist_ok=True)
-    wanted = [directory / f"{round_}_{task}.npz" for task in config.tasks]
-    missing = [(task, path) for task, path in zip(config.tasks, wanted, strict=True) if not path.exists()]
+    tasks = config.tasks or tuple(world_tasks(config.world))
+    name = "{}_{}.npz".format
+    wanted = {task: directory / name(round_, task.replace("/", ".")) for task in tasks}
+    missing = {task: path for task, path in wanted.items() if not path.exists()}
     if missing:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(config.processes, mp_context=context) as pool:
             seeds = range(config.first_seed + 1000 * round_, config.first_seed + 1000 * round_ + episodes)
-            jobs = [pool.submit(_collect_task, task, seeds, student, path) for task, path in missing]
-            for job in tqdm(jobs, desc=f"round {round_}: demonstrations"):
+            jobs = [pool.submit(_collect_task, config.world, *wanted, seeds, student) for wanted in missing.items()]
+            for job in tqdm(as_completed(jobs), total=len(jobs), desc=f"round {round_}: demonstrations"):
                 tqdm.write(job.result())
-    paths = [directory / f"{r}_{task}.npz" for r in range(round_ + 1) for task in config.tasks]
+    paths = [directory / name(r, task.replace("/", ".")) for r in range(round_ + 1) for task in tasks]
     return Demonstrations.concatenate([_read(path) for path in paths])
 
 
-def _collect_task(task: str, seeds: range, student: Path | None, path: Path) -> str:
-    world = _WORLD.setdefault("world", MetaWorld())
+def _collect_task(name: str, task: str, path: Path, seeds: range, student: Path | None) -> str:
+    world = _world(name)
     policy = PocketVlaPolicy.from_pretrained(student, threads=1) if student else None
     parts = [demonstrate(world, task, seed, PocketVlaConfig().horizon, policy) for seed in seeds]
     data = Demonstrations.concatenate(parts)
@@ -214,7 +234,9 @@ def _collect_task(task: str, seeds: range, student: Path | None, path: Path) -> 
     return f"{task}: {np.mean([p.succeeded[0] for p in parts]):.0%} of {len(parts)} episodes succeeded"
 
 
-_WORLD: dict[str, MetaWorld] = {}  # one a process: building its scenes takes seconds
+@lru_cache(maxsize=1)  # one a process: building its scenes takes seconds
+def _world(name: str) -> TeachingWorld:
+    return make_world(name)
 
 
 def _read(path: Path) -> Demonstrations:
