@@ -54,9 +54,15 @@ ARGUMENTS = {"namespace", "params_file", "use_sim_time", "autostart", "log_level
 ALONE = ("--no-daemon", "--spin-time", "4")  # a daemon would outlive the test
 
 
-def ros2(*words: str, timeout_s: float = 60.0) -> str:
-    """What a `ros2` command prints; it must succeed."""
-    done = subprocess.run(["ros2", *words], capture_output=True, text=True, timeout=timeout_s)
+def ros2(*words: str, timeout_s: float = 40.0, attempts: int = 3) -> str:
+    """What a `ros2` command prints; it must succeed. One that calls a service waits for ever if the answer is sent
+    before discovery has told its sender of the one who asked, so what hangs is asked again."""
+    try:
+        done = subprocess.run(["ros2", *words], capture_output=True, text=True, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        if attempts > 1:
+            return ros2(*words, timeout_s=timeout_s, attempts=attempts - 1)
+        raise
     assert done.returncode == 0, f"ros2 {' '.join(words)}: {done.stdout}{done.stderr}"
     return done.stdout
 
