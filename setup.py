@@ -7,8 +7,8 @@ setup(
     package_data={
         "efn_ros": [
             "ros/*.xml",
-            "policies/pocket_vla/checkpoint/*",
-            "efn/checkpoint/*",
+            "policies/pocket_vla/checkpoints/*/*",
+            "efn/checkpoints/*/*",
             "bank/seed/*/*",
             "bank/seed/*/payloads/*",
         ]

@@ -36,7 +36,7 @@ def main() -> None:
     for reward, similarity in RUNS:
         directory = args.directory / f"{reward}_{similarity}"
         config = FinetuneConfig(
-            str(directory), str(PACKAGED), episodes=args.episodes, processes=args.processes, reward=reward,
+            str(directory), str(PACKAGED / "metaworld"), episodes=args.episodes, processes=args.processes, reward=reward,
             similarity=similarity,
         )  # fmt: skip
         finetune(config)

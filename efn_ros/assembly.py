@@ -17,6 +17,7 @@ from efn_ros.efn.corrector import Residual
 from efn_ros.efn.exploration import Exploration, actor_sampler
 from efn_ros.efn.registry import Registry
 from efn_ros.graph import Graph
+from efn_ros.packaged import checkpoint_directory
 from efn_ros.policies import FrozenPolicy, load_policy
 from efn_ros.policies.inference import Inference
 from efn_ros.robots import ActionLimits
@@ -57,8 +58,7 @@ def make_inference(p: Parameters) -> Inference:
 
 def make_codes(checkpoint: str) -> Codes | None:
     """Of the EFN in a directory, or in the package; None for an empty name."""
-    directory = PACKAGED if checkpoint == "packaged" else Path(checkpoint).expanduser()
-    return Codes.load(directory / WEIGHTS) if checkpoint else None
+    return Codes.load(checkpoint_directory(checkpoint, PACKAGED) / WEIGHTS) if checkpoint else None
 
 
 def make_recall(p: Parameters) -> RecallConfig:
@@ -98,7 +98,7 @@ def make_residual(p: Parameters) -> Residual:
         from efn_ros.efn.network import LATENT, read_config
 
         settings = {name: p[name] for name in ("gain", "check_memory", "disagreement_scale")}
-        if p["decoder_policy"] and read_config(p["checkpoint"] or PACKAGED).space == LATENT:
+        if p["decoder_policy"] and read_config(checkpoint_directory(p["checkpoint"], PACKAGED)).space == LATENT:
             policy = load_policy(p["decoder_policy"], checkpoint=p["decoder_checkpoint"])
             settings |= {"decode": policy.decode, "policy": policy.spec.fingerprint}
         return LearnedResidual(p["checkpoint"], **settings)
@@ -147,7 +147,7 @@ def make_switching(p: Parameters, corrector: Corrector) -> Switching | None:
         named = {**p, "checkpoint": str(checkpoint)}
         return make_residual(named), make_exploration(named, corrector.limits.residual)
 
-    return Switching(corrector, Registry(p["bank"]), p["checkpoint"] or PACKAGED, make)
+    return Switching(corrector, Registry(p["bank"]), checkpoint_directory(p["checkpoint"], PACKAGED), make)
 
 
 def make_learner(p: Parameters, recall: Parameters, corrector: Parameters, **hooks: Callable) -> Learner:
@@ -161,7 +161,7 @@ def make_learner(p: Parameters, recall: Parameters, corrector: Parameters, **hoo
         raise ValueError("disagreement_scale of efn_corrector is set; critics cannot learn on at work, set it to 0")
     names = [field.name for field in fields(LearnConfig)]
     config = LearnConfig(**{name: p[name] for name in names})
-    checkpoint = corrector["checkpoint"] or PACKAGED
+    checkpoint = checkpoint_directory(corrector["checkpoint"], PACKAGED)
     options = {"gain": corrector["gain"], "rule": p["rule"]}
     return Learner(p["bank"], checkpoint, config, make_recall(recall), **options, **hooks)
 

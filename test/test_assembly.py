@@ -304,7 +304,7 @@ def test_recall_is_configured_by_the_parameters(tmp_path):
     config = assembly.make_retriever(values, tmp_path)._config
     assert (config.rollouts_n, config.k, config.context, config.temperature, config.argmax) == (3, 5, 7, 0.5, True)
     assert (config.lambda_, config.beta, config.success_only) == (0.75, 2.0, True)
-    assert config.codes.identity == Codes.load(PACKAGED / WEIGHTS).identity
+    assert config.codes.identity == Codes.load(PACKAGED / "metaworld" / WEIGHTS).identity
     assert assembly.make_retriever({**values, "codes": ""}, tmp_path)._config.codes is None
     assert (config.visual, config.latent, config.proprio) == (0.5, 0.25, 0.125)
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from efn_ros.worlds.deployment import SAMPLED
+
 DEPLOYMENTS, AS_TRAINED = "deployments", "as-trained"
 
 
@@ -19,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--first-seed", type=int, default=0, help="of the deployments; they end below those of training"
     )
     parser.add_argument("--deployments", type=int, default=30, help="how many")
-    parser.add_argument("--tasks", nargs="+", help="default: all of the simulator's")
+    parser.add_argument("--tasks", nargs="+", help="names or patterns; default: all of the simulator's")
+    parser.add_argument("--kinds", nargs="+", choices=SAMPLED, default=list(SAMPLED), help="of shifts; default: all")
     parser.add_argument("--episodes", type=int, default=1, help="scenes a task and deployment, each met in every way")
     parser.add_argument(
         "--volumes",
@@ -87,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
             working=_working(args.output, args.work),
             recurring=args.recurring,
             memory=str(args.bank.resolve()) if args.bank else "",
+            kinds=args.kinds,
         )
     except ValueError as error:
         raise SystemExit(f"efn evaluate: {error}") from error
@@ -100,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
         "tasks": tasks,
         "episodes_a_task": args.episodes,
         "recurring": args.recurring,
+        "kinds": args.kinds,
         "bank": bool(args.bank),
         "comparisons": [asdict(c) for c in comparisons(episodes)],
     }

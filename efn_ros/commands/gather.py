@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rollouts", type=int, default=100, help="that the bank shall hold, over the tasks in turn")
     parser.add_argument("--robot", default="libero_sim", help="which config/<robot>.yaml")
     parser.add_argument("--params-file", action="append", default=[], help="parameters laid over the robot's own")
-    parser.add_argument("--tasks", nargs="+", help="default: all of the simulator's")
+    parser.add_argument("--tasks", nargs="+", help="names or patterns; default: all of the simulator's")
     parser.add_argument("--first-scene", type=int, default=FIRST_SCENE, help="seed of the first rollout's scene")
     parser.add_argument("--base", action="store_true", help="the base alone, without correction")
 

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from efn_ros.worlds.deployment import SAMPLED
+
 MINUTES = 50  # what is measured last and the start of the processes take some more
 QUICK = {"deployments": (40, 15), "updates": (1500, 4000)}
 LESSONS, FINETUNE, BANK = "simulated deployments", "--finetune CHECKPOINT", "--bank DIRECTORY"
@@ -23,7 +25,11 @@ OF = {
     "episodes": (FINETUNE,),
     "reward": (FINETUNE,),
     "similarity": (FINETUNE,),
-    "params_file": (BANK,),
+    "params_file": (LESSONS, BANK),
+    "kinds": (LESSONS,),
+    "tasks": (LESSONS,),
+    "views": (LESSONS,),
+    "glimpses": (LESSONS,),
 }
 
 
@@ -38,9 +44,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", help="of the network: small (if not said) or paper")
     parser.add_argument("--space", help="of what the network says: action (if not said) or latent tokens")
     parser.add_argument("--updates", type=int, nargs="+", help="one number a round; one in all with --bank")
+    parser.add_argument("--params-file", action="append", help="parameters laid over the robot's own")
     parser.add_argument("--memoryless", action="store_true", help="a network that cannot recall, to compare with")
     lessons = parser.add_argument_group(LESSONS)
     lessons.add_argument("--deployments", type=int, nargs="+", help="that teach, one number a round")
+    lessons.add_argument("--kinds", nargs="+", choices=SAMPLED, help="of shifts that are drawn; default: all")
+    lessons.add_argument(
+        "--tasks", nargs="+", help="that are taught in, names or patterns; default: all of the simulator's"
+    )
+    lessons.add_argument("--views", type=int, help="in how many other deployments each motion is seen; 2 if not said")
+    lessons.add_argument("--glimpses", type=int, help="through how many cameras each decision is seen; 4 if not said")
     lessons.add_argument("--quick", action="store_true", help="fewer of both: less than an hour on two cores")
     lessons.add_argument("--install", action="store_true", help="put the checkpoint into the package, with its card")
     finetune = parser.add_argument_group(FINETUNE)
@@ -48,8 +61,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     finetune.add_argument("--episodes", type=int, help="in place of minutes, so that a run can be repeated exactly")
     finetune.add_argument("--reward", help="beside success: sparse (a potential, if not said), semantic or anti_idling")
     finetune.add_argument("--similarity", help="of those rewards: fused (if not said) or sinkhorn")
-    bank = parser.add_argument_group(BANK)
-    bank.add_argument("--params-file", action="append", help="parameters laid over the robot's own")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,16 +79,24 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _lessons(args: argparse.Namespace, given: dict[str, Any], common: dict[str, Any]) -> Path:
+    from efn_ros.commands._tasks import chosen
     from efn_ros.efn.card import install
     from efn_ros.efn.lessons import LessonConfig
     from efn_ros.efn.train import TrainConfig, train
+    from efn_ros.graph import Graph
 
     if args.install and args.space not in (None, "action"):
         raise SystemExit("--install is of --space action; name a checkpoint of another in a parameter file")
     rounds = {name: tuple(given.pop(name)) for name in QUICK if name in given}
     rounds = (QUICK if given.pop("quick", False) else {}) | rounds
     installs, remembers = given.pop("install", False), not given.pop("memoryless", False)
-    lessons = LessonConfig(seed=0, robot=common.pop("robot"))
+    robot, overlays = common.pop("robot"), tuple(given.pop("params_file", ()))
+    graph = Graph.load(robot, overlays)
+    taught = {name: given.pop(name) for name in ("kinds", "tasks", "views", "glimpses") if name in given}
+    taught |= {"tasks": tuple(chosen(graph.parameters("libero_bridge"), taught.get("tasks")))}
+    taught |= {"kinds": tuple(taught["kinds"])} if "kinds" in taught else {}
+    bound = tuple(float(b) for b in graph.parameters("efn_corrector")["limits.residual"])
+    lessons = LessonConfig(seed=0, robot=robot, overlays=overlays, bound=bound, **taught)
     config = TrainConfig(str(args.directory), remembers=remembers, lessons=lessons, **given, **rounds, **common)
     if len(config.deployments) != len(config.updates):
         raise SystemExit(f"--deployments names {len(config.deployments)} rounds, --updates {len(config.updates)}")

@@ -11,7 +11,7 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--directory", type=Path, default=Path("efn_policy"), help="a second run goes on in it")
     parser.add_argument("--world", default="metaworld", help="metaworld or libero")
-    parser.add_argument("--tasks", nargs="+", default=[], help="default: all of the simulator's")
+    parser.add_argument("--tasks", nargs="+", default=[], help="names or patterns; default: all of the simulator's")
     parser.add_argument("--episodes", type=int, nargs="+", help="episodes for each task, one number a round")
     parser.add_argument("--updates", type=int, nargs="+", help="updates, one number a round")
     parser.add_argument("--seed", type=int, default=0)
@@ -22,20 +22,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from efn_ros.commands._tasks import chosen
     from efn_ros.policies.pocket_vla.card import write_card
     from efn_ros.policies.pocket_vla.policy import PACKAGED
     from efn_ros.policies.pocket_vla.train import TrainConfig, train
 
     rounds = {name: tuple(getattr(args, name)) for name in ("episodes", "updates") if getattr(args, name)}
+    tasks = tuple(chosen({"world": args.world, "libero_assets": ""}, args.tasks))
     settings = {name: getattr(args, name) for name in ("world", "seed", "processes", "threads")}
-    config = TrainConfig(str(args.directory), tasks=tuple(args.tasks), **settings, **rounds)
+    config = TrainConfig(str(args.directory), tasks=tasks, **settings, **rounds)
     if len(config.episodes) != len(config.updates):
         raise SystemExit(f"--episodes names {len(config.episodes)} rounds, --updates {len(config.updates)}")
     checkpoint = train(config)
     facts = json.loads((args.directory / "train.json").read_text())
     print(write_card(checkpoint, facts, args.test_episodes, args.directory / "test", args.processes))
     if args.install:
-        shutil.copytree(checkpoint, PACKAGED, dirs_exist_ok=True)
-        checkpoint = PACKAGED
+        checkpoint = Path(shutil.copytree(checkpoint, PACKAGED / config.world, dirs_exist_ok=True))
     print(f"\ncheckpoint {checkpoint}")
     return 0

@@ -7,5 +7,5 @@ from efn_ros.efn.nonparametric import RecalledAction
 
 __all__ = ["Corrector", "RecalledAction"]
 
-PACKAGED = Path(__file__).resolve().parent / "checkpoint"  # the network that comes with the package
+PACKAGED = Path(__file__).resolve().parent / "checkpoints"  # networks that come with the package
 WEIGHTS = "model.safetensors"  # of a network, in the directory of its checkpoint

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from efn_ros.efn import PACKAGED, WEIGHTS
 from efn_ros.efn.network import CONFIG
+from efn_ros.graph import Graph
 from efn_ros.report import provenance, tables
+from efn_ros.worlds.deployment import SAMPLED
 
 CARD = """---
 license: mit
@@ -16,12 +18,12 @@ pipeline_tag: robotics
 ---
 # Experience Feedback Network for PocketVLA
 
-Corrects the actions of the frozen PocketVLA policy on a simulated Sawyer arm: it reads the present step and steps that
-were recalled from the bank of its place of work, and adds a residual. Without memory the residual is zero. Made by
-`./efn train`; how, is told in `docs/learning.md`, what it is worth in `docs/evaluation.md`.
+Corrects the actions of the frozen PocketVLA policy on a simulated arm, in {world}: it reads the present step and steps
+that were recalled from the bank of its place of work, and adds a residual. Without memory the residual is zero. Made
+by `./efn train`; how, is told in `docs/learning.md`, what it is worth in `docs/evaluation.md`.
 
-* **Data**: {decisions} decisions in {deployments} simulated deployments (seeds from {first_seed} on), each also seen
-  through other cameras. {remembered} rollouts of the policy alone fill the bank of each, {taught} are taught in. The
+* **Data**: {decisions} decisions in {deployments} simulated deployments (seeds from {first_seed} on; shifts of
+  {kinds}){seen}. {remembered} rollouts of the policy alone fill the bank of each, {taught} are taught in. The
   teacher is the policy itself, shown the scene as it was trained.{note}
 * **Training**: {updates} updates of {batch} decisions, seed {seed}, {minutes:.0f} minutes, threads: {threads},
   on {cpu}.
@@ -32,9 +34,12 @@ were recalled from the bank of its place of work, and adds a residual. Without m
 """
 
 
-def install(checkpoint: Path, note: str = "", target: Path = PACKAGED) -> Path:
+def install(checkpoint: Path, note: str = "", target: Path | None = None) -> Path:
     """Copy a trained round (`efn_ros.efn.train`) with card.json and README.md to `target`, the package if not said."""
     facts = json.loads((checkpoint / "facts.json").read_text())
+    taught = facts["config"]["lessons"]
+    world = Graph.load(taught["robot"], taught.get("overlays", ())).parameters("libero_bridge")["world"]
+    target = target or PACKAGED / world
     target.mkdir(parents=True, exist_ok=True)
     for name in (CONFIG, WEIGHTS):
         shutil.copyfile(checkpoint / name, target / name)
@@ -64,8 +69,11 @@ def install(checkpoint: Path, note: str = "", target: Path = PACKAGED) -> Path:
             note=f"\n  {note}" if note else "",
             table=tables.markdown(["", "loss"], [[names[n], f"{losses[n]:.4f}"] for n in names]),
             trust=trust,
-            remembered=settings["lessons"]["remembered"],
-            taught=settings["lessons"]["taught"],
+            remembered=taught["remembered"],
+            taught=taught["taught"],
+            world={"metaworld": "Meta-World", "libero": "LIBERO"}[world],
+            kinds=", ".join(taught.get("kinds", SAMPLED)),
+            seen=", each also seen through other cameras" if taught["views"] or taught["glimpses"] else "",
         )
     )
     return target

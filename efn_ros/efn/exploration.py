@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from efn_ros.packaged import checkpoint_directory
 from efn_ros.types import Outcome, PolicyStep, Recall
 
 OFF = "off"
@@ -149,8 +150,9 @@ def actor_sampler(checkpoint: str | Path, *, gain: float = 1.0) -> Sampler:
     from efn_ros.efn import PACKAGED
     from efn_ros.efn.network import Efn, present_of, recalled_of, require_action_space
 
-    require_action_space(checkpoint or PACKAGED, "exploration.mode 'residual'")
-    efn = Efn.from_pretrained(checkpoint or PACKAGED)
+    directory = checkpoint_directory(checkpoint, PACKAGED)
+    require_action_space(directory, "exploration.mode 'residual'")
+    efn = Efn.from_pretrained(directory)
     codes = efn.codes
 
     @torch.inference_mode()

@@ -12,6 +12,7 @@ from efn_ros.efn import PACKAGED
 from efn_ros.efn.latent import latent_residual
 from efn_ros.efn.network import CRITICS, LATENT, Efn, EfnCritics, present_of, recalled_of, recent_of
 from efn_ros.efn.sac import attenuation
+from efn_ros.packaged import checkpoint_directory
 from efn_ros.types import Past, PolicyStep, Proposal, Recall
 
 
@@ -40,7 +41,7 @@ class LearnedResidual:
         threads: int = 1,
     ) -> None:
         torch.set_num_threads(threads)
-        directory = Path(checkpoint or PACKAGED)
+        directory = checkpoint_directory(checkpoint, PACKAGED)
         self._efn = Efn.from_pretrained(directory)
         self._decodes, self._decode, self._policy = self._efn.config.space == LATENT, decode, policy
         if self._decodes and decode is None:

@@ -16,15 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
-from efn_ros.assembly import make_inference, make_recall, make_writer
+from efn_ros.assembly import make_inference, make_recall, make_simulation, make_writer
 from efn_ros.bank import BankReader, Retriever
 from efn_ros.bank.payload import before, successors
 from efn_ros.efn.learned import LearnedResidual
 from efn_ros.graph import Graph
 from efn_ros.policies.inference import Inference
 from efn_ros.types import Correction, Mode, Observation, Outcome, Past, PolicyStep, Rollout, RolloutStep, StepContext
-from efn_ros.worlds.deployment import Deployment, sample_strengths
-from efn_ros.worlds.metaworld import TASKS, MetaWorld
+from efn_ros.worlds import TeachingWorld
+from efn_ros.worlds.deployment import SAMPLED, Deployment, sample_strengths
 from efn_ros.worlds.stepper import Stepper
 
 REMEMBERED_SEED, LESSON_SEED = 200_000, 300_000  # scenes that neither evaluation nor the policy's training has met
@@ -40,7 +40,8 @@ class LessonConfig:
     bank, and that are taught in. bound: largest residual of the teacher, in the action's units, (A,). noise: of the
     actions in lessons, standard deviation, smooth over a rollout. nearest, context: recalled steps. checkpoint: an EFN
     that drives lessons too (DAgger); empty: none yet. visual: keep V of what is taught, for an EFN that changes latent
-    tokens.
+    tokens. overlays: parameter files laid over those of the robot. kinds: of shifts that are drawn. tasks: none are all
+    of the world's.
     """
 
     seed: int
@@ -56,6 +57,9 @@ class LessonConfig:
     checkpoint: str = ""
     robot: str = "libero_sim"
     visual: bool = False
+    overlays: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = SAMPLED
+    tasks: tuple[str, ...] = ()
 
 
 def paths_of(seed: int, directory: Path) -> list[Path]:
@@ -73,8 +77,8 @@ def collect(config: LessonConfig, directory: Path) -> list[Path]:
     every remembered decision; deployment, (12,), coordinates; visual, float16 (T, D), where it is asked for. Both:
     sketch int8 (T, d) and sketch_scale (T,). outcomes: shares of success of the remembered and of the taught rollouts.
     """
-    deployment = Deployment.draw(config.seed, dict(config.strengths) or sample_strengths(config.seed))
-    graph = Graph.load(config.robot)
+    deployment = Deployment.draw(config.seed, dict(config.strengths) or sample_strengths(config.seed, config.kinds))
+    graph = Graph.load(config.robot, config.overlays)
     with tempfile.TemporaryDirectory() as banks:
         school = _School(config, deployment, graph, Path(banks))
         remembered = [school.remember(i) for i in range(config.remembered)]
@@ -130,7 +134,8 @@ class _School:
         bridge, self._graph, self._config = graph.parameters("libero_bridge"), graph, config
         self._execute_steps = bridge["execute_steps"]
         self._rng = np.random.default_rng([config.seed, 1])
-        inference, self.world = simulated_robot(config.robot)
+        inference, self.world = simulated_robot(config.robot, config.overlays)
+        self._tasks = config.tasks or tuple(self.world.spec.tasks)
         self.world.deployment = deployment
         policy = inference.policy
         self._inference = Inference(policy, inference.projection, publish_visual=config.visual)
@@ -177,12 +182,15 @@ class _School:
         share, probe = np.float32(rng.choice([0.0, 0.5, 1.0])), np.zeros(len(bound), np.float32)
         driven = self._student is not None and rng.random() < 0.5
         low, high = self.world.spec.low, self.world.spec.high
+        as_trained = self.views[0].deployment == self.views[0].deployment.seen_as_trained()
         past: list[Past] = []
 
         def drive(seen: list[Observation], steps: list[PolicyStep]) -> np.ndarray:
             nonlocal probe
-            nominal = replace(seen[0], images=self.world.observe_as(Deployment())[0])
-            wish = self._inference.policy.infer(nominal).action.astype(np.float64)
+            wish = steps[0].base.astype(np.float64)
+            if not as_trained:
+                nominal = replace(seen[0], images=self.world.observe_as(Deployment())[0])
+                wish = self._inference.policy.infer(nominal).action.astype(np.float64)
             wish[:, :3] = self.views[0].deployment.undo(wish[:, :3])
             wish = np.clip(wish, low, high)
             target = [np.clip(wish - step.base, -bound, bound) for step in steps]
@@ -208,7 +216,7 @@ class _School:
     ) -> Stepper:
         """A whole episode of a task drawn at random; `drive` is given what each view shows and what the policy makes of
         it, and returns the chunk to execute."""
-        world, task = self.world, str(self._rng.choice(list(TASKS)))
+        world, task = self.world, str(self._rng.choice(self._tasks))
         stepper = Stepper(world, task, seed, execute_steps=self._execute_steps)
         decision = 0
         while not stepper.done:
@@ -221,11 +229,10 @@ class _School:
 
 
 @cache
-def simulated_robot(name: str) -> tuple[Inference, MetaWorld]:
+def simulated_robot(name: str, overlays: tuple[str, ...] = ()) -> tuple[Inference, TeachingWorld]:
     """Policy and world, once for each process: to build all scenes takes as long as a few rollouts."""
-    graph = Graph.load(name)
-    world = MetaWorld(image_size=graph.parameters("libero_bridge")["image_size"])
-    return make_inference(graph.parameters("vla_policy")), world
+    graph = Graph.load(name, overlays)
+    return make_inference(graph.parameters("vla_policy")), make_simulation(graph.parameters("libero_bridge"))
 
 
 def _remembered(reader: BankReader) -> dict[str, np.ndarray]:

@@ -289,7 +289,7 @@ def fit(config: TrainConfig, seeds: Sequence[int], updates: int, target: Path) -
     too little to teach trust with, and in latent space for a policy or lessons that cannot be decoded."""
     if config.recent and config.lessons.remembered < 2:
         raise ValueError(f"trust is taught with one rollout kept out of a bank; {config.lessons.remembered} is too few")
-    decoder = frozen_decoder(config.lessons.robot) if config.space == LATENT else None
+    decoder = frozen_decoder(config.lessons) if config.space == LATENT else None
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.threads)
     held_out = max(1, round(config.validation * len(seeds)))
@@ -337,13 +337,13 @@ def fit(config: TrainConfig, seeds: Sequence[int], updates: int, target: Path) -
         state.unlink(missing_ok=True)
 
 
-def frozen_decoder(robot: str) -> nn.Module:
+def frozen_decoder(lessons: LessonConfig) -> nn.Module:
     """Of the robot's policy; its weights take no gradient. Raises ValueError for a policy that has none."""
-    policy = make_policy(Graph.load(robot).parameters("vla_policy"))
+    policy = make_policy(Graph.load(lessons.robot, lessons.overlays).parameters("vla_policy"))
     decoder = policy.decoder()
     if decoder is None:
         raise ValueError(
-            f"policy {policy.spec.name!r} of {robot!r} has no decoder to learn through; use --space {ACTION}"
+            f"policy {policy.spec.name!r} of {lessons.robot!r} has no decoder to learn through; use --space {ACTION}"
         )
     return decoder
 

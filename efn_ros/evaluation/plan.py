@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from efn_ros.worlds.deployment import SAMPLED
+
 TRAINING_SEED = 10_000  # deployments from here on are those that an EFN is trained in
 BASE, MEMORY, WRONG, AS_TRAINED = "base", "memory", "wrong memory", "as-trained memory"
 RECALL, MEMORYLESS, WORK = "recall", "no recall", "memory of work"
@@ -38,7 +40,7 @@ class Way:
 class Job:
     """One task in one deployment; every way meets the same scenes. deployment: seed, None is as trained. recurring:
     banks are of these very scenes, met again and again, and not of scenes of their own. memory: directory of the bank
-    of this deployment, empty for one that is filled."""
+    of this deployment, empty for one that is filled. kinds: of shifts that the seed draws from."""
 
     robot: str
     deployment: int | None
@@ -48,6 +50,7 @@ class Job:
     overlays: tuple[str, ...] = ()
     recurring: bool = False
     memory: str = ""
+    kinds: tuple[str, ...] = SAMPLED
 
 
 def plan(
@@ -62,13 +65,14 @@ def plan(
     working: Mapping[str, str] | None = None,
     recurring: bool = False,
     memory: str = "",
+    kinds: Sequence[str] = SAMPLED,
 ) -> list[Job]:
     """Every task in every deployment (None: as trained): the base, memory at each volume, the controls at the largest.
 
     Controls: each of `variants`, a name and a parameter file; the memory of the next deployment; that of the base as
     trained. working: likewise, but at each volume, of memory that the robot gathered itself with these parameters.
-    recurring, memory: as of `Job`. Raises TrainedDeploymentError for a seed that is not held out, and ValueError for a
-    negative volume, a name that is taken, and where nothing is left to run.
+    recurring, memory, kinds: as of `Job`. Raises TrainedDeploymentError for a seed that is not held out, and ValueError
+    for a negative volume, a name that is taken, and where nothing is left to run.
     """
     if not tasks or not deployments or episodes < 1:
         raise ValueError(
@@ -101,8 +105,8 @@ def plan(
             ways.append(Way(WRONG, largest, other))
             if seed is not None:
                 ways.append(Way(AS_TRAINED, largest))
-        laid = tuple(map(str, overlays))
-        jobs += [Job(robot, seed, task, episodes, tuple(ways), laid, recurring, memory) for task in tasks]
+        common = episodes, tuple(ways), tuple(map(str, overlays)), recurring, memory, tuple(kinds)
+        jobs += [Job(robot, seed, task, *common) for task in tasks]
     return jobs
 
 

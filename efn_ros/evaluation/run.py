@@ -26,7 +26,7 @@ from efn_ros.graph import Graph
 from efn_ros.policies.inference import Inference
 from efn_ros.types import Mode
 from efn_ros.worlds import Deployment, World
-from efn_ros.worlds.deployment import sample_strengths
+from efn_ros.worlds.deployment import SAMPLED, sample_strengths
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Episode:
 class Fill:
     """A bank to fill in one deployment (None: as trained), over the tasks in turn: by the base alone, or where a way is
     named, by the robot at work in it, that recalls what it has remembered so far. scenes: so many that are evaluated
-    recur; 0 for scenes of its own."""
+    recur; 0 for scenes of its own. kinds: as of `Job`."""
 
     robot: str
     deployment: int | None
@@ -68,6 +68,7 @@ class Fill:
     overlays: tuple[str, ...] = ()
     way: str = ""
     scenes: int = 0
+    kinds: tuple[str, ...] = SAMPLED
 
 
 class FirstRollouts:
@@ -122,7 +123,7 @@ def fill_bank(fill: Fill, output: str) -> None:
     remembered, bank = graph.parameters("bank_writer"), _bank(output, fill.deployment, fill.way)
     # Not the same task first everywhere: a bank of one rollout would else always know that one.
     tasks = np.random.default_rng([fill.deployment or 0, 1]).permutation(fill.tasks)
-    world = _world(graph, fill.deployment)
+    world = _world(graph, fill.deployment, fill.kinds)
     with make_writer(remembered, bank) as writer:
         recall = make_recall(graph.parameters("experience_retrieval"))
         retriever = Retriever(BankReader(bank), recall) if fill.way else None
@@ -143,7 +144,7 @@ def fill_bank(fill: Fill, output: str) -> None:
 def run_job(job: Job, output: str) -> list[Episode]:
     """All episodes of one task in one deployment; nothing of them is remembered. The banks must be there."""
     graph = _parts(job.robot, job.overlays)[0]
-    world = _world(graph, job.deployment)
+    world = _world(graph, job.deployment, job.kinds)
     readers = {bank: BankReader(bank) for bank in {_bank_of(output, job, way) for way in job.ways}}
     agents = {way: _agent(job, way, readers[_bank_of(output, job, way)]) for way in job.ways}
     steps = graph.parameters("libero_bridge")["execute_steps"]
@@ -167,10 +168,11 @@ def _episode(job: Job, way: Way, agent: Agent, world: World, seed: int, execute_
         record=False,
     )
     changed = [c for c in result.corrections if c.mode == Mode.CORRECTED]
+    strengths = {} if job.deployment is None else sample_strengths(job.deployment, job.kinds)
     residual = np.mean([np.abs(c.residual).mean() for c in changed]) if changed else 0.0
     return Episode(
         job.deployment,
-        {} if job.deployment is None else {k: round(v, 4) for k, v in sample_strengths(job.deployment).items()},
+        {kind: round(strength, 4) for kind, strength in strengths.items()},
         job.task,
         way.name,
         way.volume,
@@ -197,9 +199,9 @@ def _inference(parameters: str) -> Inference:
     return make_inference(json.loads(parameters))
 
 
-def _world(graph: Graph, deployment: int | None) -> World:
+def _world(graph: Graph, deployment: int | None, kinds: Sequence[str]) -> World:
     world = _simulation(json.dumps(graph.parameters("libero_bridge"), sort_keys=True))
-    world.deployment = Deployment() if deployment is None else Deployment.sample(deployment)
+    world.deployment = Deployment() if deployment is None else Deployment.sample(deployment, kinds)
     return world
 
 
@@ -242,7 +244,7 @@ def _fills(jobs: Sequence[Job], missing: Sequence[Job], output: Path) -> list[Fi
         name, overlays = (way.name, way.overlays) if way.work else ("", ())
         volume = max(way.volume, fills[bank].volume if bank in fills else 0)
         laid = first.overlays + overlays
-        fills[bank] = Fill(first.robot, way.bank, tuple(_tasks(jobs)), volume, laid, name, scenes)
+        fills[bank] = Fill(first.robot, way.bank, tuple(_tasks(jobs)), volume, laid, name, scenes, first.kinds)
     return [fill for bank, fill in fills.items() if len(BankReader(bank).rollouts()) < fill.volume]
 
 
@@ -270,6 +272,7 @@ def _same_settings(jobs: Sequence[Job], file: Path) -> None:
         "ways": {way.name: texts(way.overlays) for job in jobs for way in job.ways},
         "recurring": jobs[0].episodes if jobs[0].recurring else 0,
         "memory": jobs[0].memory,
+        "kinds": list(jobs[0].kinds),
     }
     if file.exists():
         before = json.loads(file.read_text())

@@ -31,7 +31,11 @@ class EfnCorrector(EfnNode):
             "deadline_s", 0.02, "Longest wait for the memory; then the base action goes out, seconds.", 0.0, 60.0
         ),
         Parameter("method", "recalled_action", "Residual: recalled_action (without training) or learned (the EFN)."),
-        Parameter("checkpoint", "", "Directory of the EFN; of method learned."),
+        Parameter(
+            "checkpoint",
+            "",
+            "Directory of the EFN, or packaged:libero; empty: the package's for Meta-World; of method learned.",
+        ),
         Parameter(
             "decoder_policy",
             "",

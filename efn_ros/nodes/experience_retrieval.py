@@ -25,8 +25,8 @@ class ExperienceRetrieval(EfnNode):
         Parameter(
             "codes",
             "",
-            "Directory of the EFN with whose codes it is recalled what each step saw; packaged: that of the package; "
-            "empty: it is not recalled.",
+            "Directory of the EFN with whose codes it is recalled what each step saw, or packaged, or "
+            "packaged:libero; empty: it is not recalled.",
         ),
         Parameter("temperature", 0.02, "Temperature of the draw among them, equation (19).", 1e-6),
         Parameter("argmax", False, "Take the best instead of drawing."),

@@ -19,7 +19,9 @@ class VlaPolicy(EfnNode):
 
     PARAMETERS = (
         Parameter("policy", "pocket_vla", "Backbone: pocket_vla, untrained or constant."),
-        Parameter("checkpoint", "", "Directory of its checkpoint; empty: the one in the package."),
+        Parameter(
+            "checkpoint", "", "Directory of its checkpoint, or packaged:libero; empty: the package's for Meta-World."
+        ),
         Parameter("threads", 1, "Threads of inference.", 1, 256),
         Parameter("cameras", ["left", "right"], "Cameras of an untrained or constant policy."),
         Parameter("horizon", 4, "Chunk length of an untrained or constant policy, control steps.", 1, 1000),

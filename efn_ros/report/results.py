@@ -246,7 +246,7 @@ BLOCKS = {
     ),
     "rewards": ("bench/results/rewards.json", rewards_block, "./efn shell python bench/rewards.py"),
     "policy": (
-        "efn_ros/policies/pocket_vla/checkpoint/card.json",
+        "efn_ros/policies/pocket_vla/checkpoints/metaworld/card.json",
         policy_block,
         "./efn train-policy --install",
     ),

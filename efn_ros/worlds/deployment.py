@@ -7,7 +7,7 @@ what an experience bank can learn from.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,7 +24,9 @@ MAX_LATENCY_STEPS = 3
 
 KINDS = ("offset", "gain", "yaw", "camera", "zoom", "light", "latency")
 SAMPLED = tuple(kind for kind in KINDS if kind != "latency")
+MOST_KINDS = 3  # in one deployment that is sampled
 SEEN = ("camera", "zoom", "light")  # what changes the images alone
+EYES = ("camera_shift_m", "camera_turn_rad", "zoom", "light", "tint")  # the fields of those
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,9 @@ class Deployment:
     tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     @classmethod
-    def sample(cls, seed: int) -> Deployment:
-        """Any deployment: one to three kinds of shift, each with a strength of 0.3 to 1, all drawn from `seed`."""
-        return cls.draw(seed, sample_strengths(seed))
+    def sample(cls, seed: int, kinds: Sequence[str] = SAMPLED) -> Deployment:
+        """Any deployment: one to three of `kinds` of shift, each with a strength of 0.3 to 1, all drawn from `seed`."""
+        return cls.draw(seed, sample_strengths(seed, kinds))
 
     @classmethod
     def draw(cls, seed: int, strengths: Mapping[str, float]) -> Deployment:
@@ -86,13 +88,16 @@ class Deployment:
             tint=tuple(tint.tolist()),
         )
 
+    def seen_as_trained(self) -> Deployment:
+        """The same arm before the cameras and in the light of training."""
+        return replace(self, **{name: getattr(Deployment(), name) for name in EYES})
+
     def seen_otherwise(self, seed: int) -> Deployment:
         """The same arm before other cameras and in another light: each kind is there in two of three draws."""
         rng = np.random.default_rng([seed, len(KINDS), 1])
         strengths = {kind: float(rng.uniform(0.3, 1.0)) for kind in SEEN if rng.random() < 2 / 3}
         other = self.draw(int(rng.integers(2**31)), strengths)
-        eyes = ("camera_shift_m", "camera_turn_rad", "zoom", "light", "tint")
-        return replace(self, **{name: getattr(other, name) for name in eyes})
+        return replace(self, **{name: getattr(other, name) for name in EYES})
 
     def coordinates(self) -> np.ndarray:
         """float32 (12,), each as a share of its strongest: offset (3,), gain, yaw; camera shift (3,) and turn (2,),
@@ -123,8 +128,8 @@ def arm_coordinates(offset: np.ndarray, gain: np.ndarray, yaw_rad: np.ndarray) -
     return np.column_stack([offset / MAX_OFFSET, np.log(gain) / MAX_GAIN_LOG, yaw_rad / MAX_YAW_RAD])
 
 
-def sample_strengths(seed: int) -> dict[str, float]:
+def sample_strengths(seed: int, kinds: Sequence[str] = SAMPLED) -> dict[str, float]:
     """Kind -> strength of the shifts of `Deployment.sample`."""
     rng = np.random.default_rng([seed, len(KINDS)])
-    kinds = rng.choice(SAMPLED, rng.integers(1, 4), replace=False)
-    return {str(kind): float(rng.uniform(0.3, 1.0)) for kind in kinds}
+    chosen = rng.choice(kinds, rng.integers(1, min(MOST_KINDS, len(kinds)) + 1), replace=False)
+    return {str(kind): float(rng.uniform(0.3, 1.0)) for kind in chosen}

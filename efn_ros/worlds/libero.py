@@ -25,7 +25,7 @@ import yaml
 
 from efn_ros.worlds.deployment import Deployment
 from efn_ros.worlds.libero_experts import LiberoExpert
-from efn_ros.worlds.world import WorldSpec
+from efn_ros.worlds.world import WorldSpec, lights_of
 
 SUITES = ("libero_goal", "libero_spatial")
 HORIZON = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520}  # control steps
@@ -64,7 +64,7 @@ class LiberoWorld:
 
         Raises ValueError for an unknown suite and FileNotFoundError where the directory lacks something.
         """
-        self._deployment = deployment or Deployment()
+        self.deployment = deployment or Deployment()
         self._image_size = image_size
         self._files = find_files(assets, suites)
         self._task: str | None = None
@@ -79,16 +79,6 @@ class LiberoWorld:
             horizon={task: HORIZON[task.split("/")[0]] for task in tasks},
             rate_hz=RATE_HZ,
         )
-
-    @property
-    def deployment(self) -> Deployment:
-        return self._deployment
-
-    @deployment.setter
-    def deployment(self, deployment: Deployment) -> None:
-        if deployment != self._deployment:
-            self._deployment = deployment
-            self.close()  # cameras and lights are set where a scene is built
 
     @staticmethod
     def tasks(suites: Sequence[str] = SUITES, assets: str | os.PathLike | None = None) -> dict[str, str]:
@@ -112,11 +102,15 @@ class LiberoWorld:
             self._env.sim.forward()
         for _ in range(SETTLING_STEPS):
             self._state = self._env.step(IDLE)[0]
-        self._pending = deque([IDLE] * self._deployment.latency_steps)
+        self._pending = deque([IDLE] * self.deployment.latency_steps)
 
     def observe(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        return self._look(self.deployment)
+
+    def _look(self, shift: Deployment) -> tuple[dict[str, np.ndarray], np.ndarray]:
         from robosuite.utils.transform_utils import quat2axisangle
 
+        self._dress(shift)
         images = {}
         for name, camera in CAMERAS.items():
             self._renderer.update_scene(self._env.sim.data._data, camera, self._shown)
@@ -131,9 +125,19 @@ class LiberoWorld:
     def step(self, action: np.ndarray) -> bool:
         self._pending.append(np.asarray(action, np.float64))
         command = self._pending.popleft()
-        applied = np.concatenate([self._deployment.move(command[:3]), command[3:]])
+        applied = np.concatenate([self.deployment.move(command[:3]), command[3:]])
         self._state, _, success, _ = self._env.step(np.clip(applied, -1.0, 1.0))
         return bool(success)
+
+    def _dress(self, shift: Deployment) -> None:
+        """Cameras and lights of a deployment."""
+        model, light = self._env.sim.model._model, shift.light * np.array(shift.tint)
+        for colour, nominal in zip(lights_of(model), self._lights, strict=True):
+            colour[:] = nominal * light
+        camera = model.camera(CAMERAS["agentview"])
+        camera.pos[:], camera.quat[:] = self._viewpoint
+        shift_camera(camera, self._env.workspace_offset[2], shift)
+        mujoco.mj_camlight(model, self._env.sim.data._data)
 
     def close(self) -> None:
         if self._task is not None:
@@ -142,15 +146,20 @@ class LiberoWorld:
             self._env.close()
             self._task = None
 
-    # What demonstrations are made with; a policy at work never sees any of it.
+    # What demonstrations and lessons are made with; a policy at work never sees any of it.
+
+    def observe_as(self, deployment: Deployment) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """What `observe` would give in another deployment; as trained, these are the eyes of a teacher."""
+        return self._look(deployment)
 
     def expert(self) -> np.ndarray:
         """The scripted expert's action (7,) in the present state; it reads the simulator's own positions."""
         return self._expert.act()
 
     def landmarks(self) -> np.ndarray:
-        """As of `TeachingWorld`."""
+        """As of `TeachingWorld`, in the nominal deployment."""
         model, data = self._env.sim.model._model, self._env.sim.data._data
+        self._dress(Deployment())
         points, seen = self._expert.landmarks(), []
         for name in CAMERAS.values():
             camera = model.camera(name).id
@@ -200,14 +209,12 @@ class LiberoWorld:
                 ignore_done=True,  # the horizon is the caller's
                 control_freq=RATE_HZ,
             ).env
-        model, light = self._env.sim.model._model, self._deployment.light * np.array(self._deployment.tint)
+        model = self._env.sim.model._model
         model.vis.quality.offsamples = 0
         model.vis.global_.offwidth = model.vis.global_.offheight = self._image_size
-        for lights in (model.light_diffuse, model.light_ambient):
-            lights *= light
-        for channel in (model.vis.headlight.diffuse, model.vis.headlight.ambient):
-            channel *= light
-        shift_camera(model.camera(CAMERAS["agentview"]), self._env.workspace_offset[2], self._deployment)
+        self._lights = [colour.copy() for colour in lights_of(model)]
+        camera = model.camera(CAMERAS["agentview"])
+        self._viewpoint = camera.pos.copy(), camera.quat.copy()
         self._expert = LiberoExpert(self._env)
         self._shown = mujoco.MjvOption()
         self._shown.geomgroup[0] = 0  # collision shapes

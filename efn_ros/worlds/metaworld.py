@@ -12,7 +12,7 @@ import numpy as np
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
 from efn_ros.worlds.deployment import Deployment
-from efn_ros.worlds.world import WorldSpec
+from efn_ros.worlds.world import WorldSpec, lights_of
 
 TASKS = {
     "reach": "reach the red ball",
@@ -50,12 +50,6 @@ def project(points: np.ndarray, camera: str) -> np.ndarray:
     seen = points - (np.array(LOOKAT_M) - DISTANCE_M * forward)
     depth = (seen @ forward) * np.tan(np.radians(FIELD_OF_VIEW_DEG) / 2)
     return np.stack([seen @ np.cross(forward, up) / depth, -(seen @ up) / depth], axis=-1)
-
-
-def _lights(model: mujoco.MjModel) -> list[np.ndarray]:
-    """The colours of all lights, as the model holds them."""
-    headlight = model.vis.headlight
-    return [model.light_diffuse, model.light_ambient, headlight.diffuse, headlight.ambient]
 
 
 class MetaWorld:
@@ -97,7 +91,7 @@ class MetaWorld:
 
     def _look(self, shift: Deployment) -> tuple[dict[str, np.ndarray], np.ndarray]:
         model, lights = self._env.model, self._lights[self._task]
-        for light, nominal in zip(_lights(model), lights, strict=True):
+        for light, nominal in zip(lights_of(model), lights, strict=True):
             light[:] = nominal * shift.light * np.array(shift.tint)
         images = {}
         for name, azimuth in CAMERAS.items():
@@ -171,5 +165,5 @@ class MetaWorld:
             if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_MESH:
                 if model.mesh(model.geom_dataid[geom]).name in HIDDEN_MESHES:
                     model.geom_rgba[geom, 3] = 0.0
-        self._lights[task] = [light.copy() for light in _lights(model)]
+        self._lights[task] = [light.copy() for light in lights_of(model)]
         return env, mujoco.Renderer(model, self._image_size, self._image_size), expert

@@ -32,7 +32,7 @@ class WorldSpec:
 class World(Protocol):
     """One simulated robot and its task; not thread-safe, one process each.
 
-    deployment: may be replaced between episodes; to build a scene anew can take as long as an episode.
+    deployment: may be replaced between episodes.
     """
 
     spec: WorldSpec
@@ -51,7 +51,10 @@ class World(Protocol):
 
 
 class TeachingWorld(World, Protocol):
-    """A world with an expert, which demonstrations are made with; a policy at work never sees any of this."""
+    """A world that demonstrations and lessons are made with; a policy at work never sees any of this."""
+
+    def observe_as(self, deployment: Deployment) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """What `observe` would give in another deployment; as trained, these are the eyes of a teacher."""
 
     def expert(self) -> np.ndarray:
         """The scripted expert's action (A,) in the present state; it reads the simulator's own positions."""
@@ -64,6 +67,12 @@ class TeachingWorld(World, Protocol):
         """The simulation's state, for `restore` within the same episode."""
 
     def restore(self, saved: tuple) -> None: ...
+
+
+def lights_of(model) -> list[np.ndarray]:
+    """The colours of all lights, as a MuJoCo model holds them."""
+    headlight = model.vis.headlight
+    return [model.light_diffuse, model.light_ambient, headlight.diffuse, headlight.ambient]
 
 
 def make_world(name: str, *, deployment: Deployment | None = None, image_size: int = 96, **settings) -> World:

@@ -43,8 +43,10 @@ def test_what_is_gathered_goes_on_over_the_tasks_and_is_recalled_from(tmp_path, 
 
 @pytest.mark.simulator
 def test_the_base_alone_gathers_without_correction(tmp_path):
-    assert main(["gather", str(tmp_path), "--rollouts", "2", "--base", "--tasks", "coffee-button"]) == 0
-    assert all((r.arrays.modes == Mode.BASE).all() for r in BankReader(tmp_path).snapshot().rollouts)
+    assert main(["gather", str(tmp_path), "--rollouts", "2", "--base", "--tasks", "coffee-*"]) == 0
+    rollouts = BankReader(tmp_path).snapshot().rollouts
+    assert all((r.arrays.modes == Mode.BASE).all() for r in rollouts)
+    assert {r.record.task for r in rollouts} == {"coffee-button"}, "the one that the pattern means"
 
 
 def test_a_task_that_there_is_not_is_named(tmp_path):

@@ -32,7 +32,7 @@ def test_as_trained_there_is_nothing_to_correct(collected):
 def test_visual_tokens_are_kept_where_asked_for_and_decode_to_the_base(collected):
     _, (nominal, *others) = collected
     assert not any("visual" in arrays for arrays in others)
-    decoder = frozen_decoder("libero_sim")
+    decoder = frozen_decoder(LessonConfig(0))
     latent, visual = (torch.from_numpy(nominal[name]).float() for name in ("latent", "visual"))
     assert nominal["visual"].dtype == np.float16
     with torch.inference_mode():

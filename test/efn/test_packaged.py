@@ -9,13 +9,14 @@ import pytest
 from efn_ros.assembly import make_corrector, make_inference, make_retriever
 from efn_ros.bank import BankReader
 from efn_ros.commands.demo import SEED_BANKS
-from efn_ros.efn import PACKAGED
+from efn_ros.efn import PACKAGED as CHECKPOINTS
 from efn_ros.efn.card import install
 from efn_ros.efn.learned import LearnedResidual
 from efn_ros.graph import Graph
 from efn_ros.types import Mode, Observation, StepContext
 
 MOST_BYTES = 20_000_000
+PACKAGED = CHECKPOINTS / "metaworld"
 
 
 @pytest.fixture(scope="module")

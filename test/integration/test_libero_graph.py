@@ -42,9 +42,9 @@ def test_tasks_of_both_suites_run_are_judged_by_the_operator_and_remembered(star
         graph.spin_until(lambda: graph.client.episode.saved, f"{task} is not remembered")
 
         assert [a.context.step for a in actions[:DECISIONS]] == list(range(DECISIONS))
-        assert {(a.corrected.horizon, a.corrected.action_size) for a in actions} == {(8, 7)}
+        assert {(a.corrected.horizon, a.corrected.action_size) for a in actions} == {(4, 7)}
         assert [*observations[0].cameras] == ["agentview", "wrist"] and len(observations[0].proprio) == 8
-        assert {(i.height, i.width) for i in observations[0].images} == {(128, 128)}
+        assert {(i.height, i.width) for i in observations[0].images} == {(96, 96)}
         stored = graph.rollouts()
         assert len(stored) == number
         record = stored[-1].record

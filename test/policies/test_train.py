@@ -2,6 +2,7 @@
 
 import multiprocessing
 
+import numpy as np
 import pytest
 
 pytest.importorskip("metaworld")
@@ -10,6 +11,8 @@ from safetensors.numpy import load_file  # noqa: E402
 
 from efn_ros.policies.pocket_vla.policy import PocketVlaPolicy  # noqa: E402
 from efn_ros.policies.pocket_vla.train import TrainConfig, learning_rate, train  # noqa: E402
+from efn_ros.worlds import world_tasks  # noqa: E402
+from efn_ros.worlds.libero import SUITES, find_files  # noqa: E402
 
 SMALL = dict(
     tasks=("coffee-button",), episodes=(1, 1), updates=(4, 4), batch=4, save_every=2, warm_up=2, processes=1, threads=1
@@ -46,6 +49,27 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path):
         assert (value == found[name]).all(), name
     policy = PocketVlaPolicy.from_pretrained(whole)
     assert policy.spec.fingerprint == PocketVlaPolicy.from_pretrained(killed).spec.fingerprint
+
+
+@pytest.mark.simulator
+def test_libero_s_experts_teach_a_policy_of_another_size(tmp_path):
+    try:
+        find_files(None, SUITES)
+    except FileNotFoundError as missing:
+        pytest.skip(str(missing))
+    task = "libero_goal/put_the_cream_cheese_in_the_bowl"
+    small = SMALL | {"world": "libero", "tasks": (task,), "episodes": (1,), "updates": (4,)}
+    policy = PocketVlaPolicy.from_pretrained(train(TrainConfig(str(tmp_path), **small)))
+    assert policy.spec.cameras == ("agentview", "wrist")
+    assert (policy.spec.proprio_size, policy.spec.horizon, policy.spec.action_size) == (8, 4, 7)
+    (file,) = (tmp_path / "demonstrations").iterdir()
+    with np.load(file) as shown:
+        n = len(shown["proprio"])
+        assert n > 5 and shown["images"].shape == (n, 2, 96, 96, 3)
+        assert shown["actions"].shape == (n, 4, 7) and np.abs(shown["actions"]).max() <= 1.0
+        assert shown["landmarks"].shape == (n, 2, 3, 2)
+        assert (np.abs(shown["landmarks"][:, 0]) < 1).all(), "the outer camera sees hand, object and goal"
+        assert set(shown["task"]) == {[*world_tasks("libero")].index(task)}
 
 
 def test_the_learning_rate_warms_up_stays_and_falls_to_zero():

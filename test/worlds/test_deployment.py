@@ -19,6 +19,7 @@ from efn_ros.worlds.deployment import (
     MAX_YAW_RAD,
     MAX_ZOOM_LOG,
     SAMPLED,
+    SEEN,
     Deployment,
     sample_strengths,
 )
@@ -88,6 +89,23 @@ def test_a_sampled_deployment_has_one_to_three_kinds_of_shift_of_some_strength()
     assert {kind for strengths in drawn for kind in strengths} == set(SAMPLED)
     assert {len(strengths) for strengths in drawn} == {1, 2, 3}
     assert all(0.3 <= strength <= 1.0 for strengths in drawn for strength in strengths.values())
+
+
+def test_a_deployment_may_be_sampled_of_some_kinds_alone():
+    arm = ("offset", "gain")
+    drawn = [sample_strengths(seed, arm) for seed in range(100)]
+    assert {kind for strengths in drawn for kind in strengths} == set(arm)
+    assert {len(strengths) for strengths in drawn} == {1, 2}
+    assert Deployment.sample(7, arm) == Deployment.draw(7, drawn[7])
+    assert Deployment.sample(7, SAMPLED) == Deployment.sample(7)
+
+
+@given(seeds)
+def test_seen_as_trained_the_arm_stays_the_same(seed):
+    drawn = Deployment.draw(seed, dict.fromkeys(KINDS, 1.0))
+    arm = Deployment.draw(seed, dict.fromkeys(set(KINDS) - set(SEEN), 1.0))
+    assert drawn.seen_as_trained() == arm != drawn
+    assert arm.seen_as_trained() == arm
 
 
 @given(seeds)

@@ -89,7 +89,47 @@ def test_a_seed_is_a_scene_whatever_came_before(world, task):
     again = start(world, task, 1)
     assert_same(first, again)
     np.testing.assert_array_equal(world.observe()[1], proprio)
-    assert_same(start(world, task, 51), first)  # of 50 initial states
+
+
+@pytest.mark.simulator
+def test_beyond_the_initial_states_a_seed_draws_a_scene(world):
+    drawn = [start(world, BOWL, seed) for seed in (100_000, 100_001)]
+    given = [start(world, BOWL, seed) for seed in (0, 1)]
+    for scene in given:
+        assert all(differs(scene["agentview"], other["agentview"]) > 0.1 for other in drawn)
+    assert differs(drawn[0]["agentview"], drawn[1]["agentview"]) > 0.1
+    assert_same(start(world, BOWL, 100_000), drawn[0])
+
+
+@pytest.mark.simulator
+def test_landmarks_are_where_the_things_are_seen(world):
+    """Painted with a colour of its own, the bowl is there in both images."""
+    world.reset(BOWL, 0)
+    before = world.observe()[0]
+    model = world._env.sim.model._model
+    bowl = world._env.get_object("akita_black_bowl_1").root_body
+    geoms = [g for g in range(model.ngeom) if model.body(model.body_rootid[model.geom_bodyid[g]]).name == bowl]
+    colours, materials = model.geom_rgba[geoms].copy(), model.geom_matid[geoms].copy()
+    model.geom_rgba[geoms], model.geom_matid[geoms] = (1.0, 0.0, 0.0, 1.0), -1
+    painted, landmarks = world.observe()[0], world.landmarks()
+    model.geom_rgba[geoms], model.geom_matid[geoms] = colours, materials
+    assert landmarks.shape == (2, 3, 2) and landmarks.dtype == np.float32
+    for camera, (_, bowl_at, _) in zip(world.spec.cameras, landmarks, strict=True):
+        changed = np.abs(painted[camera].astype(int) - before[camera]).sum(-1) > 60
+        rows, columns = np.nonzero(changed)
+        centre = (np.array([columns.mean(), rows.mean()]) + 0.5) / 32 - 1  # of 64 pixels
+        assert np.abs(centre - bowl_at).max() < 0.12, camera
+
+
+@pytest.mark.simulator
+def test_other_eyes_see_the_same_scene_and_leave_it_as_it_is(world):
+    world.reset(BOWL, 0)
+    own, proprio = world.observe()
+    shift = Deployment(zoom=1.1, light=0.6, offset=(0.3, 0.0, 0.0))
+    images, same = world.observe_as(shift)
+    np.testing.assert_array_equal(same, proprio)
+    assert images["agentview"].mean() < 0.8 * own["agentview"].mean()
+    assert_same(world.observe()[0], own)
 
 
 @pytest.mark.simulator

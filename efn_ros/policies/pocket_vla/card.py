@@ -8,8 +8,9 @@ from pathlib import Path
 import yaml
 
 from efn_ros.evaluation import BASE, Job, Way, evaluate
+from efn_ros.graph import config_directory
 from efn_ros.report import provenance, tables
-from efn_ros.worlds.metaworld import TASKS
+from efn_ros.worlds import world_tasks
 
 CARD = """---
 library_name: transformers
@@ -18,13 +19,13 @@ pipeline_tag: robotics
 ---
 # PocketVLA
 
-A small vision-language-action policy for a simulated Sawyer arm: two 96 x 96 images, an instruction and the end
-effector's position and opening in, a chunk of four actions out. Made by `./efn train-policy`; it exists so that
-everything around a frozen policy can be run and measured without any download.
+A small vision-language-action policy for {arm}: two 96 x 96 images, an instruction and the state of the hand in, a
+chunk of four actions out. Made by `./efn train-policy`; it exists so that everything around a frozen policy can be run
+and measured without any download.
 
-* **Data**: {episodes} episodes of Meta-World's scripted experts on {tasks} tasks, in {rounds} rounds: the first
+* **Data**: {episodes} episodes of scripted experts on {tasks} tasks of {simulator}, in {rounds} rounds: the first
   with noise on the expert's actions, the others driven by the student while the expert said what it would have done.
-  Scenes from seed {first_seed} on. The policy sees images, instruction and end-effector state only; where hand,
+  Scenes from seed {first_seed} on. The policy sees images, instruction and the hand's state only; where hand,
   object and goal appear in the images taught three of its keypoints where to look.{note}
 * **Training**: {updates} updates of {batch} decisions, seed {seed}, {minutes:.0f} minutes, threads: {threads},
   on {cpu}.
@@ -32,6 +33,9 @@ everything around a frozen policy can be run and measured without any download.
 
 {table}
 """
+
+
+ARMS = {"metaworld": ("Meta-World", "a simulated Sawyer arm"), "libero": ("LIBERO", "a simulated Franka arm")}
 
 
 def write_card(checkpoint: Path, facts: dict, episodes: int, output: Path, processes: int) -> str:
@@ -42,13 +46,16 @@ def write_card(checkpoint: Path, facts: dict, episodes: int, output: Path, proce
     """
     output.mkdir(parents=True, exist_ok=True)
     overlay = output / "checkpoint.yaml"
-    parameters = {"checkpoint": str(checkpoint.resolve())}
+    parameters = {"policy": "pocket_vla", "checkpoint": str(checkpoint.resolve())}
     overlay.write_text(yaml.safe_dump({"/efn/vla_policy": {"ros__parameters": parameters}}))
-    base = (Way(BASE, correct=False),)
-    jobs = [Job("libero_sim", None, task, episodes, base, (str(overlay),)) for task in TASKS]
+    world, base = facts["config"].get("world", "metaworld"), (Way(BASE, correct=False),)
+    overlays = [config_directory() / "worlds" / "libero.yaml"] if world == "libero" else []
+    overlays = tuple(map(str, [*overlays, overlay]))
+    taught = facts["config"]["tasks"] or list(world_tasks(world))
+    jobs = [Job("libero_sim", None, task, episodes, base, overlays) for task in taught]
     done = evaluate(jobs, output, processes=processes)
     tasks = {}
-    for task in TASKS:
+    for task in taught:
         own = [e for e in done if e.task == task]
         lengths = [e.length for e in own if e.success]
         success = sum(e.success for e in own) / len(own)
@@ -61,9 +68,11 @@ def write_card(checkpoint: Path, facts: dict, episodes: int, output: Path, proce
     config = facts["config"]
     (checkpoint / "README.md").write_text(
         CARD.format(
+            arm=ARMS[world][1],
+            simulator=ARMS[world][0],
             note="\n  " + facts["note"] if "note" in facts else "",
-            episodes=sum(config["episodes"]) * len(TASKS),
-            tasks=len(TASKS),
+            episodes=sum(config["episodes"]) * len(taught),
+            tasks=len(taught),
             rounds=len(config["episodes"]),
             first_seed=config["first_seed"],
             updates=facts["updates"],

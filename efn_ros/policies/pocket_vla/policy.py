@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from efn_ros.packaged import checkpoint_directory
 from efn_ros.policies.pocket_vla.model import Decoder, PocketVla, PocketVlaConfig
 from efn_ros.policies.pocket_vla.processor import PocketVlaProcessor, train_tokenizer
 from efn_ros.policies.policy import PolicyOutput, PolicySpec
 from efn_ros.types import Observation
 
-PACKAGED = Path(__file__).resolve().parent / "checkpoint"
+PACKAGED = Path(__file__).resolve().parent / "checkpoints"
 
 
 class PocketVlaPolicy:
@@ -44,8 +45,8 @@ class PocketVlaPolicy:
 
     @classmethod
     def from_pretrained(cls, checkpoint: str | Path = "", *, threads: int = 1) -> PocketVlaPolicy:
-        """Load a checkpoint directory; empty: the one in the package. Raises FileNotFoundError if it is none."""
-        directory = Path(checkpoint or PACKAGED)
+        """Load a checkpoint, named as for `checkpoint_directory`. Raises FileNotFoundError if it is none."""
+        directory = checkpoint_directory(checkpoint, PACKAGED)
         if not (directory / "config.json").is_file():
             raise FileNotFoundError(f"no PocketVLA checkpoint in {directory}: config.json is missing")
         model = PocketVla.from_pretrained(directory, local_files_only=True)
