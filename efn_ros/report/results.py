@@ -9,6 +9,7 @@ from pathlib import Path
 
 from efn_ros.efn.exploration import MODES
 from efn_ros.report import tables
+from efn_ros.worlds.deployment import SAMPLED
 
 BLOCK = re.compile(r"(<!-- results:([\w-]+) -->\n)(.*?)(<!-- /results:\2 -->)", re.DOTALL)
 MARK = re.compile(r"<!-- /?results:[\w-]+ -->")
@@ -91,6 +92,9 @@ def evaluation_block(results: dict) -> str:
     ]
     memory = largest_memory(results)
     where = "as trained" if results["setting"] == "as-trained" else "in deployments that nothing was trained in"
+    kinds = results.get("kinds", SAMPLED)
+    if len(kinds) < len(SAMPLED) and results["setting"] != "as-trained":
+        where += f", of these shifts alone: {', '.join(kinds)}"
     whose = "of the given bank" if results.get("bank") else "of the base alone"
     said = (
         f"Success {where}: {tables.percent(memory['base']['value'])} without memory, "
@@ -214,8 +218,8 @@ def _steps(steps: float | None) -> str:
     return "-" if steps is None else f"{steps:.0f}"
 
 
-EVALUATION, AS_TRAINED, VOLUMES, AT_WORK, WEAK = (
-    f"bench/results/{name}.json" for name in ("evaluation", "as_trained", "volumes", "work", "weak")
+EVALUATION, AS_TRAINED, VOLUMES, AT_WORK, WEAK, LIBERO = (
+    f"bench/results/{name}.json" for name in ("evaluation", "as_trained", "volumes", "work", "weak", "libero")
 )
 EVALUATE = f"./efn evaluate --deployments 40 --memoryless efn_memoryless/round_1 --work noise --results {EVALUATION}"
 BLOCKS = {
@@ -244,10 +248,21 @@ BLOCKS = {
         "./efn evaluate --setting as-trained --tasks reach push pick-place --episodes 40 --bank efn_weak_bank "
         f"--volumes 50 100 300 1000 --params-file weak.yaml --memoryless efn_weak_memoryless --results {WEAK}",
     ),
+    "evaluation-libero": (
+        LIBERO,
+        evaluation_block,
+        "./efn evaluate --params-file config/worlds/libero.yaml --tasks TASK... --kinds offset gain yaw "
+        f"--deployments 8 --volumes 5 10 --memoryless efn_libero_memoryless/round_0 --results {LIBERO}",
+    ),
     "rewards": ("bench/results/rewards.json", rewards_block, "./efn shell python bench/rewards.py"),
     "policy": (
         "efn_ros/policies/pocket_vla/checkpoints/metaworld/card.json",
         policy_block,
         "./efn train-policy --install",
+    ),
+    "policy-libero": (
+        "efn_ros/policies/pocket_vla/checkpoints/libero/card.json",
+        policy_block,
+        "./efn train-policy --world libero --install",
     ),
 }

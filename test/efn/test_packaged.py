@@ -6,17 +6,19 @@ import shutil
 import numpy as np
 import pytest
 
-from efn_ros.assembly import make_corrector, make_inference, make_retriever
+from efn_ros.assembly import make_corrector, make_inference, make_policy, make_retriever
 from efn_ros.bank import BankReader
 from efn_ros.commands.demo import SEED_BANKS
 from efn_ros.efn import PACKAGED as CHECKPOINTS
 from efn_ros.efn.card import install
 from efn_ros.efn.learned import LearnedResidual
-from efn_ros.graph import Graph
+from efn_ros.efn.network import Efn
+from efn_ros.graph import Graph, config_directory
 from efn_ros.types import Mode, Observation, StepContext
 
 MOST_BYTES = 20_000_000
 PACKAGED = CHECKPOINTS / "metaworld"
+OVERLAYS = {"metaworld": (), "libero": (config_directory() / "worlds" / "libero.yaml",)}
 
 
 @pytest.fixture(scope="module")
@@ -51,15 +53,26 @@ def test_the_network_corrects_what_the_policy_says_from_the_bank_that_comes_alon
     assert corrected({"left": noise, "right": noise}).trust < 0.01, "this was never seen here"
 
 
-def test_recall_and_limits_are_those_that_the_network_was_taught_with(graph):
-    taught = json.loads((PACKAGED / "card.json").read_text())["training"]["config"]["lessons"]
+@pytest.mark.parametrize("world", ["metaworld", "libero"])
+def test_recall_and_limits_are_those_that_the_network_was_taught_with(world):
+    graph = Graph.load("libero_sim", OVERLAYS[world])
+    taught = json.loads((CHECKPOINTS / world / "card.json").read_text())["training"]["config"]["lessons"]
     recall, corrector = graph.parameters("experience_retrieval"), graph.parameters("efn_corrector")
     assert (recall["k"], recall["context"]) == (taught["nearest"], taught["context"])
     assert corrector["limits.residual"] == taught["bound"] and corrector["gain"] == 1.0
 
 
+def test_policy_and_network_of_libero_are_of_one_size():
+    graph = Graph.load("libero_sim", OVERLAYS["libero"])
+    spec = make_policy(graph.parameters("vla_policy")).spec
+    efn = Efn.from_pretrained(CHECKPOINTS / "libero")
+    assert (spec.horizon, spec.action_size, spec.latent) == (*efn.config.head_shape, efn.config.latent)
+    assert (spec.horizon, spec.action_size, spec.proprio_size, spec.cameras) == (4, 7, 8, ("agentview", "wrist"))
+    assert make_corrector(graph.parameters("efn_corrector")).limits.low.shape == (7,)
+
+
 def test_it_is_small():
-    assert sum(path.stat().st_size for path in PACKAGED.iterdir()) < MOST_BYTES
+    assert sum(path.stat().st_size for path in CHECKPOINTS.rglob("*") if path.is_file()) < MOST_BYTES
     assert sum(path.stat().st_size for path in SEED_BANKS.rglob("*") if path.is_file()) < MOST_BYTES
 
 

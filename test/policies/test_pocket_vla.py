@@ -1,6 +1,7 @@
 """PocketVLA: deterministic, the same after a round trip over the disk, and moved by what it sees and is told."""
 
 import dataclasses
+import json
 import shutil
 
 import numpy as np
@@ -15,6 +16,8 @@ from efn_ros.policies.pocket_vla.model import Block, PocketVla, PocketVlaConfig
 from efn_ros.policies.pocket_vla.policy import PACKAGED, PocketVlaPolicy
 from efn_ros.policies.pocket_vla.processor import PocketVlaProcessor, train_tokenizer
 from efn_ros.types import Observation, StepContext
+from efn_ros.worlds.libero import SUITES, LiberoWorld, find_files
+from efn_ros.worlds.stepper import Stepper
 
 TINY = dict(
     cameras=("head", "hand"),
@@ -317,13 +320,35 @@ def test_making_an_untrained_policy_leaves_the_random_numbers_of_others_alone():
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.skipif(not (PACKAGED / "config.json").is_file(), reason="the package holds no checkpoint yet")
-def test_the_packaged_checkpoint_works_is_small_and_has_a_model_card():
-    policy = load_policy("pocket_vla")
+@pytest.mark.parametrize("world", ["metaworld", "libero"])
+def test_a_packaged_checkpoint_works_is_small_and_has_a_model_card(world):
+    policy = load_policy("pocket_vla", checkpoint=f"packaged:{world}")
     output = policy.infer(observe(policy))
     assert all(np.isfinite(part).all() for part in parts(output))
     assert policy.decode(output.latent, output.visual).tobytes() == output.action.tobytes()
-    assert (PACKAGED / "README.md").read_text().strip()
-    files = [file for file in PACKAGED.rglob("*") if file.is_file()]
+    assert (PACKAGED / world / "README.md").read_text().strip()
+    files = [file for file in (PACKAGED / world).rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= 20 * 2**20
     assert not [file for file in files if file.suffix in (".bin", ".pkl", ".pt", ".pth")], "nothing is pickled"
+
+
+@pytest.mark.simulator
+def test_the_packaged_policy_of_libero_does_a_task_of_its_card():
+    try:
+        find_files(None, SUITES)
+    except FileNotFoundError as missing:
+        pytest.skip(str(missing))
+    card = json.loads((PACKAGED / "libero" / "card.json").read_text())
+    task = max(card["tasks"], key=lambda name: card["tasks"][name]["success"])
+    policy, world = load_policy("pocket_vla", checkpoint="packaged:libero"), LiberoWorld()
+
+    def succeeds(seed: int) -> bool:
+        stepper = Stepper(world, task, seed, execute_steps=policy.spec.horizon)
+        while not stepper.done:
+            images, proprio = world.observe()
+            context = StepContext("e", 0, 0, task, world.spec.tasks[task])
+            stepper.execute(policy.infer(Observation(context, images, proprio)).action)
+        return stepper.success
+
+    assert any(succeeds(seed) for seed in range(3)), "it said that it could"
+    world.close()
