@@ -95,6 +95,9 @@ class LiberoWorld:
             self._build(task)
         # Fixtures are no part of the initial states: LIBERO places them from NumPy's global generator.
         given = seed < len(self._starts)
+        # What lies on a fixture is placed as if that still stood where the model has it.
+        model = self._env.sim.model._model
+        model.body_pos[:], model.body_quat[:] = self._bodies
         with _seeded(0 if given else seed):
             self._env.reset()
         if given:
@@ -212,6 +215,8 @@ class LiberoWorld:
         model = self._env.sim.model._model
         model.vis.quality.offsamples = 0
         model.vis.global_.offwidth = model.vis.global_.offheight = self._image_size
+        compiled = mujoco.MjModel.from_xml_string(self._env.model.get_xml())
+        self._bodies = compiled.body_pos, compiled.body_quat
         self._lights = [colour.copy() for colour in lights_of(model)]
         camera = model.camera(CAMERAS["agentview"])
         self._viewpoint = camera.pos.copy(), camera.quat.copy()

@@ -46,8 +46,12 @@ def write_card(checkpoint: Path, facts: dict, episodes: int, output: Path, proce
     """
     output.mkdir(parents=True, exist_ok=True)
     overlay = output / "checkpoint.yaml"
-    parameters = {"policy": "pocket_vla", "checkpoint": str(checkpoint.resolve())}
-    overlay.write_text(yaml.safe_dump({"/efn/vla_policy": {"ros__parameters": parameters}}))
+    parameters = {
+        "vla_policy": {"policy": "pocket_vla", "checkpoint": str(checkpoint.resolve())},
+        "efn_corrector": {"method": "recalled_action"},  # no EFN may be there yet that fits
+        "experience_retrieval": {"codes": ""},
+    }
+    overlay.write_text(yaml.safe_dump({f"/efn/{node}": {"ros__parameters": p} for node, p in parameters.items()}))
     world, base = facts["config"].get("world", "metaworld"), (Way(BASE, correct=False),)
     overlays = [config_directory() / "worlds" / "libero.yaml"] if world == "libero" else []
     overlays = tuple(map(str, [*overlays, overlay]))
