@@ -11,6 +11,7 @@ from efn_ros.worlds.libero import IDLE, SUITES, LiberoWorld, find_files, instruc
 
 DRAWER = "libero_goal/open_the_middle_drawer_of_the_cabinet"
 BOWL = "libero_goal/put_the_bowl_on_the_plate"
+BLACK_BOWL = "akita_black_bowl_1"
 STOVE = "libero_goal/turn_on_the_stove"
 NEXT_TO_PLATE = "libero_spatial/pick_up_the_black_bowl_next_to_the_plate_and_place_it_on_the_plate"
 
@@ -102,12 +103,25 @@ def test_beyond_the_initial_states_a_seed_draws_a_scene(world):
 
 
 @pytest.mark.simulator
+def test_what_lies_on_a_fixture_lies_there_in_every_scene(world):
+    task = "libero_spatial/pick_up_the_black_bowl_on_the_stove_and_place_it_on_the_plate"
+    heights, apart = [], []
+    for seed in (0, 100_000, 100_001):
+        world.reset(task, seed)
+        data = world._env.sim.data
+        bowl, stove = (data.get_body_xpos(world._env.get_object(n).root_body) for n in (BLACK_BOWL, "flat_stove_1"))
+        heights.append(bowl[2])
+        apart.append(np.linalg.norm((bowl - stove)[:2]))
+    assert np.ptp(heights) < 0.005 and max(apart) < 0.25
+
+
+@pytest.mark.simulator
 def test_landmarks_are_where_the_things_are_seen(world):
     """Painted with a colour of its own, the bowl is there in both images."""
     world.reset(BOWL, 0)
     before = world.observe()[0]
     model = world._env.sim.model._model
-    bowl = world._env.get_object("akita_black_bowl_1").root_body
+    bowl = world._env.get_object(BLACK_BOWL).root_body
     geoms = [g for g in range(model.ngeom) if model.body(model.body_rootid[model.geom_bodyid[g]]).name == bowl]
     colours, materials = model.geom_rgba[geoms].copy(), model.geom_matid[geoms].copy()
     model.geom_rgba[geoms], model.geom_matid[geoms] = (1.0, 0.0, 0.0, 1.0), -1
