@@ -67,7 +67,9 @@ def run(args: argparse.Namespace) -> int:
     if args.finetune and args.bank:
         raise SystemExit("--finetune and --bank are two trainings; name one")
     kind = FINETUNE if args.finetune else BANK if args.bank else LESSONS
-    given: dict[str, Any] = {name: getattr(args, name) for name in OF if getattr(args, name) not in (None, False)}
+    given: dict[str, Any] = {
+        name: value for name in OF if (value := getattr(args, name)) is not None and value is not False
+    }
     for name in given:
         if kind not in OF[name]:
             word = f"--{name.replace('_', '-')}"
