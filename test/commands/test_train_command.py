@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
+import yaml
 
 from efn_ros.commands.main import main
 from efn_ros.efn import finetune as finetuning
@@ -53,6 +54,18 @@ def test_what_is_taught_is_a_residual_on_the_action_or_on_latent_tokens(monkeypa
     assert (configs[0].space, configs[0].lessons.visual) == (space, space == "latent")
 
 
+def test_lessons_are_of_the_tasks_shifts_and_eyes_that_are_named_with_the_robots_bound(monkeypatch, tmp_path):
+    configs, overlay = [], tmp_path / "bound.yaml"
+    overlay.write_text(yaml.safe_dump({"/efn/efn_corrector": {"ros__parameters": {"limits.residual": [0.1] * 4}}}))
+    monkeypatch.setattr(training, "train", lambda config: configs.append(config) or Path("round_1"))
+    words = ["--kinds", "offset", "yaw", "--tasks", "drawer-*", "reach", "--views", "0", "--glimpses", "0"]
+    assert main(["train", "--params-file", str(overlay), *words]) == 0
+    lessons = configs[0].lessons
+    assert (lessons.kinds, lessons.tasks) == (("offset", "yaw"), ("drawer-open", "drawer-close", "reach"))
+    assert (lessons.views, lessons.glimpses) == (0, 0)
+    assert (lessons.bound, lessons.overlays) == ((0.1,) * 4, (str(overlay),))
+
+
 def test_the_papers_rewards_and_likeness_are_asked_for_by_name(asked):
     assert main(["train", "--finetune", "taught", "--reward", "anti_idling", "--similarity", "sinkhorn"]) == 0
     assert (asked[0].reward, asked[0].similarity) == ("anti_idling", "sinkhorn")
@@ -75,7 +88,7 @@ def test_a_bank_teaches_a_network_for_the_robots_parameters(monkeypatch):
         (("--minutes", "5"), "--minutes is of --finetune CHECKPOINT; leave it out of a training by simulated"),
         (("--finetune", "taught", "--memoryless"), "--memoryless is of simulated deployments and --bank DIRECTORY"),
         (("--bank", "b", "--reward", "sparse"), "--reward is of --finetune CHECKPOINT"),
-        (("--finetune", "taught", "--params-file", "p.yaml"), "--params-file is of --bank DIRECTORY"),
+        (("--finetune", "taught", "--params-file", "p.yaml"), "--params-file is of simulated deployments and --bank"),
         (("--finetune", "taught", "--bank", "b"), "two trainings"),
         (("--bank", "b", "--updates", "3", "4"), "names 2 rounds; with --bank there is one"),
     ],
