@@ -174,7 +174,7 @@ class _School:
     def teach(self, index: int) -> bool:
         """One episode driven by base, teacher or student, with noise; every decision is taught before every view."""
         config, rng, bound = self._config, self._rng, self._bound
-        recall = make_recall(self._graph.parameters("experience_retrieval"))
+        recall = make_recall({**self._graph.parameters("experience_retrieval"), "codes": ""})  # that of the student
         codes = self._student.codes if self._student else None
         sizes = {"rollouts_n": config.remembered, "k": config.nearest, "context": config.context}
         recall = replace(recall, codes=codes, **sizes)
