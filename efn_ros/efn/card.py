@@ -28,7 +28,7 @@ by `./efn train`; how, is told in `docs/learning.md`, what it is worth in `docs/
 * **Training**: {updates} updates of {batch} decisions, seed {seed}, {minutes:.0f} minutes, threads: {threads},
   on {cpu}.
 * **Size**: {parameters:.2f} million parameters.
-* **Loss** in {measured} deployments that it never learnt from (smooth L1 of the residual):
+* **Loss** in {measured} that it never learnt from (smooth L1 of the residual):
 
 {table}{trust}
 """
@@ -49,15 +49,13 @@ def install(checkpoint: Path, note: str = "", target: Path | None = None) -> Pat
     names = {"none": "no residual", **{f"volume_{v}": f"memory of {v} rollouts" for v in settings["volumes"]}}
     trust = ""
     if "trust_right" in losses:
-        trust = (
-            f"\n\n* **Trust** there, in the right memory: {losses['trust_right']:.2f} on average; in that of another "
-            f"deployment: {losses['trust_wrong']:.2f}."
-        )
+        trust = f"\n\n* **Trust** there, in the right memory: {losses['trust_right']:.2f} on average"
+        trust += f"; in that of another deployment: {losses['trust_wrong']:.2f}." if "trust_wrong" in losses else "."
     (target / "README.md").write_text(
         CARD.format(
             decisions=facts["decisions"],
             deployments=facts["deployments"],
-            measured=facts["measured"],
+            measured=f"{facts['measured']} deployment{'s' * (facts['measured'] != 1)}",
             parameters=facts["parameters"] / 1e6,
             first_seed=settings["first_seed"],
             batch=settings["batch"],

@@ -458,12 +458,12 @@ def validate(efn: Efn, checks: Lessons, config: TrainConfig) -> dict[str, float]
 @torch.inference_mode()
 def validate_trust(efn: Efn, checks: Lessons, config: TrainConfig) -> dict[str, float]:
     """On deployments that were not learnt from, at the largest volume: loss with blind and with learned trust, and its
-    mean, where the memory is right and where it is another deployment's."""
+    mean, where the memory is right and, if there is one, where it is another deployment's."""
     rng = np.random.default_rng(config.seed)
     rows = rng.choice(len(checks), min(len(checks), MEASURED), replace=False)
     present, recalled, wanted, deployment, recent = checks.batch(rows, rng, max(config.volumes), recent=config.recent)
     losses = {}
-    for name, share in (("right", 0.0), ("wrong", 1.0)):
+    for name, share in {"right": 0.0, **({"wrong": 1.0} if len(checks.parts) > 1 else {})}.items():
         other = mislead(present, deployment, rng, share)
         memory = Recalled(*(getattr(recalled, f.name)[other] for f in fields(Recalled)))
         residual = checks.to_action(efn.residual(present, memory), present, rows)

@@ -252,7 +252,8 @@ BLOCKS = {
         LIBERO,
         evaluation_block,
         "./efn evaluate --params-file config/worlds/libero.yaml --tasks TASK... --kinds offset gain yaw "
-        f"--deployments 8 --volumes 5 10 --memoryless efn_libero_memoryless/round_0 --results {LIBERO}",
+        "--deployments 6 --volumes 10 --memoryless efn_libero_memoryless/round_0 "
+        f"--ablation 'without trust=blind.yaml' --results {LIBERO}",
     ),
     "rewards": ("bench/results/rewards.json", rewards_block, "./efn shell python bench/rewards.py"),
     "policy": (

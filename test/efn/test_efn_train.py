@@ -170,6 +170,11 @@ def test_trust_tells_the_right_memory_from_another_deployments(tmp_path):
     losses = json.loads((tmp_path / "round_0" / "facts.json").read_text())["validation"]
     assert losses["trust_right"] > losses["trust_wrong"] + 0.3
 
+    fit(config(tmp_path), range(3), 1, tmp_path / "few")
+    facts = json.loads((tmp_path / "few" / "facts.json").read_text())
+    assert facts["measured"] == 1 and "trust_right" in facts["validation"]
+    assert "trust_wrong" not in facts["validation"], "one deployment has no other to be misled by"
+
 
 def test_what_the_episode_has_shown_is_no_part_of_its_memory(tmp_path):
     lessons = Lessons([deployment(tmp_path / "0.npz", 0)], config(tmp_path))
