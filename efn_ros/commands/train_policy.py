@@ -10,7 +10,7 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--directory", type=Path, default=Path("efn_policy"), help="a second run goes on in it")
-    parser.add_argument("--world", default="metaworld", help="metaworld or libero")
+    parser.add_argument("--world", choices=("metaworld", "libero"), default="metaworld")
     parser.add_argument("--tasks", nargs="+", default=[], help="names or patterns; default: all of the simulator's")
     parser.add_argument("--episodes", type=int, nargs="+", help="episodes for each task, one number a round")
     parser.add_argument("--updates", type=int, nargs="+", help="updates, one number a round")
