@@ -252,7 +252,7 @@ BLOCKS = {
         LIBERO,
         evaluation_block,
         "./efn evaluate --params-file config/worlds/libero.yaml --tasks TASK... --kinds offset gain yaw "
-        "--deployments 6 --volumes 10 --memoryless efn_libero_memoryless/round_0 "
+        "--deployments 6 --volumes 1 2 5 10 --memoryless efn_libero_memoryless/round_0 "
         f"--ablation 'without trust=blind.yaml' --results {LIBERO}",
     ),
     "rewards": ("bench/results/rewards.json", rewards_block, "./efn shell python bench/rewards.py"),
