@@ -36,8 +36,8 @@ def main() -> None:
     for reward, similarity in RUNS:
         directory = args.directory / f"{reward}_{similarity}"
         config = FinetuneConfig(
-            str(directory), str(PACKAGED / "metaworld"), episodes=args.episodes, processes=args.processes, reward=reward,
-            similarity=similarity,
+            str(directory), str(PACKAGED / "metaworld"), episodes=args.episodes, processes=args.processes,
+            reward=reward, similarity=similarity,
         )  # fmt: skip
         finetune(config)
         state = max(directory.glob("state_*"), key=lambda path: int(path.name.removeprefix("state_")))

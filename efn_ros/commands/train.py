@@ -102,7 +102,10 @@ def _lessons(args: argparse.Namespace, given: dict[str, Any], common: dict[str, 
     config = TrainConfig(str(args.directory), remembers=remembers, lessons=lessons, **given, **rounds, **common)
     if len(config.deployments) != len(config.updates):
         raise SystemExit(f"--deployments names {len(config.deployments)} rounds, --updates {len(config.updates)}")
-    checkpoint = train(config)
+    try:
+        checkpoint = train(config)
+    except ValueError as error:
+        raise SystemExit(f"efn train: {error}") from error
     return install(checkpoint) if installs else checkpoint
 
 

@@ -11,6 +11,7 @@ from efn_ros.efn.network import CONFIG
 from efn_ros.graph import Graph
 from efn_ros.report import provenance, tables
 from efn_ros.worlds.deployment import SAMPLED
+from efn_ros.worlds.world import TITLES
 
 CARD = """---
 license: mit
@@ -69,7 +70,7 @@ def install(checkpoint: Path, note: str = "", target: Path | None = None) -> Pat
             trust=trust,
             remembered=taught["remembered"],
             taught=taught["taught"],
-            world={"metaworld": "Meta-World", "libero": "LIBERO"}[world],
+            world=TITLES[world],
             kinds=", ".join(taught.get("kinds", SAMPLED)),
             seen=", each also seen through other cameras" if taught["views"] or taught["glimpses"] else "",
         )

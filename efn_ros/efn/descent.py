@@ -76,6 +76,18 @@ def share_of_rate(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
 
 
+def refuse_others(what: Path, made: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Raises ValueError, naming the first setting that differs between those that `what` was `made` with, as JSON gave
+    them back, and those now `asked` for."""
+    asked = json.loads(json.dumps(asked))
+    for name in sorted({*asked, *made}):
+        if asked.get(name) != made.get(name):
+            raise ValueError(
+                f"{what} was made with {name} {made.get(name)}, not {asked.get(name)}; "
+                "go on with that, or name another directory"
+            )
+
+
 def _keep(
     parameters: dict[str, Tensor],
     optimiser: torch.optim.Optimizer,
@@ -101,12 +113,7 @@ def _restore(
     settings: dict[str, Any],
 ) -> tuple[int, float, dict[str, float]]:
     arrays, facts = read(state)
-    own, made = json.loads(json.dumps(settings)), facts["settings"]
-    for name in sorted({*own, *made}):
-        if own.get(name) != made.get(name):
-            raise ValueError(
-                f"{state} was made with {name} {made.get(name)}, not {own.get(name)}; go on with that, or remove it"
-            )
+    refuse_others(state, facts["settings"], settings)
     for name, p in parameters.items():
         p.copy_(torch.from_numpy(arrays[name]))
         optimiser.state[p] = {moment: torch.from_numpy(arrays[f"{name}.{moment}"]) for moment in MOMENTS}

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from tqdm import tqdm
 
 from efn_ros.assembly import make_policy
 from efn_ros.bank.codes import principal_components
-from efn_ros.efn.descent import descend
+from efn_ros.efn.descent import descend, refuse_others
 from efn_ros.efn.latent import latent_bound, latent_residual
 from efn_ros.efn.lessons import LessonConfig, collect, paths_of
 from efn_ros.efn.network import ACTION, LATENT, MOTION, SIZES, SPACES, Efn, EfnConfig, Present, Recalled, Recent
@@ -36,6 +37,7 @@ from efn_ros.worlds.deployment import MAX_GAIN_LOG, MAX_OFFSET, MAX_YAW_RAD, arm
 RESIDUAL_SCALE = 0.1  # of the action's range, where the loss turns from squares to absolute values
 SMALLEST_SPREAD = 1e-6
 SAMPLED_SKETCHES = 3000  # of which the principal components are taken
+SETTINGS = "settings.json"  # of lessons, beside them
 MEASURED = 1024  # decisions at most, in one validation
 
 
@@ -94,22 +96,32 @@ def train(config: TrainConfig) -> Path:
         seed += deployments
         target = directory / f"round_{round_}"
         if (target / "facts.json").exists():
-            made = json.loads((target / "facts.json").read_text())["config"].get("space", ACTION)
-            if made != config.space:
-                raise ValueError(
-                    f"{target} was trained in space {made!r}, not {config.space!r}; name another directory"
-                )
+            facts = json.loads((target / "facts.json").read_text())
+            refuse_others(target, _of_a_round(facts["config"], facts["updates"]), _of_a_round(asdict(config), updates))
         else:
             fit(config, range(config.first_seed, seed), updates, target)
         checkpoint = str(target)
     return Path(checkpoint)
 
 
+def _of_a_round(config: dict[str, Any], updates: int) -> dict[str, Any]:
+    """What one round was trained with, beside its lessons: others may follow it, on another machine."""
+    whole = ("directory", "deployments", "updates", "processes", "threads", "lessons")
+    return {name: value for name, value in config.items() if name not in whole} | {"updates": updates}
+
+
 def gather(config: TrainConfig, seeds: range, directory: Path, checkpoint: str) -> None:
-    """Lessons of every deployment that are not there yet."""
+    """Lessons of every deployment that are not there yet. Raises ValueError where those that are there were collected
+    with other settings, which lie beside them."""
+    settings = {name: value for name, value in asdict(config.lessons).items() if name not in ("seed", "checkpoint")}
+    said = directory / SETTINGS
+    if said.exists():
+        refuse_others(directory, json.loads(said.read_text()), settings)
     missing = [s for s in seeds if not (directory / f"{s}.npz").exists()]
     if not missing:
         return
+    directory.mkdir(parents=True, exist_ok=True)
+    said.write_text(json.dumps(settings, indent=1) + "\n")
     with ProcessPoolExecutor(config.processes, mp_context=multiprocessing.get_context("spawn")) as executor:
         jobs = [replace(config.lessons, seed=s, checkpoint=checkpoint) for s in missing]
         futures = [executor.submit(collect, job, directory) for job in jobs]

@@ -29,6 +29,10 @@ class WorldSpec:
     rate_hz: float
 
 
+TITLES = {"metaworld": "Meta-World", "libero": "LIBERO"}
+ARMS = {"metaworld": "a simulated Sawyer arm", "libero": "a simulated Franka arm"}
+
+
 class World(Protocol):
     """One simulated robot and its task; not thread-safe, one process each.
 
@@ -89,7 +93,7 @@ def make_world(name: str, *, deployment: Deployment | None = None, image_size: i
         from efn_ros.worlds.libero import LiberoWorld
 
         return LiberoWorld(deployment=deployment, image_size=image_size, **settings)
-    raise ValueError(f"world {name!r} is unknown; there are 'metaworld' and 'libero'")
+    raise ValueError(f"world {name!r} is unknown; there are {' and '.join(map(repr, TITLES))}")
 
 
 def world_tasks(name: str, assets: str = "") -> dict[str, str]:
@@ -102,4 +106,4 @@ def world_tasks(name: str, assets: str = "") -> dict[str, str]:
         from efn_ros.worlds.libero import LiberoWorld
 
         return LiberoWorld.tasks(assets=assets)
-    raise ValueError(f"world {name!r} is unknown; there are 'metaworld' and 'libero'")
+    raise ValueError(f"world {name!r} is unknown; there are {' and '.join(map(repr, TITLES))}")

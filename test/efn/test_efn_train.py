@@ -1,6 +1,7 @@
 """Training: from deployments whose shift shows in their memory alone, the EFN learns to take it away."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -111,6 +112,7 @@ def weights(module):
 
 def test_a_change_of_latent_tokens_is_learnt_through_a_decoder_that_stays_as_it_is(decoded, tmp_path):
     before = weights(POLICY.decoder())
+    decoded = replace(decoded, first_seed=0)
     fit(decoded, range(40), 150, tmp_path / "round_0")
     facts = json.loads((tmp_path / "round_0" / "facts.json").read_text())
     losses = facts["validation"]  # on the action
@@ -119,8 +121,8 @@ def test_a_change_of_latent_tokens_is_learnt_through_a_decoder_that_stays_as_it_
     assert (taught.space, taught.head_shape, facts["config"]["space"]) == ("latent", POLICY.spec.latent, "latent")
     np.testing.assert_allclose(taught.latent_bound, 3.0, rtol=0.1)  # of tokens that spread by one
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(POLICY.decoder()).items())
-    with pytest.raises(ValueError, match="was trained in space 'latent', not 'action'; name another directory"):
-        train(replace(decoded, space="action", deployments=(40,), updates=(1,), first_seed=0))
+    with pytest.raises(ValueError, match="round_0 was made with space latent, not action; .* another directory"):
+        train(replace(decoded, space="action", deployments=(40,), updates=(150,)))
 
 
 def test_gradients_reach_the_whole_head_and_nothing_of_the_policy(decoded, tmp_path):
@@ -157,6 +159,54 @@ def test_a_space_and_lessons_and_a_policy_that_do_not_fit_are_named(decoded, tmp
     monkeypatch.setattr(training, "make_policy", lambda parameters: load_policy("constant"))
     with pytest.raises(ValueError, match="policy 'constant' of 'libero_sim' has no decoder .* use --space action"):
         fit(decoded, range(40), 1, tmp_path / "round_0")
+
+
+# What lies in a directory already
+
+
+def collecting(seen):
+    """In place of simulated deployments."""
+
+    def collect(job, directory):
+        seen.append(job)
+        return [deployment(directory / f"{job.seed}.npz", job.seed)]
+
+    return collect
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"kinds": ("offset",)}, r"kinds \['offset', .*\], not \['offset'\]"),
+        ({"tasks": ("push-v3",)}, r"tasks \[\], not \['push-v3'\]"),
+        ({"views": 0}, "views 2, not 0"),
+        ({"robot": "agibot_g1"}, "robot libero_sim, not agibot_g1"),
+    ],
+)
+def test_lessons_of_another_kind_are_refused_by_name(tmp_path, monkeypatch, other, named):
+    seen = []
+    monkeypatch.setattr(training, "collect", collecting(seen))
+    monkeypatch.setattr(training, "ProcessPoolExecutor", lambda count, mp_context: ThreadPoolExecutor(count))
+    first = config(tmp_path)
+    training.gather(first, range(4), tmp_path / "lessons", "")
+    training.gather(first, range(6), tmp_path / "lessons", "round_0")
+    assert sorted(job.seed for job in seen) == list(range(6)), "those that are there are kept"
+    with pytest.raises(ValueError, match=f"lessons was made with {named}; .* name another directory"):
+        training.gather(replace(first, lessons=replace(first.lessons, **other)), range(8), tmp_path / "lessons", "")
+    assert len(seen) == 6
+
+
+def test_a_round_of_other_settings_is_refused_and_one_of_the_same_is_kept(tmp_path):
+    for seed in range(4):
+        deployment(tmp_path / "lessons" / f"{seed}.npz", seed)
+    first = config(tmp_path, deployments=(4,), updates=(2,), first_seed=0)
+    assert train(first) == tmp_path / "round_0"
+    written = (tmp_path / "round_0" / "model.safetensors").stat().st_mtime_ns
+    assert train(replace(first, processes=1)) == tmp_path / "round_0"
+    assert (tmp_path / "round_0" / "model.safetensors").stat().st_mtime_ns == written
+    for other, named in (({"updates": (3,)}, "updates 2, not 3"), ({"batch": 16}, "batch 32, not 16")):
+        with pytest.raises(ValueError, match=f"round_0 was made with {named}"):
+            train(replace(first, **other))
 
 
 # Trust
@@ -226,7 +276,7 @@ def test_a_fit_that_was_killed_goes_on_to_the_same_weights(tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         fit(settings, range(4), 6, tmp_path / "killed")
     if killed_at > 2:
-        with pytest.raises(ValueError, match="was made with batch 32, not 16; go on with that, or remove it"):
+        with pytest.raises(ValueError, match="was made with batch 32, not 16; go on with that, or name another"):
             fit(replace(settings, batch=16), range(4), 6, tmp_path / "killed")
     fit(settings, range(4), 6, tmp_path / "killed")
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]

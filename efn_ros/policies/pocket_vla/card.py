@@ -11,6 +11,7 @@ from efn_ros.evaluation import BASE, Job, Way, evaluate
 from efn_ros.graph import config_directory
 from efn_ros.report import provenance, tables
 from efn_ros.worlds import world_tasks
+from efn_ros.worlds.world import ARMS, TITLES
 
 CARD = """---
 library_name: transformers
@@ -33,9 +34,6 @@ and measured without any download.
 
 {table}
 """
-
-
-ARMS = {"metaworld": ("Meta-World", "a simulated Sawyer arm"), "libero": ("LIBERO", "a simulated Franka arm")}
 
 
 def write_card(checkpoint: Path, facts: dict, episodes: int, output: Path, processes: int) -> str:
@@ -72,8 +70,8 @@ def write_card(checkpoint: Path, facts: dict, episodes: int, output: Path, proce
     config = facts["config"]
     (checkpoint / "README.md").write_text(
         CARD.format(
-            arm=ARMS[world][1],
-            simulator=ARMS[world][0],
+            arm=ARMS[world],
+            simulator=TITLES[world],
             note="\n  " + facts["note"] if "note" in facts else "",
             episodes=sum(config["episodes"]) * len(taught),
             tasks=len(taught),
