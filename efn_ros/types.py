@@ -8,7 +8,8 @@ said otherwise. H is the chunk's length in control steps, A the action's size, P
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -99,9 +100,9 @@ class Experience:
     """One remembered step, as recall returns it.
 
     executed, base: (H, A). proprio, proprio_next: (P,) before and after the chunk. executed_before (H, A),
-    proprio_before (P,): of the decision before; zero and `proprio` where there was none. latent: (L, dz). similarity:
-    the fused similarity in [0, 1]; score: with the efficiency prior, equation (18); probability: of being drawn, (19).
-    code: (C,) of what it saw, where recall was asked for it; else (0,).
+    proprio_before (P,): of the decision before; zero and `proprio` where there was none. latent: (dz,), the mean of its
+    tokens. similarity: the fused similarity in [0, 1]; score: with the efficiency prior, equation (18); probability: of
+    being drawn, (19). code: (C,) of what it saw, where recall was asked for it; else (0,).
     """
 
     rollout_id: str
@@ -122,6 +123,58 @@ class Experience:
     code: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
+@dataclass(frozen=True, eq=False)
+class Experiences(Sequence[Experience]):
+    """M remembered steps side by side: every field of `Experience` with one more axis in front.
+
+    step, rollout_length: uint32 (M,). outcome: uint8 (M,). similarity, score, probability: float64 (M,). rollout_id,
+    instruction: tuples of M. Raises ValueError, naming the field, for one that is not of as many steps as the others.
+    """
+
+    rollout_id: tuple[str, ...] = ()
+    step: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint32))
+    instruction: tuple[str, ...] = ()
+    outcome: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))
+    rollout_length: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint32))
+    executed: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
+    base: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
+    proprio: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    proprio_next: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    executed_before: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
+    proprio_before: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    latent: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    similarity: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    score: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    probability: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    code: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+
+    def __post_init__(self) -> None:
+        for name, column in vars(self).items():
+            if len(column) != len(self.rollout_id):
+                raise ValueError(f"{name} is of {len(column)} steps, rollout_id of {len(self.rollout_id)}")
+
+    @classmethod
+    def of(cls, *steps: Experience) -> Experiences:
+        """Of steps that have the same sizes."""
+        if not steps:
+            return cls()
+        columns = {f.name: [getattr(step, f.name) for step in steps] for f in fields(Experience)}
+        names = {name: tuple(columns.pop(name)) for name in ("rollout_id", "instruction")}
+        dtypes = {"step": np.uint32, "outcome": np.uint8, "rollout_length": np.uint32}
+        dtypes |= dict.fromkeys(("similarity", "score", "probability"), np.float64)
+        return cls(**names, **{n: np.array(column, dtypes.get(n, np.float32)) for n, column in columns.items()})
+
+    def __len__(self) -> int:
+        return len(self.rollout_id)
+
+    def __getitem__(self, index: int) -> Experience:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"there are {len(self)} recalled steps, not one of index {index}")
+        row = {name: column[index] for name, column in vars(self).items()}
+        row |= {name: int(row[name]) for name in ("step", "rollout_length")} | {"outcome": Outcome(row["outcome"])}
+        return Experience(**row | {name: float(row[name]) for name in ("similarity", "score", "probability")})
+
+
 @dataclass(frozen=True)
 class Recall:
     """The k recalled steps, best score first, the one that was drawn, and how far to trust it.
@@ -131,7 +184,7 @@ class Recall:
     identity of what encoded what the steps saw, empty where nothing did.
     """
 
-    steps: tuple[Experience, ...] = ()
+    steps: Experiences = Experiences()
     drawn: int = -1
     sketch: Quantised | None = None
     successor: Quantised | None = None

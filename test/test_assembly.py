@@ -18,7 +18,17 @@ from efn_ros.graph import Graph
 from efn_ros.policies.pocket_vla.model import PocketVla, PocketVlaConfig
 from efn_ros.policies.pocket_vla.processor import PocketVlaProcessor, train_tokenizer
 from efn_ros.ros import conversions
-from efn_ros.types import Experience, Mode, Observation, Outcome, PolicyStep, Quantised, Recall, StepContext
+from efn_ros.types import (
+    Experience,
+    Experiences,
+    Mode,
+    Observation,
+    Outcome,
+    PolicyStep,
+    Quantised,
+    Recall,
+    StepContext,
+)
 from efn_ros.worlds import Deployment
 from efn_ros.worlds.deployment import KINDS
 
@@ -216,9 +226,9 @@ def look(value=0, step=0):
 def recalled_from(made):
     """A memory of one step, which did something else."""
     executed = (made.base + np.float32(0.3)).astype(np.float32)
-    arrays = (executed, made.base, made.proprio, made.proprio, executed, made.proprio, made.latent)
+    arrays = (executed, made.base, made.proprio, made.proprio, executed, made.proprio, made.latent.mean(axis=0))
     experience = Experience("r0", 0, "open the drawer", Outcome.SUCCESS, 8, *arrays, 1.0, 1.0, 1.0)
-    return Recall((experience,), drawn=0, confidence=1.0)
+    return Recall(Experiences.of(experience), drawn=0, confidence=1.0)
 
 
 def test_a_change_of_latent_tokens_is_decoded_by_the_policy_that_the_parameters_name(checkpoints):

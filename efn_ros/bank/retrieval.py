@@ -11,7 +11,7 @@ from efn_ros.bank.errors import BankProjectionError
 from efn_ros.bank.keys import mean_latent, unit
 from efn_ros.bank.payload import before, successors
 from efn_ros.bank.store import BankReader, StoredRollout
-from efn_ros.types import Experience, Outcome, PolicyStep, Recall
+from efn_ros.types import Experience, Experiences, Outcome, PolicyStep, Recall
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ class Retriever:
         after = candidates.successors[rollout][row]
         sketch, successor = candidates.rollouts[rollout].sketches(int(row), int(after))
         return Recall(
-            steps=steps + tuple(self._experience(i, similarity[i], score[i], 0.0) for i in drawn_at_random),
+            steps=Experiences.of(*steps, *(self._experience(i, similarity[i], score[i], 0.0) for i in drawn_at_random)),
             drawn=drawn,
             sketch=sketch,
             successor=successor,
@@ -246,7 +246,7 @@ class Retriever:
             proprio_next=arrays.proprio[candidates.successors[candidates.rollout[candidate]][row]],
             executed_before=executed_before[row],
             proprio_before=proprio_before[row],
-            latent=arrays.latent[row],
+            latent=arrays.latent[row].sum(axis=0) / max(arrays.latent.shape[1], 1),
             similarity=float(similarity),
             score=float(score),
             probability=float(probability),

@@ -119,21 +119,14 @@ def waves(seed: int, first: int, horizon: int, size: int, rate_hz: float) -> np.
 
 def failing(recall: Recall) -> float:
     """Share of the probability of recall, (19), that lies on steps of failures."""
-    return sum(step.probability for step in recall.steps if step.outcome == Outcome.FAILURE)
+    return float(recall.steps.probability @ (recall.steps.outcome == Outcome.FAILURE))
 
 
 def another(recall: Recall, step: PolicyStep, rng: np.random.Generator) -> int:
-    """Index of a recalled step other than the drawn one, by the probabilities (19); -1 where there is none.
-
-    Steps with a chunk of another shape than the base's do not count.
-    """
-    weights = np.array(
-        [
-            s.probability if i != recall.drawn and s.executed.shape == step.base.shape else 0.0
-            for i, s in enumerate(recall.steps)
-        ]
-    )
-    if not weights.any():
+    """Index of a recalled step other than the drawn one, by the probabilities (19); -1 where there is none, or where
+    memory holds chunks of another shape than the base's."""
+    weights = np.where(np.arange(len(recall.steps)) == recall.drawn, 0.0, recall.steps.probability)
+    if not weights.any() or recall.steps.executed.shape[1:] != step.base.shape:
         return -1
     return int(rng.choice(len(weights), p=weights / weights.sum()))
 
@@ -159,8 +152,9 @@ def actor_sampler(checkpoint: str | Path, *, gain: float = 1.0) -> Sampler:
     def sample(step: PolicyStep, recall: Recall, rng: np.random.Generator) -> np.ndarray | None:
         if codes and recall.codes != codes.identity:
             return None
-        steps = tuple(s for s in recall.steps if s.executed.shape == step.base.shape)
-        present, recalled = present_of(step), recalled_of(steps, efn.config)
+        if recall.steps and recall.steps.executed.shape[1:] != step.base.shape:
+            return None
+        present, recalled = present_of(step), recalled_of(recall.steps, efn.config)
         mean, log_std = efn(present, recalled)
         normal = torch.from_numpy(rng.standard_normal(mean.shape, dtype=np.float32))
         return np.float32(gain) * efn.bounded(mean + log_std.exp() * normal, recalled)[0].numpy()

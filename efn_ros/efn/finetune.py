@@ -261,9 +261,9 @@ class Robot:
         return np.float32(xi) * self._actor.bounded(mean, recalled).numpy()
 
     def _seen(self, step: PolicyStep, recall: Recall) -> Seen:
-        like = tuple(s for s in recall.steps if s.executed.shape == step.base.shape)
-        present, recalled = tree_map(lambda _, x: x.numpy(), (present_of(step), recalled_of(like, self._actor.config)))
-        missing = self._config.nearest + self._config.context - len(like)
+        read = present_of(step), recalled_of(recall.steps, self._actor.config)
+        present, recalled = tree_map(lambda _, x: x.numpy(), read)
+        missing = self._config.nearest + self._config.context - len(recall.steps)
         filled = tree_map(lambda _, x: np.pad(x, [(0, 0), (0, missing), *[(0, 0)] * (x.ndim - 2)]), recalled)
         return Seen(replace(present, sketch=step.sketch.q[None]), step.sketch.scale[None], filled)
 

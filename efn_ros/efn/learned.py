@@ -70,9 +70,11 @@ class LearnedResidual:
         ):
             if tuple(found) != expected:
                 raise ValueError(f"{name} of the step has shape {tuple(found)}; the EFN takes {expected}")
-        steps = tuple(s for s in recall.steps if s.executed.shape == step.base.shape)
+        steps = recall.steps
         if c.remembers and not steps:
             return Proposal(np.zeros_like(step.base), recall.reason or "nothing was recalled")
+        if steps and steps.executed.shape[1:] != step.base.shape:
+            return Proposal(np.zeros_like(step.base), f"memory holds chunks of shape {steps.executed.shape[1:]}")
         if c.remembers and c.codes and recall.codes != self.codes.identity:
             return Proposal(
                 np.zeros_like(step.base),

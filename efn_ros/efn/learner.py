@@ -176,7 +176,7 @@ class Lessons:
                 flat.append(first[rollout.record.id] + row)
                 of.append(index)
                 recalled.append(found + [0] * empty)
-                similarity.append([s.similarity for s in steps] + [0.0] * empty)
+                similarity.append([*steps.similarity, *[0.0] * empty])
                 there.append([True] * len(found) + [False] * empty)
         self.rollout, self.row = np.array(of, int), np.array(flat, int)
         self._recalled = np.array(recalled, int).reshape(-1, count)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from efn_ros.bank.codes import Codes
 from efn_ros.efn import WEIGHTS
 from efn_ros.efn.trust import Trust
-from efn_ros.types import Experience, Outcome, Past, PolicyStep
+from efn_ros.types import Experiences, Outcome, Past, PolicyStep
 
 SIZES = {
     "small": {"width": 128, "heads": 4, "layers": 2, "feedforward": 256},
@@ -379,28 +379,25 @@ def present_of(step: PolicyStep) -> Present:
     return Present(*(torch.from_numpy(np.array(array, np.float32))[None] for array in arrays))
 
 
-def recalled_of(steps: tuple[Experience, ...], config: EfnConfig) -> Recalled:
+def recalled_of(steps: Experiences, config: EfnConfig) -> Recalled:
     """What was recalled for one step as a batch of one. Raises ValueError where what the steps saw is not encoded in as
     many numbers as the network reads."""
-    if any(len(s.code) != config.codes for s in steps if config.codes):
-        raise ValueError(f"the EFN reads {config.codes} numbers of what a recalled step saw, not {len(steps[0].code)}")
-    k, size, proprio = len(steps), (config.horizon, config.action_size), (len(config.proprio_mean),)
+    k, seen = len(steps), steps.code.shape[1]
+    if k and config.codes and seen != config.codes:
+        raise ValueError(f"the EFN reads {config.codes} numbers of what a recalled step saw, not {seen}")
+    size, proprio = (config.horizon, config.action_size), (len(config.proprio_mean),)
+    shapes = dict.fromkeys(("executed", "base", "executed_before"), size)
+    shapes |= dict.fromkeys(("proprio", "proprio_next", "proprio_before"), proprio)
+    shapes |= {"latent": (config.latent[1],), "code": (config.codes,), "similarity": ()}
 
-    def stack(arrays: list[np.ndarray], shape: tuple[int, ...]) -> Tensor:
-        stacked = np.stack(arrays) if k else np.zeros((0, *shape))
-        return torch.from_numpy(stacked.astype(np.float32))[None]
+    def batch(column: np.ndarray) -> Tensor:
+        return torch.from_numpy(column.astype(np.float32))[None]
 
+    columns = {name: getattr(steps, name) if k else np.zeros((0, *shape)) for name, shape in shapes.items()}
+    columns["code"] = columns["code"][:, : config.codes]
     return Recalled(
-        executed=stack([s.executed for s in steps], size),
-        base=stack([s.base for s in steps], size),
-        proprio=stack([s.proprio for s in steps], proprio),
-        proprio_next=stack([s.proprio_next for s in steps], proprio),
-        executed_before=stack([s.executed_before for s in steps], size),
-        proprio_before=stack([s.proprio_before for s in steps], proprio),
-        latent=stack([s.latent.mean(axis=0) for s in steps], (config.latent[1],)),
-        code=stack([s.code[: config.codes] for s in steps], (config.codes,)),
-        success=stack([np.float32(s.outcome == Outcome.SUCCESS) for s in steps], ()),
-        similarity=stack([np.float32(s.similarity) for s in steps], ()),
+        **{name: batch(column) for name, column in columns.items()},
+        success=batch(steps.outcome == Outcome.SUCCESS),
         there=torch.ones((1, k), dtype=torch.bool),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import math
+from dataclasses import fields
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -11,7 +12,8 @@ from builtin_interfaces.msg import Time
 from efn_ros import msg, types
 from efn_ros.ros.images import from_rgb, to_rgb
 
-_TYPECODES = {np.dtype(np.float32): "f", np.dtype(np.float64): "d", np.dtype(np.int8): "b", np.dtype(np.uint8): "B"}
+_TYPECODES = {np.dtype(dtype): np.dtype(dtype).char for dtype in ("f4", "f8", "i1", "u1", "u4")}
+_COLUMNS = [f.name for f in fields(types.Experiences) if f.name not in ("rollout_id", "instruction")]  # numbers
 
 
 def to_field(values: np.ndarray) -> array.array:
@@ -165,56 +167,33 @@ def _visual_from_msg(message: msg.PolicyStep) -> np.ndarray | None:
     return from_field(message.visual, tokens, -1) if tokens else None
 
 
-def experience_to_msg(experience: types.Experience) -> msg.ExperienceStep:
-    return msg.ExperienceStep(
-        rollout_id=experience.rollout_id,
-        step=experience.step,
-        instruction=experience.instruction,
-        outcome=int(experience.outcome),
-        rollout_length=experience.rollout_length,
-        horizon=experience.executed.shape[0],
-        action_size=experience.executed.shape[1],
-        executed=to_field(experience.executed),
-        base=to_field(experience.base),
-        proprio=to_field(experience.proprio),
-        proprio_next=to_field(experience.proprio_next),
-        executed_before=to_field(experience.executed_before),
-        proprio_before=to_field(experience.proprio_before),
-        latent_tokens=len(experience.latent),
-        latent=to_field(experience.latent),
-        similarity=experience.similarity,
-        score=experience.score,
-        probability=experience.probability,
-        code=to_field(experience.code),
+def experiences_to_msg(steps: types.Experiences) -> msg.Experiences:
+    return msg.Experiences(
+        rollout_id=list(steps.rollout_id),
+        instruction=list(steps.instruction),
+        horizon=steps.executed.shape[1],
+        action_size=steps.executed.shape[2],
+        **{name: to_field(getattr(steps, name)) for name in _COLUMNS},
     )
 
 
-def experience_from_msg(message: msg.ExperienceStep) -> types.Experience:
-    return types.Experience(
-        rollout_id=message.rollout_id,
-        step=message.step,
-        instruction=message.instruction,
-        outcome=types.Outcome(message.outcome),
-        rollout_length=message.rollout_length,
-        executed=from_field(message.executed, message.horizon, message.action_size),
-        base=from_field(message.base, message.horizon, message.action_size),
-        proprio=from_field(message.proprio),
-        proprio_next=from_field(message.proprio_next),
-        executed_before=from_field(message.executed_before, message.horizon, message.action_size),
-        proprio_before=from_field(message.proprio_before),
-        latent=from_field(message.latent, message.latent_tokens, -1),
-        similarity=message.similarity,
-        score=message.score,
-        probability=message.probability,
-        code=from_field(message.code),
-    )
+def experiences_from_msg(message: msg.Experiences) -> types.Experiences:
+    """Raises ValueError for a column that does not hold so many steps."""
+    count, columns = len(message.rollout_id), {name: from_field(getattr(message, name)) for name in _COLUMNS}
+    if not count and any(column.size for column in columns.values()):
+        raise ValueError("columns of recalled steps hold numbers, but rollout_id names no step")
+    for name in ("executed", "base", "executed_before"):
+        columns[name] = from_field(getattr(message, name), count, message.horizon, message.action_size)
+    for name in ("proprio", "proprio_next", "proprio_before", "latent", "code"):
+        columns[name] = from_field(getattr(message, name), count, -1) if count else columns[name].reshape(0, 0)
+    return types.Experiences(tuple(message.rollout_id), instruction=tuple(message.instruction), **columns)
 
 
 def recall_to_response(recall: types.Recall, response):
     """Fill a response of RetrieveExperience."""
     response.success = recall.drawn >= 0
     response.reason = recall.reason
-    response.steps = [experience_to_msg(step) for step in recall.steps]
+    response.steps = experiences_to_msg(recall.steps)
     response.drawn = recall.drawn
     response.codes = recall.codes
     if recall.sketch is not None:
@@ -229,7 +208,7 @@ def recall_to_response(recall: types.Recall, response):
 
 def recall_from_response(response) -> types.Recall:
     return types.Recall(
-        steps=tuple(experience_from_msg(step) for step in response.steps),
+        steps=experiences_from_msg(response.steps),
         codes=response.codes,
         drawn=response.drawn,
         sketch=rows_from_msg(response.sketch) if response.sketch.rows else None,

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from efn_ros.efn import Corrector, RecalledAction
 from efn_ros.efn.exploration import MODES, OFF, Exploration
 from efn_ros.robots import ActionLimits
-from efn_ros.types import Experience, Mode, Outcome, PolicyStep, Proposal, Quantised, Recall, StepContext
+from efn_ros.types import Experience, Experiences, Mode, Outcome, PolicyStep, Proposal, Quantised, Recall, StepContext
 
 SIZE = 2  # the first dimension is a velocity, the second a position
 EPS = float(np.finfo(np.float32).eps)
@@ -43,12 +43,12 @@ def recalled(executed, confidence=1.0) -> Recall:
         nothing,
         executed,
         nothing,
-        nothing[None],
+        nothing,
         1.0,
         1.0,
         1.0,
     )
-    return Recall(steps=(experience,), drawn=0, confidence=confidence)
+    return Recall(steps=Experiences.of(experience), drawn=0, confidence=confidence)
 
 
 def corrector(residual=None, control_steps=1, **bounds) -> Corrector:
@@ -447,7 +447,8 @@ def exploring(mode="noise", residual=None, *, explore=None, **bounds) -> Correct
     return Corrector(limits(**bounds), residual or RecalledAction(gain=0.5), control_steps=1, explore=own)
 
 
-UNSURE = replace(SEEN, steps=(*SEEN.steps, replace(SEEN.steps[0], rollout_id="r8", outcome=Outcome.FAILURE)))
+FAILED = replace(SEEN.steps[0], rollout_id="r8", outcome=Outcome.FAILURE)
+UNSURE = replace(SEEN, steps=Experiences.of(*SEEN.steps, FAILED))
 UNSURE = replace(UNSURE, confidence=0.2)
 
 
@@ -476,7 +477,7 @@ def test_probes_stay_within_every_limit_over_a_whole_episode(mode, episode):
     for index, (base, _, _) in enumerate(episode):
         first = recalled(np.nan_to_num(base), 0.1)
         failure = replace(first.steps[0], executed=-first.steps[0].executed, outcome=Outcome.FAILURE)
-        memory = replace(first, steps=(*first.steps, failure))
+        memory = replace(first, steps=Experiences.of(*first.steps, failure))
         correction = guard.correct(step(base, index), memory)
         assert_within_limits(np.concatenate([path, correction.corrected]))
         assert (np.abs(correction.residual) <= 0.5 + EPS).all()

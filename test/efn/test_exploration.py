@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from efn_ros.efn.exploration import FASTEST_S, MODES, OFF, Exploration, actor_sampler, another, failing, waves
 from efn_ros.efn.network import Efn, EfnConfig
-from efn_ros.types import Experience, Outcome, PolicyStep, Quantised, Recall, StepContext
+from efn_ros.types import Experience, Experiences, Outcome, PolicyStep, Quantised, Recall, StepContext
 
 SIZE, HORIZON, RATE_HZ, STEPS = 2, 4, 20.0, 3
 BOUND = np.array([0.3, 0.6], np.float32)
@@ -28,7 +28,7 @@ def step(index=0, seed=0, base=None, **flags) -> PolicyStep:
 
 def experience(value, probability=0.0, outcome=Outcome.SUCCESS, horizon=HORIZON) -> Experience:
     chunk, proprio = np.full((horizon, SIZE), value, np.float32), np.ones(3, np.float32)
-    latent = np.ones((2, 3), np.float32)
+    latent = np.ones(3, np.float32)
     return Experience(
         f"r{value}",
         0,
@@ -49,7 +49,8 @@ def experience(value, probability=0.0, outcome=Outcome.SUCCESS, horizon=HORIZON)
 
 
 def recall(*steps, drawn=0, confidence=0.2) -> Recall:
-    return Recall(steps or (experience(0.5, 0.7), experience(-0.5, 0.3)), drawn=drawn, confidence=confidence)
+    steps = steps or (experience(0.5, 0.7), experience(-0.5, 0.3))
+    return Recall(Experiences.of(*steps), drawn=drawn, confidence=confidence)
 
 
 FAILING = recall(experience(0.5, 0.4), experience(-0.5, 0.6, Outcome.FAILURE))
@@ -159,7 +160,7 @@ def test_branches_are_drawn_by_the_probabilities_of_recall():
     [
         (experience(0.5, 1.0),),
         (experience(0.5, 1.0), experience(1, 0.0)),
-        (experience(0.5, 0.5), experience(1, 0.5, horizon=3)),
+        (experience(0.5, 0.5, horizon=3), experience(1, 0.5, horizon=3)),
     ],
     ids=["alone", "improbable", "another shape"],
 )

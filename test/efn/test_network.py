@@ -27,7 +27,7 @@ from efn_ros.efn.network import (
     require_action_space,
 )
 from efn_ros.policies import load_policy
-from efn_ros.types import Experience, Outcome, Past, PolicyStep, Quantised, Recall, StepContext
+from efn_ros.types import Experience, Experiences, Outcome, Past, PolicyStep, Quantised, Recall, StepContext
 
 H, A, P, L, DZ, T, D, C = 3, 2, 4, 2, 8, 5, 6, 3
 CONFIG = EfnConfig(
@@ -73,17 +73,18 @@ def step() -> PolicyStep:
     return PolicyStep(context, draw(H, A), KEY, sketch, draw(L, DZ), draw(4), draw(P))
 
 
-def experiences(count: int) -> tuple[Experience, ...]:
+def experiences(count: int) -> Experiences:
     rng = np.random.default_rng(1)
     draw = lambda *shape: rng.standard_normal(shape, dtype=np.float32)  # noqa: E731
-    return tuple(
+    steps = [
         Experience(
             f"r{i}", i, "reach the goal", Outcome.SUCCESS if i % 2 else Outcome.FAILURE, 20, draw(H, A), draw(H, A),
-            draw(P), draw(P), draw(H, A), draw(P), draw(L, DZ), 0.5, 0.5, 0.1,
+            draw(P), draw(P), draw(H, A), draw(P), draw(DZ), 0.5, 0.5, 0.1,
             draw(C),
         )
         for i in range(count)
-    )  # fmt: skip
+    ]  # fmt: skip
+    return Experiences.of(*steps)
 
 
 def test_a_network_that_has_learnt_nothing_leaves_the_base_alone():
@@ -343,7 +344,7 @@ def test_what_a_recalled_step_saw_is_encoded_as_the_network_would(efn, tmp_path)
     with pytest.raises(ValueError, match="holds no codes; name another EFN, or none, in codes"):
         Codes.load(tmp_path / WEIGHTS)
     with pytest.raises(ValueError, match="the EFN reads 3 numbers of what a recalled step saw, not 0"):
-        recalled_of((replace(experiences(1)[0], code=np.zeros(0, np.float32)),), CONFIG)
+        recalled_of(Experiences.of(replace(experiences(1)[0], code=np.zeros(0, np.float32))), CONFIG)
     assert recalled_of(experiences(1), plain.config).code.shape == (1, 1, 0)
 
 

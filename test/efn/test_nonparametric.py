@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from efn_ros.efn import RecalledAction
-from efn_ros.types import Experience, Outcome, PolicyStep, Quantised, Recall, StepContext
+from efn_ros.types import Experience, Experiences, Outcome, PolicyStep, Quantised, Recall, StepContext
 
 NOTHING = np.zeros(0, np.float32)
 NO_TOKENS = Quantised(np.zeros((1, 4), np.int8), np.ones(1, np.float32))
@@ -34,7 +34,7 @@ def experience(executed, outcome=Outcome.SUCCESS) -> Experience:
         NOTHING,
         executed,
         NOTHING,
-        NOTHING[None],
+        NOTHING,
         1.0,
         1.0,
         1.0,
@@ -42,7 +42,7 @@ def experience(executed, outcome=Outcome.SUCCESS) -> Experience:
 
 
 def recall(*executed, drawn=0, confidence=0.8, outcome=Outcome.SUCCESS) -> Recall:
-    return Recall(tuple(experience(e, outcome) for e in executed), drawn=drawn, confidence=confidence)
+    return Recall(Experiences.of(*(experience(e, outcome) for e in executed)), drawn=drawn, confidence=confidence)
 
 
 chunks = hnp.arrays(np.float32, (2, 2), elements=st.floats(-1, 1, width=32))
@@ -98,5 +98,7 @@ def test_confidence_at_the_threshold_is_enough():
 def test_a_failure_that_was_not_drawn_does_not_matter():
     made = recall(BASE + 1, BASE + 1)
     failed = dataclasses.replace(made.steps[1], outcome=Outcome.FAILURE)
-    residual, reason, _ = RecalledAction()(step(), dataclasses.replace(made, steps=(made.steps[0], failed)))
+    residual, reason, _ = RecalledAction()(
+        step(), dataclasses.replace(made, steps=Experiences.of(made.steps[0], failed))
+    )
     assert reason == "" and residual.any()

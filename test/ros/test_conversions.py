@@ -108,30 +108,34 @@ def policy_steps(draw):
 
 @st.composite
 def experiences(draw):
-    horizon, size, proprio = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(sizes)
-    return types.Experience(
-        rollout_id=draw(names),
-        step=draw(st.integers(0, 2**32 - 1)),
-        instruction=draw(names),
-        outcome=draw(st.sampled_from(types.Outcome)),
-        rollout_length=draw(st.integers(0, 2**32 - 1)),
-        executed=draw(floats(horizon, size)),
-        base=draw(floats(horizon, size)),
-        proprio=draw(floats(proprio)),
-        proprio_next=draw(floats(proprio)),
-        code=draw(floats(draw(st.integers(0, 3)))),
-        executed_before=draw(floats(horizon, size)),
-        proprio_before=draw(floats(proprio)),
-        latent=draw(floats(draw(st.integers(1, 3)), draw(sizes))),
-        similarity=draw(doubles),
-        score=draw(doubles),
-        probability=draw(doubles),
+    count, numbers = draw(st.integers(0, 3)), st.integers(0, 2**32 - 1)
+    if not count:
+        return types.Experiences()
+    chunk, proprio = (count, draw(st.integers(1, 3)), draw(st.integers(1, 3))), (count, draw(sizes))
+    several = lambda values, dtype: np.array(draw(st.lists(values, min_size=count, max_size=count)), dtype)  # noqa: E731
+    return types.Experiences(
+        rollout_id=tuple(draw(st.lists(names, min_size=count, max_size=count))),
+        step=several(numbers, np.uint32),
+        instruction=tuple(draw(st.lists(names, min_size=count, max_size=count))),
+        outcome=several(st.sampled_from(types.Outcome), np.uint8),
+        rollout_length=several(numbers, np.uint32),
+        executed=draw(floats(*chunk)),
+        base=draw(floats(*chunk)),
+        proprio=draw(floats(*proprio)),
+        proprio_next=draw(floats(*proprio)),
+        executed_before=draw(floats(*chunk)),
+        proprio_before=draw(floats(*proprio)),
+        latent=draw(floats(count, draw(sizes))),
+        similarity=several(doubles, np.float64),
+        score=several(doubles, np.float64),
+        probability=several(doubles, np.float64),
+        code=draw(floats(count, draw(st.integers(0, 3)))),
     )
 
 
 @st.composite
 def recalls(draw):
-    steps = tuple(draw(st.lists(experiences(), max_size=2)))
+    steps = draw(experiences())
     with_tokens = draw(st.booleans())
     return types.Recall(
         steps=steps,
@@ -194,8 +198,8 @@ def test_a_policy_step_comes_back(step):
 
 @thorough
 @given(experiences())
-def test_an_experience_comes_back(experience):
-    assert_same(conversions.experience_from_msg(carried(conversions.experience_to_msg(experience))), experience)
+def test_experiences_come_back(steps):
+    assert_same(conversions.experiences_from_msg(carried(conversions.experiences_to_msg(steps))), steps)
 
 
 @thorough
