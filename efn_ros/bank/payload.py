@@ -1,20 +1,31 @@
-"""One rollout as one safetensors file: what is in it, and how to read it."""
+"""One rollout as one safetensors file: what is in it, and how to read it.
+
+A file is read whole, against the checksum in the catalogue, or in parts: every tensor has a CRC-32 of its own, and the
+sketches one for each decision, so that recall reads only what it compares and still never takes a damaged byte for a
+memory.
+"""
 
 from __future__ import annotations
 
 import json
+import math
+import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
 import safetensors
 import safetensors.numpy
 
+from efn_ros.bank.keys import mean_latent
+from efn_ros.bank.sketches import quantise
 from efn_ros.types import Correction, Mode, Quantised, Rollout
 
-FORMAT_VERSION = 2
-FORMAT_VERSIONS = (1, 2)  # that are read
+FORMAT_VERSION = 3
+DTYPES = {"F32": "<f4", "I64": "<i8", "I32": "<i4", "U32": "<u4", "U8": "u1", "I8": "i1"}  # as safetensors names them
 MOTION_EPSILON = 1e-3  # in the units of the action and of proprioception
 
 
@@ -41,7 +52,7 @@ def successors(steps: np.ndarray) -> np.ndarray:
     return rows
 
 
-def before(arrays: StepArrays) -> tuple[np.ndarray, np.ndarray]:
+def before(arrays: StepArrays | Steps) -> tuple[np.ndarray, np.ndarray]:
     """What was executed in the decision before each one, (N, H, A), and proprioception before that, (N, P).
 
     Zero and its own proprioception, as of a robot that stood still, for a row whose predecessor was not stored.
@@ -81,6 +92,32 @@ class StepArrays:
     explored: np.ndarray
     source: np.ndarray
     source_step: np.ndarray
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What recall compares and returns of one rollout; N rows each, float32 unless said otherwise.
+
+    key, latent_key: int8 (N, d) and (N, dz); key_norm, latent_norm: (N,), one over their norms (0 for a zero row), so
+    that norm * q is the unit vector of (32) and (37). latent: (N, dz), mean of the latent tokens. base, executed: (N,
+    H, A). proprio: (N, P). steps: int64 (N,). recallable: bool (N,).
+    """
+
+    key: np.ndarray
+    key_norm: np.ndarray
+    latent_key: np.ndarray
+    latent_norm: np.ndarray
+    latent: np.ndarray
+    base: np.ndarray
+    executed: np.ndarray
+    proprio: np.ndarray
+    steps: np.ndarray
+    recallable: np.ndarray
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return sum(array.nbytes for array in vars(self).values())
 
 
 def sizes_of(rollout: Rollout) -> dict[str, list[int]]:
@@ -209,29 +246,44 @@ def encode(rollout: Rollout, image_quality: int) -> tuple[bytes, np.ndarray]:
         tensors[f"images.{camera}"] = np.concatenate(blobs)
         tensors[f"offsets.{camera}"] = np.cumsum([0] + [len(blob) for blob in blobs]).astype(np.int64)
     metadata = {
-        "format": str(FORMAT_VERSION),
         "rollout": rollout.episode_id,
         "policy": rollout.policy,
         "cameras": json.dumps(cameras),
         **{name: json.dumps(values.tolist()) for name, values in names.items()},
     }
-    return safetensors.numpy.save(tensors, metadata), recallable
+    return pack(tensors, metadata), recallable
+
+
+def pack(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
+    """The bytes of a payload of this format: the tensors, what recall compares of their latent tokens, and a CRC-32 of
+    each tensor, which for a sketch is one for each decision."""
+    latent = tensors["latent"]
+    key = quantise(mean_latent(latent))
+    tensors = tensors | {
+        "latent_key.q": key.q,
+        "latent_key.scale": key.scale,
+        "latent_mean": latent.sum(axis=1) / np.float32(max(latent.shape[1], 1)),
+        "sketch.crc": np.array(
+            [_sketch_crc(q, scale) for q, scale in zip(tensors["sketch.q"], tensors["sketch.scale"], strict=True)],
+            np.uint32,
+        ),
+    }
+    crc = {name: _crc(name, t) for name, t in tensors.items() if name not in ("sketch.q", "sketch.scale")}
+    return safetensors.numpy.save(tensors, metadata | {"format": str(FORMAT_VERSION), "crc": json.dumps(crc)})
+
+
+def name_of(checksum: str) -> str:
+    """The file's name, for its content: a retry after a failure never replaces a file that a commit may have named."""
+    return f"{checksum[:32]}.safetensors"
 
 
 def decode(payload: bytes) -> StepArrays:
-    """The decisions in a payload, without sketches and images.
-
-    In format 1, which knew neither shadow nor exploration, what was added is what was proposed; sources are unknown.
-    """
+    """The decisions in a payload, without sketches and images."""
     tensors = safetensors.numpy.load(payload)
-    arrays = {name: array for name, array in tensors.items() if "." not in name}
-    count = len(arrays["steps"])
-    if "proposed" not in arrays:
-        arrays |= {"proposed": arrays["residual"], "proposes": arrays["modes"] == Mode.CORRECTED}
-        arrays |= {"cut": np.zeros(count), "source_step": np.full(count, -1, np.int32)}
-    metadata = _metadata(payload)
+    arrays = {name: tensors[name] for name in StepArrays.__dataclass_fields__ if name != "key"}
+    metadata = unpack(payload)[1]
     for name in ("explored", "source"):
-        arrays[name] = np.array(json.loads(metadata.get(name, '[""]')))[arrays.get(name, np.zeros(count, int))]
+        arrays[name] = np.array(json.loads(metadata[name]))[arrays[name]]
     for name in ("recallable", "proposes", "cut"):
         arrays[name] = arrays[name].astype(bool)
     return StepArrays(key=Quantised(tensors["key.q"], tensors["key.scale"]), **arrays)
@@ -245,22 +297,106 @@ def decode_image(payload: bytes, row: int, camera: str) -> np.ndarray:
     return cv2.cvtColor(cv2.imdecode(blob, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
-def read_sketches(path: str, rows: Sequence[int]) -> list[Quantised]:
-    """Token sketches of some rows, each q (T, d) and scale (T,), without reading the rest of the file."""
-    with safetensors.safe_open(path, framework="numpy") as payload:
-        q, scale = payload.get_slice("sketch.q"), payload.get_slice("sketch.scale")
-        return [Quantised(q[row], scale[row]) for row in rows]
+class PayloadFile:
+    """Parts of a payload, read when they are asked for. It stays open, so that a rollout that is forgotten while an
+    episode recalls it stays readable until that episode has ended. Everything raises ValueError, naming the tensor, for
+    what is not as it was written, and OSError."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._header: dict | None = None
+        self._sketch_crc: np.ndarray | None = None
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+    def steps(self) -> Steps:
+        """All decisions."""
+        key, latent_key = self._tensor("key.q"), self._tensor("latent_key.q")
+        names = {"latent": "latent_mean"} | {name: name for name in ("base", "executed", "proprio", "steps")}
+        return Steps(
+            key=key,
+            key_norm=_over_norm(key),
+            latent_key=latent_key,
+            latent_norm=_over_norm(latent_key),
+            recallable=self._tensor("recallable").astype(bool),
+            **{name: self._tensor(stored) for name, stored in names.items()},
+        )
+
+    def sketches(self, rows: Sequence[int]) -> list[Quantised]:
+        """Token sketches of some decisions, each q int8 (T, d) and scale float32 (T,)."""
+        if self._sketch_crc is None:
+            self._sketch_crc = self._tensor("sketch.crc")
+        sketches = []
+        for row in rows:
+            q, scale = self._tensor("sketch.q", row), self._tensor("sketch.scale", row)
+            if _sketch_crc(q, scale) != self._sketch_crc[row]:
+                raise ValueError(f"row {row} of tensor 'sketch' is not what was written")
+            sketches.append(Quantised(q, scale))
+        return sketches
+
+    def _tensor(self, name: str, row: int | None = None) -> np.ndarray:
+        """A whole tensor, checked, or one row of it, which the caller checks."""
+        if self._header is None:
+            self._header = self._read_header()
+        header = self._header
+        try:
+            entry, (start, end) = header[name], header[name]["data_offsets"]
+            shape, dtype = entry["shape"], np.dtype(DTYPES[entry["dtype"]])
+            crc = header["__metadata__"]["crc"].get(name)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"its header does not describe tensor {name!r}") from error
+        if row is not None:
+            size = dtype.itemsize * math.prod(shape[1:])
+            start, end, shape = start + row * size, start + (row + 1) * size, shape[1:]
+        content = os.pread(self._descriptor, max(end - start, 0), header[""] + start)
+        if len(content) != dtype.itemsize * math.prod(shape):
+            raise ValueError(f"tensor {name!r} is not what was written")
+        tensor = np.frombuffer(content, dtype).reshape(shape)
+        if row is None and _crc(name, tensor) != crc:
+            raise ValueError(f"tensor {name!r} is not what was written")
+        return tensor
+
+    def _read_header(self) -> dict:
+        """The JSON header of a safetensors file, its metadata with `crc` decoded, and under "" where the data begin."""
+        size = int.from_bytes(os.pread(self._descriptor, 8, 0), "little")
+        if size > os.fstat(self._descriptor).st_size:
+            raise ValueError("its header is not what was written")
+        try:
+            header = json.loads(os.pread(self._descriptor, size, 8))
+            header["__metadata__"]["crc"] = json.loads(header["__metadata__"]["crc"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError("its header is not what was written") from error
+        return header | {"": 8 + size}
+
+
+def unpack(payload: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Tensors and metadata of a payload of any format."""
+    size = int.from_bytes(payload[:8], "little")
+    return safetensors.numpy.load(payload), json.loads(payload[8 : 8 + size])["__metadata__"]
+
+
+def _crc(name: str, tensor: np.ndarray) -> int:
+    """CRC-32 of "name dtype shape", such as "base <f4 (50, 4, 7)", and of the tensor's bytes."""
+    said = f"{name} {tensor.dtype.str} {tensor.shape}".encode()
+    return zlib.crc32(np.ascontiguousarray(tensor), zlib.crc32(said))
+
+
+def _sketch_crc(q: np.ndarray, scale: np.ndarray) -> int:
+    """Of one decision."""
+    return zlib.crc32(np.ascontiguousarray(scale), _crc("sketch", q))
+
+
+def _over_norm(q: np.ndarray) -> np.ndarray:
+    """One over the norm of each row of int8, 0 for a row of zeros; float32 (N,)."""
+    squares = np.einsum("nd,nd->n", q, q, dtype=np.int64)
+    return np.where(squares > 0, 1 / np.sqrt(np.maximum(squares, 1)), 0).astype(np.float32)
 
 
 def _proposed(correction: Correction) -> np.ndarray:
     """(H, A), zero where nothing was proposed."""
     return np.zeros_like(correction.residual) if correction.proposed is None else correction.proposed
-
-
-def _metadata(payload: bytes) -> dict[str, str]:
-    """Of a safetensors file: the length of its JSON header in 8 bytes, little endian, and the header."""
-    size = int.from_bytes(payload[:8], "little")
-    return json.loads(payload[8 : 8 + size])["__metadata__"]
 
 
 def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numkong
 import numpy as np
 
 from efn_ros.bank.codes import Codes
 from efn_ros.bank.errors import BankProjectionError
-from efn_ros.bank.keys import mean_latent, unit
-from efn_ros.bank.payload import before, successors
-from efn_ros.bank.store import BankReader, StoredRollout
-from efn_ros.types import Experience, Experiences, Outcome, PolicyStep, Recall
+from efn_ros.bank.keys import mean_latent
+from efn_ros.bank.payload import Steps
+from efn_ros.bank.sketches import quantise
+from efn_ros.bank.store import BankReader, Snapshot, StoredRollout
+from efn_ros.types import Experiences, Outcome, PolicyStep, Quantised, Recall
 
 
 @dataclass(frozen=True)
@@ -68,59 +72,119 @@ class RecallConfig:
 
 
 class _Candidates:
-    """The candidate set of one episode: every recallable step of the chosen rollouts, in the order they were stored."""
+    """The candidate set of one episode: all steps of the chosen rollouts side by side, in the order they were stored,
+    and of those that are recallable, C of them, what is compared."""
 
-    def __init__(self, rollouts: list[StoredRollout], config: RecallConfig) -> None:
+    def __init__(self, rollouts: list[StoredRollout], steps: list[Steps], config: RecallConfig) -> None:
         self.rollouts = rollouts
-        self.successors = [successors(rollout.arrays.steps) for rollout in rollouts]
-        self.before = [before(rollout.arrays) for rollout in rollouts]
-        kept = [np.flatnonzero(rollout.arrays.recallable) for rollout in rollouts]
-        self.row = np.concatenate(kept)
-        self.rollout = np.repeat(np.arange(len(rollouts)), [len(rows) for rows in kept])
+        self.payloads = [rollout.open() for rollout in rollouts]  # whatever is forgotten while the episode runs
+        column = {name: np.concatenate([getattr(s, name) for s in steps]) for name in Steps.__dataclass_fields__}
+        counts = [len(s.steps) for s in steps]
+        self.rollout, self.first = np.repeat(np.arange(len(rollouts)), counts), np.cumsum([0, *counts])[:-1]
+        follows = (np.diff(column["steps"]) == 1) & (np.diff(self.rollout) == 0)
+        row = np.arange(len(self.rollout))
+        self.after, self.before = row + np.append(follows, False), row - np.insert(follows, 0, False)
+        self.row = np.flatnonzero(column["recallable"])
+        self.column = {name: column[name] for name in ("steps", "latent", "base", "executed", "proprio")}
 
-        self.features = np.concatenate([r.features[rows] for r, rows in zip(rollouts, kept, strict=True)])
-        self.proprio = np.concatenate([r.arrays.proprio[rows] for r, rows in zip(rollouts, kept, strict=True)])
-        first = rollouts[0].arrays
-        self.key_shape, self.latent_shape = first.key.q.shape[1:], first.latent.shape[1:]
-        self.proprio_shape = first.proprio.shape[1:]
-
-        present = (True, first.latent.size > 0, first.proprio.size > 0)
+        key, latent, proprio = (column[name][self.row] for name in ("key", "latent_key", "proprio"))
+        self.key_size, self.latent_size, self.proprio_size = key.shape[1], latent.shape[1], proprio.shape[1]
+        present = (True, self.latent_size > 0, self.proprio_size > 0)
         cues = np.where(present, (config.visual, config.latent, config.proprio), 0)
         if not cues.any():
             raise ValueError("the bank holds none of the cues that have weight; give visual, latent or proprio some")
-        self.visual_weight, self.latent_weight, self.proprio_weight = (cues / cues.sum()).astype(np.float32)
-        self.half_precision = self._half_precision(config)
+        visual, latent_weight, self.proprio_weight = (cues / cues.sum()).astype(np.float32)
+        # A cosine, at most 1, says (1 + cosine) / 2.
+        self.always = (visual + latent_weight) / 2
+        self.cosines = {
+            name: (numkong.dots_pack(q, "int8"), weight / 2 * column[norm][self.row])
+            for name, q, weight, norm in (
+                ("key", key, visual, "key_norm"),
+                ("latent", latent, latent_weight, "latent_norm"),
+            )
+            if weight
+        }
+        self.sharpness = np.sqrt(self._half_precision(proprio, config))
+        self.sharpened = proprio * self.sharpness
 
         lengths = np.array([rollout.record.length for rollout in rollouts], np.float32)
-        self.prior = np.exp(-np.float32(config.beta) * lengths / lengths.mean())[self.rollout]  # g of (18)
+        self.prior = np.exp(-np.float32(config.beta) * lengths / lengths.mean())[self.rollout[self.row]]  # g of (18)
+        self.outcome = np.array([rollout.record.outcome for rollout in rollouts], np.uint8)
+        self.length = np.array([rollout.record.length for rollout in rollouts], np.uint32)
 
-    def _half_precision(self, config: RecallConfig) -> np.ndarray:
+    @staticmethod
+    def _half_precision(proprio: np.ndarray, config: RecallConfig) -> np.ndarray:
         """1 / (2 sigma^2) of (35) for each entry of proprioception; one that never changes tells nothing and gets 0."""
         if config.proprio_sigma is not None:
-            sigma = np.broadcast_to(np.asarray(config.proprio_sigma, np.float32), self.proprio_shape)
+            sigma = np.broadcast_to(np.asarray(config.proprio_sigma, np.float32), proprio.shape[1:])
         else:
-            sigma = np.ptp(self.proprio, axis=0) / 3
+            sigma = np.ptp(proprio, axis=0) / 3
         return np.where(sigma > 1e-6, 0.5 / np.maximum(sigma, 1e-6) ** 2, 0).astype(np.float32)
 
     def similarity(self, query: PolicyStep) -> np.ndarray:
-        """Fused similarity (38) of every candidate, float32 (C,) in [0, 1]."""
-        for name, shape, expected in (
-            ("key", query.key.q.shape, self.key_shape),
-            ("latent", query.latent.shape, self.latent_shape),
-            ("proprio", query.proprio.shape, self.proprio_shape),
+        """Fused similarity (38) of every candidate, float32 (C,) in [0, 1].
+
+        Cosines are taken in whole numbers, over int8, and sums in the order of a row: so the result does not depend on
+        where a candidate lies, on the number of threads or on the processor's instructions.
+        """
+        asked = {"key": query.key.q, "latent": quantise(mean_latent(query.latent)).q}
+        for name, found, expected in (
+            ("key", asked["key"], (self.key_size,)),
+            ("latent", asked["latent"], (self.latent_size,)),
+            ("proprio", query.proprio, (self.proprio_size,)),
         ):
-            if tuple(shape) != expected:
-                raise ValueError(f"{name} of the query has shape {tuple(shape)}; the bank holds {expected}")
-        key, latent = unit(query.key.dequantise()), mean_latent(query.latent)
-        vector = np.concatenate([self.visual_weight * key, self.latent_weight * latent])
-        # Not BLAS: its result for a row depends on where the row is and how many threads there are.
-        cosines = np.einsum("cd,d->c", self.features, vector)
-        similarity = (self.visual_weight + self.latent_weight + cosines) / 2
+            if np.shape(found) != expected:
+                raise ValueError(f"{name} of the query has shape {np.shape(found)}; the bank holds {expected}")
+        similarity = np.full(len(self.row), self.always, np.float32)
+        for name, (packed, weight) in self.cosines.items():
+            q = np.ascontiguousarray(asked[name])
+            products = np.asarray(numkong.dots_packed(q[None], packed))[0]
+            norm = math.sqrt(max(int(numkong.dot(q, q)), 1))
+            similarity += np.multiply(products, weight * np.float32(1 / norm), dtype=np.float32)
         if self.proprio_weight:
-            difference = self.proprio - np.asarray(query.proprio, np.float32)
-            kernel = np.exp(-np.einsum("cp,cp,p->c", difference, difference, self.half_precision))
-            similarity += self.proprio_weight * kernel
-        return similarity.clip(0, 1)
+            difference = self.sharpened - self.sharpness * np.asarray(query.proprio, np.float32)
+            distance = np.einsum("cp,cp->c", difference, difference)
+            similarity += self.proprio_weight * np.exp(np.negative(distance, out=distance), out=distance)
+        return np.clip(similarity, 0, 1, out=similarity)
+
+    def experiences(
+        self, chosen: np.ndarray, similarity: np.ndarray, score: np.ndarray, probability: np.ndarray, codes: np.ndarray
+    ) -> Experiences:
+        """Of the candidates `chosen`, (M,). similarity, score: of all candidates. probability (M,), codes (M, C)."""
+        row, column = self.row[chosen], self.column
+        before, after, rollout = self.before[row], self.after[row], self.rollout[row]
+        records = [self.rollouts[i].record for i in rollout]
+        return Experiences(
+            rollout_id=tuple([record.id for record in records]),
+            step=column["steps"][row].astype(np.uint32),
+            instruction=tuple([record.instruction for record in records]),
+            outcome=self.outcome[rollout],
+            rollout_length=self.length[rollout],
+            executed=column["executed"][row],
+            base=column["base"][row],
+            proprio=column["proprio"][row],
+            proprio_next=column["proprio"][after],
+            executed_before=column["executed"][before] * (before < row)[:, None, None],
+            proprio_before=column["proprio"][before],
+            latent=column["latent"][row],
+            similarity=similarity[chosen].astype(np.float64),
+            score=score[chosen].astype(np.float64),
+            probability=probability,
+            code=codes,
+        )
+
+    def tokens(self, candidate: int) -> list[Quantised]:
+        """Sketches of a candidate and of the decision after it. Raises BankCorruptionError."""
+        row = self.row[candidate]
+        rollout = self.rollout[row]
+        return self.sketches(rollout, [int(r - self.first[rollout]) for r in (row, self.after[row])])
+
+    def sketches(self, rollout: int, rows: Sequence[int]) -> list[Quantised]:
+        """Of some decisions of a chosen rollout. Raises BankCorruptionError."""
+        try:
+            return self.payloads[rollout].sketches(rows)
+        except (OSError, ValueError) as error:
+            raise self.rollouts[rollout].corrupt(f"sketches {tuple(rows)} cannot be read ({error})") from error
 
 
 class Retriever:
@@ -144,29 +208,34 @@ class Retriever:
         if episode_id == self._episode_id:
             return
         config, snapshot = self._config, self.reader.snapshot()
-        rollouts = [rollout for rollout in snapshot.rollouts if rollout.record.recallable]
-        self._reason = "" if rollouts else "the bank is empty"
-        if rollouts and policy:
-            rollouts = [rollout for rollout in rollouts if rollout.record.policy == policy]
-            self._reason = "" if rollouts else "the bank holds nothing of this policy"
-        if rollouts and config.success_only:
-            rollouts = [rollout for rollout in rollouts if rollout.record.outcome == Outcome.SUCCESS]
-            self._reason = "" if rollouts else "the bank holds no success"
+        contents = snapshot.contents
+        eligible, self._reason = contents.recallable.copy(), ""
+        for kept, reason in (
+            (True, "the bank is empty"),
+            (not policy or contents.policy == contents.policies.get(policy), "the bank holds nothing of this policy"),
+            (not config.success_only or contents.success, "the bank holds no success"),
+        ):
+            eligible &= kept
+            self._reason = self._reason or ("" if eligible.any() else reason)
         self._candidates = None
-        if rollouts:
-            stored = unit(np.stack([rollout.instruction_embedding for rollout in rollouts]))
-            wanted = unit(np.asarray(instruction_embedding))
-            if wanted.shape != stored.shape[1:]:
-                raise ValueError(
-                    f"the instruction embedding has shape {wanted.shape}; the bank holds {stored.shape[1:]}"
-                )
-            # Rounded, so that the same instruction ties whatever the last bit of its embedding.
-            cosines = np.round(np.einsum("rd,d->r", stored, wanted), 5)
-            chosen = np.lexsort((-np.arange(len(rollouts)), -cosines))[: config.rollouts_n]
-            chosen = [rollouts[i] for i in np.sort(chosen)]
-            self._candidates = _Candidates(chosen, config)
+        if not self._reason:
+            likeness = np.where(eligible, contents.likeness(instruction_embedding), -np.inf)
+            newest = _best(likeness[::-1], min(config.rollouts_n, int(eligible.sum())))
+            chosen = [snapshot.rollouts[i] for i in np.sort(len(likeness) - 1 - newest)]
+            steps = {rollout: rollout.steps for rollout in chosen}
+            chosen = [rollout for rollout in chosen if steps[rollout] is not None]
+            if chosen:
+                self._candidates = _Candidates(chosen, [steps[rollout] for rollout in chosen], config)
+            self._reason = "" if chosen else "what the bank holds of this instruction is corrupt"
             self._encoded = {r.record.id: self._encoded[r.record.id] for r in chosen if r.record.id in self._encoded}
         self._revision, self._projection, self._episode_id = snapshot.revision, snapshot.projection, episode_id
+
+    def warm(self) -> Snapshot:
+        """Read what the newest rollouts are compared by, before an episode asks for it. Raises as `begin` does."""
+        snapshot = self.reader.snapshot()
+        for rollout in snapshot.rollouts[-self._config.rollouts_n :]:
+            rollout.steps  # noqa: B018
+        return snapshot
 
     def recall(self, query: PolicyStep) -> Recall:
         """The k best steps by (18) and the one drawn by (19); the same (seed, step) draws the same in any process.
@@ -188,15 +257,17 @@ class Retriever:
             )
         similarity = candidates.similarity(query)
         count = len(similarity)
-        eligible = np.flatnonzero(similarity >= config.min_similarity)
-        if not len(eligible):
+        lambda_ = np.float32(config.lambda_)
+        score = lambda_ * similarity + (1 - lambda_) * candidates.prior
+        if config.min_similarity:
+            score[similarity < config.min_similarity] = -np.inf
+        top = _best(score, config.k)
+        top = top[score[top] > -np.inf]
+        if not len(top):
             best = similarity.max()
             reason = f"nothing is similar enough: {best:.3f} at best, at least {config.min_similarity:g} is asked for"
             return Recall(candidates=count, revision=self._revision, reason=reason)
 
-        lambda_ = np.float32(config.lambda_)
-        score = lambda_ * similarity + (1 - lambda_) * candidates.prior
-        top = eligible[_best(score[eligible], config.k)]
         probability = _softmax(score[top].astype(np.float64) / config.temperature)
         drawn = 0
         # Seeds are unsigned on every wire; what is negative here is the same 64 bits.
@@ -206,19 +277,19 @@ class Retriever:
         else:
             drawn = min(int(np.searchsorted(np.cumsum(probability), rng.random(), side="right")), len(top) - 1)
 
-        steps = tuple(self._experience(i, similarity[i], score[i], p) for i, p in zip(top, probability, strict=True))
-        drawn_at_random = rng.choice(count, min(config.context, count), replace=False) if config.context else ()
+        drawn_at_random = rng.choice(count, min(config.context, count), replace=False) if config.context else []
         above_floor = np.clip((similarity[top] - config.confidence_floor) / (1 - config.confidence_floor), 0, 1)
-        successes = np.mean([step.outcome == Outcome.SUCCESS for step in steps])
-        rollout, row = candidates.rollout[top[drawn]], candidates.row[top[drawn]]
-        after = candidates.successors[rollout][row]
-        sketch, successor = candidates.rollouts[rollout].sketches(int(row), int(after))
+        chosen = np.concatenate([top, np.array(drawn_at_random, top.dtype)])
+        probabilities = np.concatenate([probability, np.zeros(len(drawn_at_random))])
+        steps = candidates.experiences(chosen, similarity, score, probabilities, self._codes(chosen))
+        successes = np.count_nonzero(steps.outcome[: len(top)] == Outcome.SUCCESS)
+        sketch, successor = candidates.tokens(top[drawn])
         return Recall(
-            steps=Experiences.of(*steps, *(self._experience(i, similarity[i], score[i], 0.0) for i in drawn_at_random)),
+            steps=steps,
             drawn=drawn,
             sketch=sketch,
             successor=successor,
-            confidence=float(probability @ above_floor * successes),
+            confidence=float(probability @ above_floor * successes / len(top)),
             candidates=count,
             revision=self._revision,
             codes=config.codes.identity if config.codes else "",
@@ -229,36 +300,18 @@ class Retriever:
         self.begin(query.context.episode_id, query.instruction_embedding, query.policy)
         return self._candidates.similarity(query) if self._candidates else np.zeros(0, np.float32)
 
-    def _experience(self, candidate: int, similarity: float, score: float, probability: float) -> Experience:
-        candidates = self._candidates
-        stored, row = candidates.rollouts[candidates.rollout[candidate]], candidates.row[candidate]
-        record, arrays = stored.record, stored.arrays
-        executed_before, proprio_before = candidates.before[candidates.rollout[candidate]]
-        return Experience(
-            rollout_id=record.id,
-            step=int(arrays.steps[row]),
-            instruction=record.instruction,
-            outcome=record.outcome,
-            rollout_length=record.length,
-            executed=arrays.executed[row],
-            base=arrays.base[row],
-            proprio=arrays.proprio[row],
-            proprio_next=arrays.proprio[candidates.successors[candidates.rollout[candidate]][row]],
-            executed_before=executed_before[row],
-            proprio_before=proprio_before[row],
-            latent=arrays.latent[row].sum(axis=0) / max(arrays.latent.shape[1], 1),
-            similarity=float(similarity),
-            score=float(score),
-            probability=float(probability),
-            **({"code": self._codes(stored)[row]} if self._config.codes else {}),
-        )
-
-    def _codes(self, rollout: StoredRollout) -> np.ndarray:
-        """Of all steps of a rollout, (N, C): read and encoded once, and kept while it is among the candidates."""
-        if rollout.record.id not in self._encoded:
-            sketches = rollout.sketches(*range(len(rollout.arrays.steps)))
-            self._encoded[rollout.record.id] = self._config.codes(sketches)
-        return self._encoded[rollout.record.id]
+    def _codes(self, chosen: np.ndarray) -> np.ndarray:
+        """What the candidates `chosen`, (M,), saw, (M, C); a rollout is encoded once and kept while it is one."""
+        candidates, codes = self._candidates, self._config.codes
+        if not codes:
+            return np.zeros((len(chosen), 0), np.float32)
+        rows, encoded = candidates.row[chosen], []
+        for row, rollout in zip(rows, candidates.rollout[rows], strict=True):
+            record = candidates.rollouts[rollout].record
+            if record.id not in self._encoded:
+                self._encoded[record.id] = codes(candidates.sketches(rollout, range(record.decisions)))
+            encoded.append(self._encoded[record.id][row - candidates.first[rollout]])
+        return np.stack(encoded)
 
 
 def _best(score: np.ndarray, k: int) -> np.ndarray:

@@ -15,7 +15,7 @@ DELTA = 1e-8  # of equation (31): keeps the scale of a zero row above zero
 def quantise(vectors: np.ndarray) -> Quantised:
     """Equation (31): rows (..., d) to int8 q (..., d), float32 scale (...,); scale * q is within scale / 2 of them."""
     vectors = np.asarray(vectors, np.float32)
-    scale = np.asarray(np.abs(vectors).max(axis=-1) / np.float32(127) + np.float32(DELTA), np.float32)
+    scale = np.asarray(np.abs(vectors).max(axis=-1, initial=0) / np.float32(127) + np.float32(DELTA), np.float32)
     q = np.rint(vectors / scale[..., None]).clip(-127, 127).astype(np.int8)
     return Quantised(q=q, scale=scale)
 

@@ -10,18 +10,25 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import os
+import secrets
 import sqlite3
 import threading
-from collections import Counter
-from dataclasses import dataclass
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from efn_ros import durable
 from efn_ros.bank import payload
+from efn_ros.bank.contents import Contents
 from efn_ros.bank.errors import (
     BankCorruptionError,
     BankFormatError,
@@ -29,8 +36,7 @@ from efn_ros.bank.errors import (
     BankProjectionError,
     BankWriteError,
 )
-from efn_ros.bank.keys import mean_latent, unit
-from efn_ros.bank.payload import FORMAT_VERSION, FORMAT_VERSIONS, StepArrays
+from efn_ros.bank.payload import FORMAT_VERSION, PayloadFile, StepArrays, Steps
 from efn_ros.bank.sketches import Projection
 from efn_ros.types import Outcome, Quantised, Rollout
 
@@ -39,19 +45,25 @@ PAYLOADS = "payloads"
 LOCK = "writer.lock"
 APPLICATION_ID = 0x45464E42  # "EFNB"
 BUSY_TIMEOUT_S = 10.0
+CACHE_BYTES = 256 * 2**20
 
 SCHEMA = """
 CREATE TABLE meta (
     name TEXT PRIMARY KEY,
     value TEXT NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE instruction (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    text TEXT NOT NULL,
+    embedding BLOB NOT NULL,
+    UNIQUE (text, embedding)
+);
 CREATE TABLE rollout (
-    serial INTEGER PRIMARY KEY,
+    serial INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
     robot TEXT NOT NULL,
     task TEXT NOT NULL,
-    instruction TEXT NOT NULL,
-    instruction_embedding BLOB NOT NULL,
+    instruction INTEGER NOT NULL REFERENCES instruction (id),
     seed TEXT NOT NULL,
     outcome INTEGER NOT NULL,
     length INTEGER NOT NULL CHECK (length > 0),
@@ -64,9 +76,20 @@ CREATE TABLE rollout (
     payload_size INTEGER NOT NULL,
     payload_checksum BLOB NOT NULL,
     explored TEXT NOT NULL DEFAULT '{}'
-)
+);
+CREATE INDEX rollout_revision ON rollout (revision);
+CREATE TABLE forgotten (
+    serial INTEGER PRIMARY KEY,
+    id TEXT NOT NULL,
+    task TEXT NOT NULL,
+    outcome INTEGER NOT NULL,
+    decisions INTEGER NOT NULL,
+    revision INTEGER NOT NULL,
+    forgotten_ns INTEGER NOT NULL,
+    reason TEXT NOT NULL
+);
+CREATE INDEX forgotten_revision ON forgotten (revision)
 """
-UPGRADE = "ALTER TABLE rollout ADD COLUMN explored TEXT NOT NULL DEFAULT '{}'"  # from format 1
 
 
 @dataclass(frozen=True)
@@ -96,40 +119,133 @@ class RolloutRecord:
     explored: dict[str, int]
 
 
-@dataclass(frozen=True)
-class StoredRollout:
-    """A remembered rollout. Sketches stay on disk until `sketches` asks for some.
+RECORD = [f.name for f in fields(RolloutRecord)]
+T = TypeVar("T")
 
-    instruction_embedding: float32 (E,). features: float32 (N, d + dz), for each decision its key and its mean latent
-    token side by side, both of unit norm (zero where there is none): what (32) and (37) compare.
+
+class StepsCache:
+    """What recall has read of rollouts, those longest unused dropped beyond so many bytes.
+
+    skip_corrupt: a rollout that cannot be read is None and its error is kept in `corrupt`, by the rollout's identifier;
+    else the error is raised.
+    """
+
+    def __init__(self, limit_bytes: int = CACHE_BYTES, *, skip_corrupt: bool = False) -> None:
+        self._limit_bytes, self._skip_corrupt, self._bytes = limit_bytes, skip_corrupt, 0
+        self._steps: OrderedDict[Path, Steps] = OrderedDict()
+        self._mutex = threading.Lock()
+        self.corrupt: dict[str, str] = {}
+
+    def steps(self, rollout: StoredRollout) -> Steps | None:
+        with self._mutex:
+            if (known := self._steps.get(rollout.path)) is not None:
+                self._steps.move_to_end(rollout.path)
+                return known
+        if (steps := self.tolerate(rollout, lambda: rollout.open().steps())) is None:
+            return None
+        with self._mutex:
+            self._bytes += steps.nbytes if rollout.path not in self._steps else 0
+            self._steps[rollout.path] = steps
+            while self._bytes > self._limit_bytes and len(self._steps) > 1:
+                self._bytes -= self._steps.popitem(last=False)[1].nbytes
+        return steps
+
+    def tolerate(self, rollout: StoredRollout, read: Callable[[], T]) -> T | None:
+        """What `read` reads. Any error of its own is a BankCorruptionError."""
+        if rollout.record.id in self.corrupt:
+            return None
+        try:
+            return read()
+        except (OSError, ValueError, BankCorruptionError) as error:
+            corrupt = error if isinstance(error, BankCorruptionError) else rollout.corrupt(error)
+            if not self._skip_corrupt:
+                raise corrupt from error
+            self.corrupt[rollout.record.id] = str(corrupt)
+            return None
+
+
+@dataclass(frozen=True, eq=False)
+class StoredRollout:
+    """A remembered rollout; what is not in the catalogue is read when it is asked for.
+
+    instruction_embedding: float32 (E,), the same array for the same `instruction_id` of the catalogue.
     """
 
     record: RolloutRecord
+    instruction_id: int
     instruction_embedding: np.ndarray
-    arrays: StepArrays
-    features: np.ndarray
     path: Path
+    cache: StepsCache
+
+    @property
+    def steps(self) -> Steps | None:
+        """What recall compares and returns. Raises BankCorruptionError; None where the reader skips what is corrupt."""
+        return self.cache.steps(self)
+
+    @cached_property
+    def arrays(self) -> StepArrays:
+        """All decisions; kept. Raises BankCorruptionError for a payload that is not what was written."""
+        return payload.decode(self.content())
+
+    def content(self) -> bytes:
+        """The whole payload. Raises BankCorruptionError, naming file and rollout, if it is not what was written."""
+        record = self.record
+        try:
+            content = self.path.read_bytes()
+        except OSError as error:
+            raise self.corrupt(f"it cannot be read ({error})") from error
+        if len(content) != record.payload_size:
+            raise self.corrupt(f"it has {len(content)} bytes, written were {record.payload_size}")
+        if checksum(content) != record.payload_checksum:
+            raise self.corrupt("its checksum is not the one that was written")
+        return content
+
+    def open(self) -> PayloadFile:
+        """Its payload, to read in parts. Raises OSError."""
+        return PayloadFile(self.path)
 
     def sketches(self, *rows: int) -> list[Quantised]:
         """Visual tokens of some decisions, each q int8 (T, d), scale float32 (T,). Raises BankCorruptionError."""
         try:
-            return payload.read_sketches(str(self.path), rows)
-        except Exception as error:
-            raise _corrupt(self.path, self.record.id, f"sketches {rows} cannot be read ({error})") from error
+            return self.open().sketches(rows)
+        except (OSError, ValueError) as error:
+            raise self.corrupt(f"sketches {rows} cannot be read ({error})") from error
+
+    def corrupt(self, what: object) -> BankCorruptionError:
+        """The error that names its payload."""
+        return BankCorruptionError(
+            f"payload {self.path} of rollout {self.record.id!r}: {what}; restore the file from a copy"
+        )
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """All rollouts at one revision, oldest first.
 
-    projection: identity of the one the bank was made with, empty before there is a bank. skipped: identifiers of
-    corrupt rollouts, if the reader skips them.
+    projection: identity of the one the bank was made with, empty before there is a bank. contents: of the rollouts,
+    column by column. skipped: identifiers of corrupt rollouts that were found and left out, if the reader skips them.
     """
 
     revision: int = 0
     projection: str = ""
     rollouts: tuple[StoredRollout, ...] = ()
+    contents: Contents = field(default_factory=Contents)
     skipped: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, rollouts: Sequence[StoredRollout], revision: int, projection: str) -> Snapshot:
+        """Of rollouts of one bank."""
+        return cls(revision, projection, tuple(rollouts), Contents().extended(rollouts))
+
+    def extended(self, rollouts: Sequence[StoredRollout], revision: int) -> Snapshot:
+        """With these after the others."""
+        contents = self.contents.extended(rollouts)
+        return replace(self, revision=revision, rollouts=(*self.rollouts, *rollouts), contents=contents)
+
+    def only(self, kept: np.ndarray) -> Snapshot:
+        """The rollouts that `kept`, bool (R,), names."""
+        rollouts = tuple(itertools.compress(self.rollouts, kept.tolist()))
+        return replace(self, rollouts=rollouts, contents=self.contents.only(kept))
 
 
 class BankWriter:
@@ -147,12 +263,12 @@ class BankWriter:
         self._projection, self._image_quality = projection, image_quality
         self._mutex = threading.Lock()
         self._payloads.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self._directory)
+        self._lock = lock(self._directory)
         try:
-            self._catalogue = _connect(self._directory / CATALOGUE)
+            self._catalogue = connect(self._directory / CATALOGUE)
             try:
                 self._open()
-                self._sweep()
+                sweep(self._catalogue, self._directory)
             except BaseException:
                 self._catalogue.close()
                 raise
@@ -189,17 +305,67 @@ class BankWriter:
         with self._mutex:
             sizes = self._check(rollout)
             content, recallable = payload.encode(rollout, self._image_quality)
-            checksum = _checksum(content)
-            # Named for its content, so that a retry after a failure never replaces a file that a commit may have named.
-            name = f"{checksum[:32]}.safetensors"
+            digest = checksum(content)
+            name = payload.name_of(digest)
             try:
-                _write_durably(self._payloads, name, content)
-                return self._commit(rollout, sizes, recallable, name, len(content), checksum)
+                write_durably(self._payloads, name, content)
+                return self._commit(rollout, sizes, recallable, name, len(content), digest)
             except (OSError, sqlite3.Error) as error:
                 raise BankWriteError(
                     f"rollout {rollout.episode_id!r} is not stored in {self._directory}: {error}; "
                     "free space or repair the disk, then append it again"
                 ) from error
+
+    def forget(self, *rollout_ids: str, reason: str) -> int:
+        """Remove rollouts for good; on return they are gone from catalogue and disk, whatever crashes then. Returns the
+        bank's new revision.
+
+        What is left of them is a line in `forgotten`: identifier, task, outcome, size, when and `reason`. An episode
+        that recalls one of them goes on with what it has; the next one does without. Raises KeyError, naming them, for
+        rollouts that are not in the bank, and BankWriteError when the disk refuses; either leaves the bank as it was,
+        unless the error says that only files are left.
+        """
+        with self._mutex:
+            if self._closed:
+                raise ValueError(f"the bank {self._directory} is closed; open another BankWriter")
+            payloads = self._payloads_of(rollout_ids)
+            try:
+                with transaction(self._catalogue):
+                    revision, told = self.revision + 1, (time.time_ns(), reason)
+                    self._catalogue.execute("UPDATE meta SET value = ? WHERE name = 'revision'", (str(revision),))
+                    for id_ in payloads:
+                        self._catalogue.execute(
+                            "INSERT INTO forgotten SELECT serial, id, task, outcome, decisions, ?, ?, ? FROM rollout"
+                            " WHERE id = ?",
+                            (revision, *told, id_),
+                        )
+                        self._catalogue.execute("DELETE FROM rollout WHERE id = ?", (id_,))
+                    self._catalogue.execute("DELETE FROM instruction WHERE id NOT IN (SELECT instruction FROM rollout)")
+                # The log still holds what was deleted; this writes the wiped pages back and empties it.
+                self._catalogue.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            except sqlite3.Error as error:
+                raise BankWriteError(
+                    f"nothing is forgotten in {self._directory}: {error}; free space or repair the disk, then repeat it"
+                ) from error
+            try:
+                for name in payloads.values():
+                    (self._payloads / name).unlink(missing_ok=True)
+                durable.sync(self._payloads)
+            except OSError as error:
+                raise BankWriteError(
+                    f"{len(payloads)} rollouts are forgotten in {self._directory}, but a payload could not be removed: "
+                    f"{error}; the next writer that opens the bank removes it"
+                ) from error
+            return revision
+
+    def _payloads_of(self, rollout_ids: Sequence[str]) -> dict[str, str]:
+        found = {}
+        for id_ in rollout_ids:
+            row = self._catalogue.execute("SELECT payload FROM rollout WHERE id = ?", (id_,)).fetchone()
+            found[id_] = row[0] if row else ""
+        if missing := [id_ for id_, name in found.items() if not name]:
+            raise KeyError(f"{', '.join(map(repr, missing))} not in the bank {self._directory}; nothing is forgotten")
+        return found
 
     def close(self) -> None:
         """Release the bank; a second call does nothing."""
@@ -216,37 +382,25 @@ class BankWriter:
         self.close()
 
     def _open(self) -> None:
-        with _readable(self._directory / CATALOGUE):
+        with readable(self._directory / CATALOGUE):
             new = _check_format(self._catalogue, self._directory)
             self._catalogue.execute("PRAGMA journal_mode = WAL")
         self._catalogue.execute("PRAGMA synchronous = FULL")
         self._catalogue.execute("PRAGMA foreign_keys = ON")
+        self._catalogue.execute("PRAGMA secure_delete = ON")  # what is forgotten is overwritten
         if not new:
             _check_projection(self._catalogue, self._directory, self._projection)
-            self._upgrade()
             return
-        with _transaction(self._catalogue):
+        with transaction(self._catalogue):
             for statement in SCHEMA.split(";"):
                 self._catalogue.execute(statement)
             meta = {"revision": "0", "projection": self._projection.identity, "sizes": "{}"}
+            meta["identity"] = secrets.token_hex(8)
             self._catalogue.executemany("INSERT INTO meta VALUES (?, ?)", list(meta.items()))
             self._catalogue.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             self._catalogue.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
         durable.sync(self._directory)
         durable.sync(self._directory.parent)
-
-    def _upgrade(self) -> None:
-        """From format 1; payloads are immutable and stay as they are."""
-        with _transaction(self._catalogue):
-            if self._catalogue.execute("PRAGMA user_version").fetchone()[0] < FORMAT_VERSION:
-                self._catalogue.execute(UPGRADE)
-                self._catalogue.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
-
-    def _sweep(self) -> None:
-        named = {name for (name,) in self._catalogue.execute("SELECT payload FROM rollout")}
-        for path in self._payloads.iterdir():
-            if path.name not in named and path.suffix in (".safetensors", ".tmp"):
-                path.unlink()
 
     def _meta(self, name: str) -> str:
         return self._catalogue.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()[0]
@@ -277,25 +431,24 @@ class BankWriter:
                     )
         return sizes
 
-    def _commit(
-        self, rollout: Rollout, sizes: dict, recallable: np.ndarray, name: str, size: int, checksum: str
-    ) -> int:
+    def _commit(self, rollout: Rollout, sizes: dict, recallable: np.ndarray, name: str, size: int, digest: str) -> int:
         embedding = np.ascontiguousarray(rollout.steps[0].policy_step.instruction_embedding, "<f4")
         explored = Counter(step.correction.exploration for step in rollout.steps if step.correction.exploration)
-        with _transaction(self._catalogue):
+        with transaction(self._catalogue):
             revision = self.revision + 1
             self._catalogue.execute("UPDATE meta SET value = ? WHERE name = 'revision'", (str(revision),))
             self._catalogue.execute("UPDATE meta SET value = ? WHERE name = 'sizes'", (json.dumps(sizes),))
+            told = (rollout.instruction, embedding.tobytes())
+            self._catalogue.execute("INSERT OR IGNORE INTO instruction (text, embedding) VALUES (?, ?)", told)
             self._catalogue.execute(
-                "INSERT INTO rollout (id, robot, task, instruction, instruction_embedding, seed, outcome, length,"
-                " decisions, recallable, start_ns, policy, revision, payload, payload_size, payload_checksum,"
-                " explored) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO rollout (id, robot, task, instruction, seed, outcome, length, decisions, recallable,"
+                " start_ns, policy, revision, payload, payload_size, payload_checksum, explored) VALUES (?, ?, ?,"
+                " (SELECT id FROM instruction WHERE text = ? AND embedding = ?), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     rollout.episode_id,
                     rollout.robot,
                     rollout.task,
-                    rollout.instruction,
-                    embedding.tobytes(),
+                    *told,
                     str(int(rollout.seed)),
                     int(rollout.outcome),
                     int(rollout.length),
@@ -306,7 +459,7 @@ class BankWriter:
                     revision,
                     name,
                     size,
-                    bytes.fromhex(checksum),
+                    bytes.fromhex(digest),
                     json.dumps(explored),
                 ),
             )
@@ -316,58 +469,63 @@ class BankWriter:
 class BankReader:
     """Reads a bank, also while a writer writes it and before there is one (then it is empty).
 
-    projection: refuse a bank that was made with another. skip_corrupt: leave corrupt rollouts out of snapshots and name
-    them there, where otherwise BankCorruptionError is raised. Every method raises BankFormatError for what is no bank,
-    and BankProjectionError.
+    projection: refuse a bank that was made with another. skip_corrupt: leave out what is corrupt and name it in
+    `corrupt`, where otherwise BankCorruptionError is raised. cache_bytes: of what recall has read. Every method raises
+    BankFormatError for what is no bank, and BankProjectionError.
     """
 
     def __init__(
-        self, directory: str | Path, *, projection: Projection | None = None, skip_corrupt: bool = False
+        self,
+        directory: str | Path,
+        *,
+        projection: Projection | None = None,
+        skip_corrupt: bool = False,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self._directory = Path(directory).absolute()
         self._projection, self._skip_corrupt = projection, skip_corrupt
-        self._loaded: dict[str, StoredRollout | None] = {}  # by payload name; None is corrupt
-        self._snapshot = Snapshot()
-        self.rollouts()
+        self._cache = StepsCache(cache_bytes, skip_corrupt=skip_corrupt)
+        self._embeddings: dict[int, np.ndarray] = {}
+        self._identity, self._snapshot = "", Snapshot()
+        self._serials = np.zeros(0, np.int64)
+        self._refresh()
+
+    @property
+    def corrupt(self) -> dict[str, str]:
+        """What was found corrupt so far and is skipped: identifier of the rollout -> what is wrong with it."""
+        return dict(self._cache.corrupt)
 
     def rollouts(self) -> list[RolloutRecord]:
         """The catalogue, oldest first."""
-        return [record for record, _ in self._catalogue()[2]]
+        return [rollout.record for rollout in self._refresh().rollouts]
 
-    def snapshot(self) -> Snapshot:
-        """All rollouts at the present revision; reads from disk only what no earlier snapshot has read.
+    def snapshot(self, *, verified: bool = False) -> Snapshot:
+        """All rollouts at the present revision; reads from the catalogue only what no earlier snapshot has read.
 
-        Raises BankCorruptionError, naming file and rollout, for a payload that is not what was written.
+        verified: read every payload too and compare it with its checksum. Raises BankCorruptionError then, naming file
+        and rollout, for one that is not what was written.
         """
-        revision, projection, rows = self._catalogue(since=self._snapshot.revision)
-        if revision == self._snapshot.revision:
-            return self._snapshot
-        loaded = {}
-        for record, embedding in rows:
-            if record.payload in self._loaded:
-                loaded[record.payload] = self._loaded[record.payload]
-            else:
-                loaded[record.payload] = self._load(record, embedding)
-        self._loaded = loaded
-        self._snapshot = Snapshot(
-            revision=revision,
-            projection=projection,
-            rollouts=tuple(rollout for rollout in loaded.values() if rollout is not None),
-            skipped=tuple(record.id for record, _ in rows if loaded[record.payload] is None),
-        )
-        return self._snapshot
+        whole = self._refresh()
+        if verified:
+            for rollout in whole.rollouts:
+                self._cache.tolerate(rollout, lambda: rollout.arrays)  # noqa: B023
+        if not self._cache.corrupt:
+            return whole
+        kept = np.array([rollout.record.id not in self._cache.corrupt for rollout in whole.rollouts], bool)
+        skipped = tuple(r.record.id for r, good in zip(whole.rollouts, kept, strict=True) if not good)
+        return replace(whole.only(kept), skipped=skipped)
 
     def image(self, rollout_id: str, step: int, camera: str) -> np.ndarray:
         """What a camera saw at a decision, uint8 (height, width, 3) RGB, as JPEG has kept it.
 
         Raises KeyError, naming it, for a rollout, step or camera that the bank has not; BankCorruptionError.
         """
-        for record, _ in self._catalogue()[2]:
-            if record.id == rollout_id:
+        for rollout in self._refresh().rollouts:
+            if rollout.record.id == rollout_id:
                 break
         else:
             raise KeyError(f"rollout {rollout_id!r} is not in the bank {self._directory}")
-        content = self._read(record)
+        content = rollout.content()
         rows = np.flatnonzero(payload.decode(content).steps == step)
         if not len(rows):
             raise KeyError(f"step {step} is not in rollout {rollout_id!r}")
@@ -376,65 +534,79 @@ class BankReader:
         except KeyError as error:
             raise KeyError(f"camera {camera!r} is not in rollout {rollout_id!r}") from error
 
-    def _catalogue(self, since: int = -1) -> tuple[int, str, list[tuple[RolloutRecord, np.ndarray]]]:
-        """Revision, projection and rows in one read transaction; no rows if the revision is still `since`."""
+    def _refresh(self) -> Snapshot:
+        """The catalogue at its present revision, in one read transaction; reads only what is new in it."""
         path = self._directory / CATALOGUE
         if not path.exists():
-            return 0, "", []
-        with _readable(path), contextlib.closing(_connect(path, read_only=True)) as catalogue:
+            self._identity, self._snapshot, self._serials = "", Snapshot(), np.zeros(0, np.int64)
+            return self._snapshot
+        with readable(path), contextlib.closing(connect(path, read_only=True)) as catalogue:
             catalogue.row_factory = sqlite3.Row
-            with _transaction(catalogue, "BEGIN"):
+            with transaction(catalogue, "BEGIN"):
                 if _check_format(catalogue, self._directory):
-                    return 0, "", []
+                    return self._snapshot
                 if self._projection is not None:
                     _check_projection(catalogue, self._directory, self._projection)
                 meta = dict(catalogue.execute("SELECT name, value FROM meta"))
-                rows = []
-                if int(meta["revision"]) != since:
-                    rows = [_record(row) for row in catalogue.execute("SELECT * FROM rollout ORDER BY serial")]
-                return int(meta["revision"]), meta["projection"], rows
+                revision = int(meta["revision"])
+                if meta["identity"] != self._identity:  # another bank lies where one lay
+                    self._identity, self._embeddings, self._serials = meta["identity"], {}, np.zeros(0, np.int64)
+                    self._snapshot = Snapshot(projection=meta["projection"])
+                since = self._snapshot.revision
+                if revision != since:
+                    self._follow(catalogue, since, revision)
+        return self._snapshot
 
-    def _load(self, record: RolloutRecord, embedding: np.ndarray) -> StoredRollout | None:
-        try:
-            arrays = payload.decode(self._read(record))
-        except BankCorruptionError:
-            if self._skip_corrupt:
-                return None
-            raise
-        features = np.concatenate([unit(arrays.key.dequantise()), mean_latent(arrays.latent)], axis=1)
-        return StoredRollout(record, embedding, arrays, features, self._directory / PAYLOADS / record.payload)
-
-    def _read(self, record: RolloutRecord) -> bytes:
-        path = self._directory / PAYLOADS / record.payload
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise _corrupt(path, record.id, f"it cannot be read ({error})") from error
-        if len(content) != record.payload_size:
-            raise _corrupt(path, record.id, f"it has {len(content)} bytes, written were {record.payload_size}")
-        if _checksum(content) != record.payload_checksum:
-            raise _corrupt(path, record.id, "its checksum is not the one that was written")
-        return content
-
-
-def _record(row: sqlite3.Row) -> tuple[RolloutRecord, np.ndarray]:
-    fields = {name: row[name] for name in row.keys() if name not in ("serial", "instruction_embedding")}
-    fields["seed"] = int(fields["seed"])
-    fields["outcome"] = Outcome(fields["outcome"])
-    fields["payload_checksum"] = fields["payload_checksum"].hex()
-    fields["explored"] = json.loads(fields.get("explored", "{}"))  # format 1 has none
-    return RolloutRecord(**fields), np.frombuffer(row["instruction_embedding"], "<f4").astype(np.float32)
-
-
-def _corrupt(path: Path, rollout_id: str, what: str) -> BankCorruptionError:
-    return BankCorruptionError(f"payload {path} of rollout {rollout_id!r}: {what}; restore the file from a copy")
+    def _follow(self, catalogue: sqlite3.Connection, since: int, revision: int) -> None:
+        snapshot = self._snapshot
+        gone = catalogue.execute("SELECT serial FROM forgotten WHERE revision > ?", (since,)).fetchall()
+        if gone:
+            kept = ~np.isin(self._serials, [serial for (serial,) in gone])
+            snapshot, self._serials = snapshot.only(kept), self._serials[kept]
+        rows = catalogue.execute(
+            "SELECT rollout.*, text FROM rollout JOIN instruction ON instruction.id = rollout.instruction"
+            " WHERE revision > ? ORDER BY serial",
+            (since,),
+        ).fetchall()
+        unknown = {row["instruction"] for row in rows} - self._embeddings.keys()
+        for id_ in unknown:
+            (blob,) = catalogue.execute("SELECT embedding FROM instruction WHERE id = ?", (id_,)).fetchone()
+            self._embeddings[id_] = np.frombuffer(blob, "<f4").astype(np.float32)
+        payloads = self._directory / PAYLOADS
+        rollouts = [
+            StoredRollout(
+                record := _record(row),
+                row["instruction"],
+                self._embeddings[row["instruction"]],
+                payloads / record.payload,
+                self._cache,
+            )
+            for row in rows
+        ]
+        self._serials = np.concatenate([self._serials, np.array([row["serial"] for row in rows], np.int64)])
+        self._snapshot = snapshot.extended(rollouts, revision)
 
 
-def _checksum(content: bytes) -> str:
+def _record(row: sqlite3.Row) -> RolloutRecord:
+    fields = {name: row[name] for name in RECORD}
+    return RolloutRecord(
+        **fields
+        | {
+            "instruction": row["text"],
+            "seed": int(fields["seed"]),
+            "outcome": Outcome(fields["outcome"]),
+            "payload_checksum": fields["payload_checksum"].hex(),
+            "explored": json.loads(fields["explored"]),
+        }
+    )
+
+
+def checksum(content: bytes) -> str:
+    """BLAKE2b of 32 bytes, in hexadecimal."""
     return hashlib.blake2b(content, digest_size=32).hexdigest()
 
 
-def _lock(directory: Path) -> int:
+def lock(directory: Path) -> int:
     """Take the writer's lock; the kernel gives it back when its process ends, however that ends."""
     descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -452,7 +624,7 @@ def _lock(directory: Path) -> int:
     return descriptor
 
 
-def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     uri = f"{path.as_uri()}?mode={'ro' if read_only else 'rwc'}"
     if read_only and not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-wal").exists():
         uri += "&immutable=1"  # on a read-only medium SQLite cannot make the files that WAL needs
@@ -460,7 +632,7 @@ def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
 
 
 @contextlib.contextmanager
-def _transaction(catalogue: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE"):
+def transaction(catalogue: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE"):
     catalogue.execute(begin)
     try:
         yield
@@ -472,13 +644,21 @@ def _transaction(catalogue: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE"):
 
 
 @contextlib.contextmanager
-def _readable(path: Path):
+def readable(path: Path):
     try:
         yield
     except sqlite3.OperationalError:
         raise
     except sqlite3.DatabaseError as error:
         raise BankFormatError(f"{path} cannot be read as a catalogue ({error}); name another bank") from error
+
+
+def sweep(catalogue: sqlite3.Connection, directory: Path) -> None:
+    """Remove the payloads that the catalogue does not name."""
+    named = {name for (name,) in catalogue.execute("SELECT payload FROM rollout")}
+    for path in (directory / PAYLOADS).iterdir():
+        if path.name not in named and path.suffix in (".safetensors", ".tmp"):
+            path.unlink()
 
 
 def _check_format(catalogue: sqlite3.Connection, directory: Path) -> bool:
@@ -490,10 +670,11 @@ def _check_format(catalogue: sqlite3.Connection, directory: Path) -> bool:
         return True
     if application != APPLICATION_ID:
         raise BankFormatError(f"{directory / CATALOGUE} belongs to another program; name another directory")
-    if version not in FORMAT_VERSIONS:
+    if version != FORMAT_VERSION:
+        older = f"make it one with ./efn bank migrate {directory}"
         raise BankFormatError(
-            f"the bank {directory} has format {version}, this efn_ros knows {FORMAT_VERSIONS[0]} to {FORMAT_VERSION}; "
-            "use the efn_ros that made it, or name another bank"
+            f"the bank {directory} has format {version}, this efn_ros reads {FORMAT_VERSION}; "
+            f"{older if version < FORMAT_VERSION else 'use the efn_ros that made it, or name another bank'}"
         )
     return False
 
@@ -507,7 +688,7 @@ def _check_projection(catalogue: sqlite3.Connection, directory: Path, projection
         )
 
 
-def _write_durably(directory: Path, name: str, content: bytes) -> None:
+def write_durably(directory: Path, name: str, content: bytes) -> None:
     temporary, final = directory / f"{name}.tmp", directory / name
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"efn bank: there is no bank in {directory}: it holds no {CATALOGUE}", file=sys.stderr)
         return 2
     try:
-        snapshot = BankReader(directory, skip_corrupt=True).snapshot()
+        snapshot = BankReader(directory, skip_corrupt=True).snapshot(verified=True)
     except BankError as error:
         print(f"efn bank: {error}", file=sys.stderr)
         return 2

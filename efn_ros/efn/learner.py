@@ -168,7 +168,7 @@ class Lessons:
             if share and others:
                 chosen = share.permutation(len(others))[: int(len(others) ** share.random())]
                 others = tuple(others[i] for i in np.sort(chosen))
-            retriever = Retriever(_Held(Snapshot(1, projection, others)), recall)
+            retriever = Retriever(_Held(Snapshot.of(others, 1, projection)), recall)
             for row in np.flatnonzero(np.isin(rollout.arrays.modes, DECIDED)):
                 steps = retriever.recall(_query(rollout, row, projection)).steps
                 found = [first[s.rollout_id] + rows[s.rollout_id][s.step] for s in steps]
@@ -493,7 +493,7 @@ class Learner:
             require_action_space(self._origin, "learning at work")
             self.registry.begin(self._origin)
             self._reader = BankReader(Path(self._bank).expanduser(), skip_corrupt=True)
-        registry, config, snapshot = self.registry, self._config, self._reader.snapshot()
+        registry, config, snapshot = self.registry, self._config, self._reader.snapshot(verified=True)
         current, newest = registry.current(), registry.checkpoints()[-1]
         state = registry.directory / STATE
         begun = json.loads(_job_of(state) or "{}")

@@ -79,7 +79,7 @@ class FirstRollouts:
 
     def snapshot(self) -> Snapshot:
         whole = self._reader.snapshot()
-        return replace(whole, revision=self._volume, rollouts=whole.rollouts[: self._volume])
+        return replace(whole.only(np.arange(len(whole.rollouts)) < self._volume), revision=self._volume)
 
 
 def evaluate(jobs: Sequence[Job], output: Path, executor: Executor | None = None, processes: int = 2) -> list[Episode]:

@@ -47,11 +47,11 @@ class ExperienceRetrieval(EfnNode):
 
     def _on_bank(self, bank: BankChanged) -> None:
         try:
-            snapshot = self._retriever.reader.snapshot()
+            snapshot = self._retriever.warm()
         except BankError as error:
             raise ValueError(str(error)) from error
         self.diagnostics.counts["revision"] = snapshot.revision
-        self.diagnostics.counts["corrupt_rollouts"] = len(snapshot.skipped)
+        self.diagnostics.counts["corrupt_rollouts"] = len(self._retriever.reader.corrupt)
 
     def _retrieve(self, request, response):
         started = time.perf_counter()

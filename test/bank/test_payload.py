@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-import safetensors.numpy
 from sample_rollouts import make_rollout
 
 from efn_ros.bank.payload import before, decode, encode, is_blank, successors
@@ -94,20 +93,3 @@ def test_modes_of_exploration_and_sources_are_kept_by_name():
     assert arrays.explored.tolist() == ["noise", "", "branch", "noise"]
     assert arrays.source.tolist() == ["übung \n 1", "", "r" * 500, "übung \n 1"]
     assert arrays.source_step.tolist() == [2, -1, 0, 3]
-
-
-def as_format_1(payload: bytes) -> bytes:
-    """A payload as the first version wrote it."""
-    tensors = safetensors.numpy.load(payload)
-    for name in ("proposed", "proposes", "cut", "explored", "source", "source_step"):
-        del tensors[name]
-    return safetensors.numpy.save(tensors, {"format": "1", "rollout": "e0", "policy": "", "cameras": "[]"})
-
-
-def test_in_a_payload_of_format_1_what_was_added_is_what_was_proposed():
-    rollout = with_corrections({}, {"mode": Mode.BASE, "residual": np.zeros((4, 3), np.float32)})
-    new, old = kept(rollout), decode(as_format_1(encode(rollout, 90)[0]))
-    np.testing.assert_array_equal(old.proposed, new.residual)
-    assert old.proposes.tolist() == [True, False] and not old.cut.any()
-    assert (old.explored.tolist(), old.source.tolist(), old.source_step.tolist()) == (["", ""], ["", ""], [-1, -1])
-    np.testing.assert_array_equal(old.executed, new.executed)

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_rollouts import PROJECTION, make_rollout, make_step
 
-from efn_ros.bank import BankProjectionError, BankReader, BankWriter, RecallConfig, Retriever
+from efn_ros.bank import BankCorruptionError, BankProjectionError, BankReader, BankWriter, RecallConfig, Retriever
 from efn_ros.bank.codes import Codes
+from efn_ros.bank.keys import unit
+from efn_ros.bank.sketches import quantise
 from efn_ros.types import Mode, Outcome
 
 TWIN = ("twin-a", "twin-b")  # two rollouts that differ in nothing but their names
@@ -78,7 +80,7 @@ def reference(rollouts, step, config):
                 kernel += (float(past.proprio[p]) - float(step.proprio[p])) ** 2 / (2 * sigma**2) if sigma else 0
             similarity = (
                 config.visual * (1 + cosine(past.key.dequantise(), step.key.dequantise())) / 2
-                + config.latent * (1 + cosine(past.latent.mean(0), step.latent.mean(0))) / 2
+                + config.latent * (1 + cosine(*(quantise(unit(s.latent.mean(0))).q for s in (past, step)))) / 2
                 + config.proprio * math.exp(-kernel)
             ) / total
             prior = math.exp(-config.beta * rollout.length / mean_length)
@@ -353,7 +355,7 @@ def test_an_episode_sees_the_bank_as_it_was_at_its_beginning(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(latent=(4, 9)), r"latent of the query has shape \(4, 9\); the bank holds \(4, 10\)"),
+        (dict(latent=(4, 9)), r"latent of the query has shape \(9,\); the bank holds \(10,\)"),
         (dict(proprio=3), r"proprio of the query has shape \(3,\)"),
         (dict(instruction_embedding=np.ones(5, np.float32)), r"instruction embedding has shape \(5,\)"),
     ],
@@ -385,3 +387,38 @@ def test_a_setting_out_of_range_is_refused_by_name(options):
 def test_some_cue_must_have_weight():
     with pytest.raises(ValueError, match="at least one cue"):
         RecallConfig(visual=0, latent=0, proprio=0)
+
+
+# While the bank changes
+
+
+def test_an_episode_goes_on_with_what_it_recalled_when_that_is_forgotten_and_the_next_does_without(tmp_path):
+    made = [make_rollout(name, 3) for name in "abc"]
+    fill(tmp_path, made)
+    retriever = Retriever(BankReader(tmp_path, projection=PROJECTION), RecallConfig(lambda_=1, argmax=True))
+    step = made[1].steps[1].policy_step
+    with BankWriter(tmp_path, projection=PROJECTION) as writer:
+        before = retriever.recall(step)
+        writer.forget("b", reason="")
+        again = retriever.recall(step)
+        later = retriever.recall(
+            dataclasses.replace(step, context=dataclasses.replace(step.context, episode_id="next"))
+        )
+    assert before.steps[0].rollout_id == again.steps[0].rollout_id == "b"
+    np.testing.assert_array_equal(again.successor.q, before.successor.q)
+    assert set(later.steps.rollout_id) == {"a", "c"} and later.candidates == 6
+
+
+def test_what_is_corrupt_is_left_out_and_named_and_the_rest_recalled(tmp_path):
+    made = [make_rollout(name, 3) for name in "abc"]
+    for record in fill(tmp_path, made).rollouts():
+        if record.id == "b":
+            path = tmp_path / "payloads" / record.payload
+            path.write_bytes(path.read_bytes()[:-1000])
+    step = made[1].steps[1].policy_step
+    with pytest.raises(BankCorruptionError, match="rollout 'b'"):
+        Retriever(BankReader(tmp_path)).recall(step)
+    reader = BankReader(tmp_path, skip_corrupt=True)
+    recall = Retriever(reader).recall(step)
+    assert set(recall.steps.rollout_id) == {"a", "c"} and reader.corrupt.keys() == {"b"}
+    assert reader.snapshot().skipped == ("b",)

@@ -3,7 +3,9 @@
 import dataclasses
 import errno
 import os
+import shutil
 import sqlite3
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +20,9 @@ from efn_ros.bank import (
     BankWriteError,
     BankWriter,
     Projection,
+    store,
 )
-from efn_ros.bank.store import CATALOGUE, PAYLOADS, SCHEMA
+from efn_ros.bank.store import CATALOGUE, PAYLOADS, SCHEMA, StoredRollout
 from efn_ros.types import Mode, Outcome
 
 
@@ -171,13 +174,55 @@ def test_a_snapshot_stays_as_it_is_while_the_bank_grows(writer, reader):
     assert after.projection == PROJECTION.identity
 
 
-def test_a_payload_is_read_once(writer, reader, tmp_path):
-    writer.append(make_rollout("a"))
-    first = reader.snapshot()
-    assert reader.snapshot() is first
-    payload_of(tmp_path, "a").rename(tmp_path / "elsewhere")
-    writer.append(make_rollout("b"))
-    assert reader.snapshot().rollouts[0] is first.rollouts[0]
+def test_a_snapshot_reads_the_catalogue_alone_and_of_that_what_is_new(writer, reader, tmp_path, monkeypatch):
+    for name in "abc":
+        writer.append(make_rollout(name))
+    assert len(reader.snapshot().rollouts) == 3 and reader.snapshot() is reader.snapshot()
+    made, real = [], store._record
+    monkeypatch.setattr(store, "_record", lambda row: made.append(row["id"]) or real(row))
+    monkeypatch.setattr(StoredRollout, "content", lambda rollout: pytest.fail("a payload was read"))
+    monkeypatch.setattr(StoredRollout, "open", lambda rollout: pytest.fail("a payload was opened"))
+    writer.append(make_rollout("d"))
+    assert [stored.record.id for stored in reader.snapshot().rollouts] == list("abcd") and made == ["d"]
+
+
+def test_what_recall_has_read_is_kept_until_there_is_more_than_its_share(writer, tmp_path):
+    for name in "abc":
+        writer.append(make_rollout(name))
+    size = BankReader(tmp_path).snapshot().rollouts[0].steps.nbytes
+    rollouts = BankReader(tmp_path, cache_bytes=2 * size).snapshot().rollouts
+    a, b, c = (rollout.steps for rollout in rollouts)
+    assert rollouts[2].steps is c and rollouts[1].steps is b, "the two that were used last"
+    assert rollouts[0].steps is not a
+    np.testing.assert_array_equal(rollouts[0].steps.key, a.key)
+
+
+def test_what_recall_reads_is_what_was_written(writer, reader):
+    rollout = make_rollout(decisions=4)
+    writer.append(rollout)
+    (stored,) = reader.snapshot().rollouts
+    steps, arrays = stored.steps, stored.arrays
+    for name in ("base", "executed", "proprio", "steps", "recallable"):
+        np.testing.assert_array_equal(getattr(steps, name), getattr(arrays, name))
+    np.testing.assert_array_equal(steps.key, arrays.key.q)
+    np.testing.assert_allclose(steps.latent, arrays.latent.mean(axis=1), atol=1e-6)
+    for q, norm, exact in (
+        (steps.key, steps.key_norm, arrays.key.dequantise()),
+        (steps.latent_key, steps.latent_norm, arrays.latent.mean(axis=1)),
+    ):
+        unit = q * norm[:, None]
+        np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, atol=1e-6)
+        cosine = (unit * exact).sum(axis=1) / np.linalg.norm(exact, axis=1)
+        assert (cosine > 0.9999).all()
+
+
+def test_another_bank_in_the_same_place_is_read_anew(tmp_path):
+    reader = BankReader(tmp_path / "bank")
+    for name in ("first", "second"):
+        shutil.rmtree(tmp_path / "bank", ignore_errors=True)
+        with BankWriter(tmp_path / "bank", projection=PROJECTION) as writer:
+            writer.append(make_rollout(name))
+        assert [stored.record.id for stored in reader.snapshot().rollouts] == [name]
 
 
 # What is refused
@@ -277,24 +322,8 @@ def test_a_bank_of_a_newer_format_is_refused(writer, tmp_path):
     with sqlite3.connect(tmp_path / CATALOGUE) as catalogue:
         catalogue.execute("PRAGMA user_version = 99")
     for opening in (BankWriter, BankReader):
-        with pytest.raises(BankFormatError, match="format 99, this efn_ros knows 1 to 2"):
+        with pytest.raises(BankFormatError, match="format 99, this efn_ros reads 3; use the efn_ros that made it"):
             opening(tmp_path, projection=PROJECTION)
-
-
-def test_a_bank_of_format_1_is_read_as_it_is_and_upgraded_by_its_first_writer(writer, tmp_path):
-    writer.append(make_rollout("old"))
-    writer.close()
-    with sqlite3.connect(tmp_path / CATALOGUE) as catalogue:
-        catalogue.execute("ALTER TABLE rollout DROP COLUMN explored")
-        catalogue.execute("PRAGMA user_version = 1")
-    reader = BankReader(tmp_path, projection=PROJECTION)
-    (record,) = reader.rollouts()
-    assert (record.id, record.explored) == ("old", {})
-    for name in ("new", "newer"):  # a second opening has nothing left to do
-        with BankWriter(tmp_path, projection=PROJECTION) as writer:
-            writer.append(edited(make_rollout(name), 0, "correction", exploration="noise"))
-    assert [record.explored for record in reader.rollouts()] == [{}, {"noise": 1}, {"noise": 1}]
-    assert len(reader.snapshot().rollouts) == 3
 
 
 def test_another_programs_database_is_refused_and_left_alone(tmp_path):
@@ -342,12 +371,42 @@ def test_a_damaged_payload_is_named_with_its_rollout(writer, tmp_path, damage):
     path.unlink()
     if damage != "missing":
         path.write_bytes({"flipped": content, "truncated": content[:-1], "longer": content + b"x"}[damage])
-    for read in (lambda r: r.snapshot(), lambda r: r.image("bad", 0, "left")):
+    for read in (lambda r: r.snapshot(verified=True), lambda r: r.image("bad", 0, "left")):
         with pytest.raises(BankCorruptionError) as refused:
             read(BankReader(tmp_path))
         assert str(path) in str(refused.value) and "'bad'" in str(refused.value)
-    tolerant = BankReader(tmp_path, skip_corrupt=True).snapshot()
-    assert [stored.record.id for stored in tolerant.rollouts] == ["good"] and tolerant.skipped == ("bad",)
+    tolerant = BankReader(tmp_path, skip_corrupt=True)
+    snapshot = tolerant.snapshot(verified=True)
+    assert [stored.record.id for stored in snapshot.rollouts] == ["good"] and snapshot.skipped == ("bad",)
+    assert tolerant.corrupt.keys() == {"bad"} and tolerant.snapshot().skipped == ("bad",), "it is remembered"
+
+
+def test_recall_finds_every_flipped_byte_of_what_it_reads_and_no_other_is_taken_for_a_memory(writer, tmp_path):
+    """One bit at a time, all over the file: either recall reads what was written, or it names the rollout."""
+    rollout = make_rollout(decisions=2, cameras=("left",))
+    writer.append(rollout)
+    path = payload_of(tmp_path, "e0")
+    whole, expected = path.read_bytes(), BankReader(tmp_path).snapshot().rollouts[0]
+    steps, sketches = expected.steps, expected.sketches(0, 1)
+    rng, found = np.random.default_rng(0), 0
+    for place in rng.choice(len(whole), 400, replace=False):
+        content = bytearray(whole)
+        content[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(content)
+        (stored,) = BankReader(tmp_path).snapshot().rollouts
+        with pytest.raises(BankCorruptionError, match="its checksum is not the one that was written"):
+            stored.content()
+        try:
+            read, tokens = stored.steps, stored.sketches(0, 1)
+        except BankCorruptionError as error:
+            assert "'e0'" in str(error)
+            found += 1
+            continue
+        for name, array in vars(steps).items():
+            np.testing.assert_array_equal(getattr(read, name), array)
+        for token, sketch in zip(tokens, sketches, strict=True):
+            np.testing.assert_array_equal(token.dequantise(), sketch.dequantise())
+    assert found > 100
 
 
 def test_a_sketch_that_vanishes_after_the_snapshot_is_named(writer, reader, tmp_path):
@@ -356,6 +415,63 @@ def test_a_sketch_that_vanishes_after_the_snapshot_is_named(writer, reader, tmp_
     payload_of(tmp_path, "e0").unlink()
     with pytest.raises(BankCorruptionError, match=r"'e0'.*sketches \(1,\)"):
         stored.sketches(1)
+
+
+# What is forgotten
+
+
+def test_what_is_forgotten_is_gone_from_catalogue_and_disk_and_stays_gone(tmp_path):
+    with BankWriter(tmp_path, projection=PROJECTION) as writer:
+        for name in "abc":
+            writer.append(dataclasses.replace(make_rollout(name), instruction=f"a secret of {name}"))
+        reader = BankReader(tmp_path)
+        before, path = reader.snapshot(), payload_of(tmp_path, "b")
+        assert writer.forget("b", reason="asked for") == 4 and not path.exists()
+        assert "b" not in writer and (writer.rollouts, writer.steps) == (2, 6)
+        after = reader.snapshot()
+        assert [r.record.id for r in after.rollouts] == ["a", "c"] and after.revision == 4
+        assert [r.record.id for r in before.rollouts] == ["a", "b", "c"], "a snapshot stays as it is"
+        assert len(after.contents) == 2 and len(before.contents) == 3
+        assert b"a secret of b" not in b"".join(p.read_bytes() for p in tmp_path.iterdir() if p.is_file())
+        assert b"a secret of a" in (tmp_path / CATALOGUE).read_bytes()
+    with BankWriter(tmp_path, projection=PROJECTION) as writer:
+        assert writer.revision == 4 and writer.append(make_rollout("b", seed=9)) == 5
+        (told,) = writer._catalogue.execute("SELECT id, task, outcome, decisions, revision, reason FROM forgotten")
+    assert told == ("b", "reach", 1, 3, 4, "asked for")
+    assert [r.record.id for r in reader.snapshot().rollouts] == [r.id for r in BankReader(tmp_path).rollouts()]
+    assert [r.record.id for r in reader.snapshot().rollouts] == ["a", "c", "b"]
+
+
+def test_forgetting_what_is_not_there_forgets_nothing(writer):
+    writer.append(make_rollout("a"))
+    with pytest.raises(KeyError, match="'x', 'y' not in the bank .*; nothing is forgotten"):
+        writer.forget("a", "x", "y", reason="")
+    assert "a" in writer and writer.revision == 1
+
+
+def test_an_instruction_that_comes_back_is_a_new_one_to_a_reader_that_knew_the_old(writer, reader):
+    """Rows of the catalogue are never named twice, or a reader would take the old embedding for the new."""
+    eye = np.eye(8, dtype=np.float32)
+    for i, name in enumerate("abc"):
+        writer.append(make_rollout(name, instruction_embedding=eye[i]))
+        stored = reader.snapshot().rollouts[-1]
+        np.testing.assert_array_equal(stored.instruction_embedding, eye[i])
+        writer.forget(name, reason="")
+
+
+def test_a_disk_that_refuses_to_forget_leaves_the_bank_as_it_was(writer, reader, monkeypatch):
+    writer.append(make_rollout("a"))
+    pages = writer._catalogue.execute("PRAGMA page_count").fetchone()[0]
+    writer._catalogue.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(BankWriteError, match="nothing is forgotten in .*full"):
+        writer.forget("a", reason="because " * 10_000)
+    assert "a" in writer and len(reader.snapshot(verified=True).rollouts) == 1
+    writer._catalogue.execute("PRAGMA max_page_count = 100000")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EIO, "I/O error")))
+        with pytest.raises(BankWriteError, match="1 rollouts are forgotten .* the next writer that opens"):
+            writer.forget("a", reason="")
+    assert "a" not in writer and reader.snapshot().rollouts == ()
 
 
 # A disk that refuses

@@ -126,5 +126,6 @@ def meet(start, tmp_path: Path, episodes, parameters) -> tuple[list[CorrectedAct
         assert over_nodes.record.explored == in_process.record.explored
         for name in KEPT:
             np.testing.assert_array_equal(getattr(over_nodes.arrays, name), getattr(in_process.arrays, name), name)
-        np.testing.assert_array_equal(over_nodes.features, in_process.features)
+        for name, array in vars(in_process.steps).items():
+            np.testing.assert_array_equal(getattr(over_nodes.steps, name), array, name)
     return [a for r in records for a in r.actions], [c for r in results for c in r.corrections]
