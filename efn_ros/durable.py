@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -27,3 +28,24 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def create(directory: Path, name: str, content: bytes) -> None:
+    """Make a new file; on return it is safe, and after an error it is not there. Raises OSError."""
+    temporary, final = directory / f"{name}.tmp", directory / name
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            rest = memoryview(content)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, final)
+        sync(directory)
+    except OSError:
+        for path in (temporary, final):
+            with contextlib.suppress(OSError):
+                path.unlink()
+        raise

@@ -4,6 +4,7 @@
 durable, `BankReader` reads it back and `Retriever` recalls, for each decision, the steps most like it.
 """
 
+from efn_ros.bank.catalogue import RolloutRecord
 from efn_ros.bank.errors import (
     BankCorruptionError,
     BankError,
@@ -13,10 +14,11 @@ from efn_ros.bank.errors import (
     BankWriteError,
 )
 from efn_ros.bank.keys import mean_max_key
+from efn_ros.bank.reader import BankReader, Snapshot, StoredRollout
 from efn_ros.bank.recorder import RolloutRecorder
 from efn_ros.bank.retrieval import RecallConfig, Retriever
 from efn_ros.bank.sketches import Projection, quantise
-from efn_ros.bank.store import BankReader, BankWriter, RolloutRecord, Snapshot, StoredRollout
+from efn_ros.bank.writer import BankWriter
 
 __all__ = [
     "BankCorruptionError",

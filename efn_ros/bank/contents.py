@@ -12,7 +12,7 @@ from efn_ros.bank.keys import unit
 from efn_ros.types import Outcome
 
 if TYPE_CHECKING:
-    from efn_ros.bank.store import StoredRollout
+    from efn_ros.bank.reader import StoredRollout
 
 DECIMALS = 5  # of a cosine: the same instruction ties whatever the last bit of its embedding
 

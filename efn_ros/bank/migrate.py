@@ -12,22 +12,23 @@ from pathlib import Path
 
 import numpy as np
 
+from efn_ros import durable
 from efn_ros.bank import payload
-from efn_ros.bank.errors import BankCorruptionError, BankFormatError
-from efn_ros.bank.payload import FORMAT_VERSION
-from efn_ros.bank.store import (
+from efn_ros.bank.catalogue import (
     APPLICATION_ID,
     CATALOGUE,
     PAYLOADS,
     SCHEMA,
-    checksum,
     connect,
+    insert,
     lock,
     readable,
-    sweep,
+    seal_meta,
     transaction,
-    write_durably,
 )
+from efn_ros.bank.errors import BankCorruptionError, BankFormatError
+from efn_ros.bank.payload import FORMAT_VERSION, checksum
+from efn_ros.bank.writer import sweep
 from efn_ros.types import Mode
 
 OLD = (1, 2)  # formats that are understood
@@ -82,7 +83,7 @@ def _migrate(catalogue, directory: Path, skip_corrupt: bool, progress) -> tuple[
             continue
         content = payload.pack(*of_this_format(content))
         name = payload.name_of(checksum(content))
-        write_durably(directory / PAYLOADS, name, content)
+        durable.create(directory / PAYLOADS, name, content)
         rows.append((row, name, len(content), bytes.fromhex(checksum(content))))
     with transaction(catalogue):
         catalogue.execute("ALTER TABLE rollout RENAME TO old")
@@ -91,20 +92,11 @@ def _migrate(catalogue, directory: Path, skip_corrupt: bool, progress) -> tuple[
             catalogue.execute(statement)
         catalogue.execute("INSERT INTO meta SELECT * FROM old_meta")
         catalogue.execute("INSERT INTO meta VALUES ('identity', ?)", (secrets.token_hex(8),))
-        catalogue.execute(
-            "INSERT INTO instruction (text, embedding) SELECT DISTINCT instruction, instruction_embedding FROM old"
-            " ORDER BY serial"
-        )
         for row, *stored in rows:
-            values = {name: row[name] for name in row.keys() if name != "instruction_embedding"}  # noqa: SIM118
-            (values["instruction"],) = catalogue.execute(
-                "SELECT id FROM instruction WHERE text = ? AND embedding = ?",
-                (row["instruction"], row["instruction_embedding"]),
-            ).fetchone()
-            values |= dict(zip(("payload", "payload_size", "payload_checksum"), stored, strict=True))
-            names = ", ".join(values)
-            marks = ", ".join("?" * len(values))
-            catalogue.execute(f"INSERT INTO rollout ({names}) VALUES ({marks})", tuple(values.values()))
+            told = {"text": row["instruction"], "embedding": row["instruction_embedding"]}
+            payloads = dict(zip(("payload", "payload_size", "payload_checksum"), stored, strict=True))
+            insert(catalogue, {"explored": "{}", **dict(row), **told, **payloads})
+        seal_meta(catalogue)
         catalogue.execute("DROP TABLE old")
         catalogue.execute("DROP TABLE old_meta")
         catalogue.execute(f"PRAGMA user_version = {FORMAT_VERSION}")

@@ -7,6 +7,7 @@ memory.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -131,6 +132,13 @@ def sizes_of(rollout: Rollout) -> dict[str, list[int]]:
         "proprio": list(np.shape(step.proprio)),
         "instruction_embedding": list(np.shape(step.instruction_embedding)),
     }
+
+
+def sizes_in(content: bytes) -> dict[str, list[int]]:
+    """Of a payload, what `sizes_of` says but for the instruction, which it does not hold."""
+    tensors, _ = unpack(content)
+    names = {"base": "base", "key": "key.q", "sketch": "sketch.q", "latent": "latent", "proprio": "proprio"}
+    return {name: list(tensors[tensor].shape[1:]) for name, tensor in names.items()}
 
 
 def check(rollout: Rollout, sizes: dict[str, list[int]]) -> None:
@@ -270,6 +278,11 @@ def pack(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
     }
     crc = {name: _crc(name, t) for name, t in tensors.items() if name not in ("sketch.q", "sketch.scale")}
     return safetensors.numpy.save(tensors, metadata | {"format": str(FORMAT_VERSION), "crc": json.dumps(crc)})
+
+
+def checksum(content: bytes) -> str:
+    """BLAKE2b of 32 bytes, in hexadecimal."""
+    return hashlib.blake2b(content, digest_size=32).hexdigest()
 
 
 def name_of(checksum: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from fnmatch import fnmatchcase
 
-from efn_ros.bank.store import RolloutRecord
+from efn_ros.bank.catalogue import RolloutRecord
 
 NANOSECONDS = 10**9
 ORDERED: dict[str, Callable] = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}

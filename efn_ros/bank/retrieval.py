@@ -13,8 +13,8 @@ from efn_ros.bank.codes import Codes
 from efn_ros.bank.errors import BankProjectionError
 from efn_ros.bank.keys import mean_latent
 from efn_ros.bank.payload import Steps
+from efn_ros.bank.reader import BankReader, Snapshot, StoredRollout
 from efn_ros.bank.sketches import quantise
-from efn_ros.bank.store import BankReader, Snapshot, StoredRollout
 from efn_ros.types import Experiences, Outcome, PolicyStep, Quantised, Recall
 
 

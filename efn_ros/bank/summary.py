@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from efn_ros.bank.store import RolloutRecord, StoredRollout
+from efn_ros.bank.catalogue import RolloutRecord
+from efn_ros.bank.reader import StoredRollout
 from efn_ros.types import Mode, Outcome
 
 ALL, NOT_PROBED = "all", "none"

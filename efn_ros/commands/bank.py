@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from efn_ros.bank import BankError, BankReader
-    from efn_ros.bank.store import CATALOGUE
+    from efn_ros.bank.catalogue import CATALOGUE
 
     directory = args.bank.expanduser()
     if not (directory / CATALOGUE).is_file():

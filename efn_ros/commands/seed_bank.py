@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> int:
 
     from efn_ros.agent import Agent
     from efn_ros.assembly import make_corrector, make_inference, make_simulation, make_writer
-    from efn_ros.bank.store import LOCK
+    from efn_ros.bank.catalogue import LOCK
     from efn_ros.commands.demo import REMEMBERED_SCENE, SEED_BANKS, TASKS
     from efn_ros.graph import Graph, config_directory
 

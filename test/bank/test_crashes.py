@@ -14,7 +14,7 @@ import sample_rollouts
 from sample_rollouts import PROJECTION, make_rollout
 
 from efn_ros.bank import BankReader, BankWriter
-from efn_ros.bank.store import PAYLOADS
+from efn_ros.bank.catalogue import PAYLOADS
 
 ROOT = Path(sample_rollouts.__file__).parents[2]
 KILLS = 12

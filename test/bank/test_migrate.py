@@ -11,8 +11,9 @@ from sample_rollouts import PROJECTION, make_rollout
 
 from efn_ros.bank import BankCorruptionError, BankFormatError, BankLockedError, BankReader, BankWriter
 from efn_ros.bank import payload as payloads
+from efn_ros.bank.catalogue import APPLICATION_ID, CATALOGUE, PAYLOADS
 from efn_ros.bank.migrate import migrate
-from efn_ros.bank.store import APPLICATION_ID, CATALOGUE, PAYLOADS, checksum
+from efn_ros.bank.payload import checksum
 from efn_ros.types import Mode
 
 OF_FORMAT_2 = ("latent_key.q", "latent_key.scale", "latent_mean", "sketch.crc")  # that it lacks
@@ -117,7 +118,7 @@ def test_a_migration_that_is_killed_can_be_done_again(tmp_path, rollouts, monkey
     bank = old_bank(tmp_path / "old", 2, rollouts)
     from efn_ros.bank import migrate as module
 
-    real, calls = module.write_durably, []
+    real, calls = module.durable.create, []
 
     def dying(*arguments):
         calls.append(real(*arguments))
@@ -127,7 +128,7 @@ def test_a_migration_that_is_killed_can_be_done_again(tmp_path, rollouts, monkey
     if moment == "sweep":
         monkeypatch.setattr(module, "sweep", lambda *_: os._exit(9))
     else:
-        monkeypatch.setattr(module, "write_durably", dying)
+        monkeypatch.setattr(module.durable, "create", dying)
     child = os.fork()
     if child == 0:
         try:

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
+from efn_ros.bank.catalogue import RolloutRecord
 from efn_ros.bank.query import FIELDS, Condition, date_of, matching
-from efn_ros.bank.store import RolloutRecord
 from efn_ros.types import Outcome
 
 RECORD = RolloutRecord(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from efn_ros.bank import BankReader, BankWriter
-from efn_ros.bank.store import PAYLOADS
+from efn_ros.bank.catalogue import PAYLOADS
 from efn_ros.commands.main import main
 from efn_ros.types import Mode
 

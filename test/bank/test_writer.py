@@ -20,9 +20,10 @@ from efn_ros.bank import (
     BankWriteError,
     BankWriter,
     Projection,
-    store,
 )
-from efn_ros.bank.store import CATALOGUE, PAYLOADS, SCHEMA, StoredRollout
+from efn_ros.bank import reader as reading
+from efn_ros.bank.catalogue import CATALOGUE, PAYLOADS, SCHEMA
+from efn_ros.bank.reader import StoredRollout
 from efn_ros.types import Mode, Outcome
 
 
@@ -178,8 +179,8 @@ def test_a_snapshot_reads_the_catalogue_alone_and_of_that_what_is_new(writer, re
     for name in "abc":
         writer.append(make_rollout(name))
     assert len(reader.snapshot().rollouts) == 3 and reader.snapshot() is reader.snapshot()
-    made, real = [], store._record
-    monkeypatch.setattr(store, "_record", lambda row: made.append(row["id"]) or real(row))
+    made, real = [], reading.record_of
+    monkeypatch.setattr(reading, "record_of", lambda row: made.append(row["id"]) or real(row))
     monkeypatch.setattr(StoredRollout, "content", lambda rollout: pytest.fail("a payload was read"))
     monkeypatch.setattr(StoredRollout, "open", lambda rollout: pytest.fail("a payload was opened"))
     writer.append(make_rollout("d"))

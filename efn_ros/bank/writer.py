@@ -1,0 +1,303 @@
+"""Into the bank: a rollout is there whole and for good, or not at all.
+
+It is appended in this order: payload under a temporary name, fsync, rename, fsync of the directory, commit of the
+catalogue. So whatever the catalogue names is whole, and whatever it does not name is swept when a writer opens.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from efn_ros import durable
+from efn_ros.bank import payload
+from efn_ros.bank.catalogue import (
+    APPLICATION_ID,
+    CATALOGUE,
+    PAYLOADS,
+    SCHEMA,
+    SEALED,
+    check_format,
+    check_projection,
+    connect,
+    insert,
+    lock,
+    readable,
+    seal_meta,
+    transaction,
+)
+from efn_ros.bank.errors import BankProjectionError, BankWriteError
+from efn_ros.bank.payload import FORMAT_VERSION, checksum
+from efn_ros.bank.reader import StoredRollout
+from efn_ros.bank.sketches import Projection
+from efn_ros.types import Rollout
+
+
+class BankWriter:
+    """The one writer of a bank; makes the bank if there is none, and sweeps what an earlier writer left half done.
+
+    image_quality: of JPEG, 1 to 100. Raises BankLockedError while another writer has the bank open, BankFormatError and
+    BankProjectionError for a bank that this one must not write to.
+    """
+
+    def __init__(self, directory: str | Path, *, projection: Projection, image_quality: int = 90) -> None:
+        if not 1 <= image_quality <= 100:
+            raise ValueError(f"image_quality is {image_quality}; JPEG knows 1 to 100")
+        self._directory = Path(directory).absolute()
+        self._payloads = self._directory / PAYLOADS
+        self._projection, self._image_quality = projection, image_quality
+        self._mutex = threading.Lock()
+        self._payloads.mkdir(parents=True, exist_ok=True)
+        self._lock = lock(self._directory)
+        try:
+            self._catalogue = connect(self._directory / CATALOGUE)
+            try:
+                self._open()
+                sweep(self._catalogue, self._directory)
+            except BaseException:
+                self._catalogue.close()
+                raise
+        except BaseException:
+            os.close(self._lock)
+            raise
+        self._closed = False
+
+    @property
+    def revision(self) -> int:
+        """Grows by one with every append; 0 for an empty bank."""
+        return int(self._meta("revision"))
+
+    @property
+    def rollouts(self) -> int:
+        """How many are in the bank."""
+        return self._catalogue.execute("SELECT count(*) FROM rollout").fetchone()[0]
+
+    @property
+    def steps(self) -> int:
+        """How many decisions are in the bank."""
+        return self._catalogue.execute("SELECT coalesce(sum(decisions), 0) FROM rollout").fetchone()[0]
+
+    def __contains__(self, rollout_id: str) -> bool:
+        row = self._catalogue.execute("SELECT 1 FROM rollout WHERE id = ?", (rollout_id,)).fetchone()
+        return row is not None
+
+    def append(self, rollout: Rollout) -> int:
+        """Store a rollout; on return it survives a crash of process and machine. Returns the bank's new revision.
+
+        Raises ValueError, naming field and value, for a rollout that is empty, incomplete, not finite, of other sizes
+        than the bank's or already there; BankWriteError when the disk refuses. Either leaves the bank as it was.
+        """
+        with self._mutex:
+            sizes = self._check(rollout)
+            content, recallable = payload.encode(rollout, self._image_quality)
+            explored = Counter(step.correction.exploration for step in rollout.steps if step.correction.exploration)
+            embedding = np.ascontiguousarray(rollout.steps[0].policy_step.instruction_embedding, "<f4")
+            row = {
+                "id": rollout.episode_id,
+                "robot": rollout.robot,
+                "task": rollout.task,
+                "text": rollout.instruction,
+                "embedding": embedding.tobytes(),
+                "seed": str(int(rollout.seed)),
+                "outcome": int(rollout.outcome),
+                "length": int(rollout.length),
+                "decisions": len(rollout.steps),
+                "recallable": int(recallable.sum()),
+                "start_ns": int(rollout.start_ns),
+                "policy": rollout.policy,
+                "explored": json.dumps(explored),
+            }
+            return self._store(row, sizes, content)
+
+    def adopt(self, rollout: StoredRollout, projection: str) -> int:
+        """Store a rollout of another bank, whose `projection` is named, as it is; else as `append`.
+
+        Raises BankCorruptionError for one whose payload is not what was written, BankProjectionError for another
+        projection, and ValueError for one of other sizes than the bank's or already there.
+        """
+        with self._mutex:
+            record = rollout.record
+            self._check_new(record.id)
+            if projection != self._projection.identity:
+                raise BankProjectionError(
+                    f"rollout {record.id!r} was made with projection {projection}, the bank {self._directory} with "
+                    f"{self._projection.identity}; its keys cannot be compared here"
+                )
+            content = rollout.content()
+            found = payload.sizes_in(content) | {"instruction_embedding": list(rollout.instruction_embedding.shape)}
+            sizes = json.loads(self._meta("sizes")) or found
+            for name, size in found.items():
+                if size != sizes[name]:
+                    raise ValueError(f"rollout {record.id!r}: {name} has shape {size}; the bank holds {sizes[name]}")
+            row = {name: getattr(record, name) for name in SEALED if hasattr(record, name)} | {
+                "text": record.instruction,
+                "embedding": np.ascontiguousarray(rollout.instruction_embedding, "<f4").tobytes(),
+                "seed": str(record.seed),
+                "outcome": int(record.outcome),
+                "explored": json.dumps(record.explored),
+            }
+            return self._store(row, sizes, content)
+
+    def forget(self, *rollout_ids: str, reason: str) -> int:
+        """Remove rollouts for good; on return they are gone from catalogue and disk, whatever crashes then. Returns the
+        bank's new revision.
+
+        What is left of them is a line in `forgotten`: identifier, task, outcome, size, when and `reason`. An episode
+        that recalls one of them goes on with what it has; the next one does without. Raises KeyError, naming them, for
+        rollouts that are not in the bank, and BankWriteError when the disk refuses; either leaves the bank as it was,
+        unless the error says that only files are left.
+        """
+        with self._mutex:
+            self._check_open()
+            payloads = self._payloads_of(rollout_ids)
+            try:
+                with transaction(self._catalogue):
+                    revision, told = self._grow(), (time.time_ns(), reason)
+                    for id_ in payloads:
+                        self._catalogue.execute(
+                            "INSERT INTO forgotten SELECT serial, id, task, outcome, decisions, ?, ?, ? FROM rollout"
+                            " WHERE id = ?",
+                            (revision, *told, id_),
+                        )
+                        self._catalogue.execute("DELETE FROM rollout WHERE id = ?", (id_,))
+                    self._catalogue.execute("DELETE FROM instruction WHERE id NOT IN (SELECT instruction FROM rollout)")
+                # The log still holds what was deleted; this writes the wiped pages back and empties it.
+                self._catalogue.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            except sqlite3.Error as error:
+                raise BankWriteError(
+                    f"nothing is forgotten in {self._directory}: {error}; free space or repair the disk, then repeat it"
+                ) from error
+            try:
+                for name in payloads.values():
+                    (self._payloads / name).unlink(missing_ok=True)
+                durable.sync(self._payloads)
+            except OSError as error:
+                raise BankWriteError(
+                    f"{len(payloads)} rollouts are forgotten in {self._directory}, but a payload could not be removed: "
+                    f"{error}; the next writer that opens the bank removes it"
+                ) from error
+            return revision
+
+    def _payloads_of(self, rollout_ids: Sequence[str]) -> dict[str, str]:
+        found = {}
+        for id_ in rollout_ids:
+            row = self._catalogue.execute("SELECT payload FROM rollout WHERE id = ?", (id_,)).fetchone()
+            found[id_] = row[0] if row else ""
+        if missing := [id_ for id_, name in found.items() if not name]:
+            raise KeyError(f"{', '.join(map(repr, missing))} not in the bank {self._directory}; nothing is forgotten")
+        return found
+
+    def close(self) -> None:
+        """Release the bank; a second call does nothing."""
+        with self._mutex:
+            if not self._closed:
+                self._closed = True
+                self._catalogue.close()
+                os.close(self._lock)
+
+    def __enter__(self) -> BankWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self) -> None:
+        with readable(self._directory / CATALOGUE):
+            new = check_format(self._catalogue, self._directory)
+            self._catalogue.execute("PRAGMA journal_mode = WAL")
+        self._catalogue.execute("PRAGMA synchronous = FULL")
+        self._catalogue.execute("PRAGMA foreign_keys = ON")
+        self._catalogue.execute("PRAGMA secure_delete = ON")  # what is forgotten is overwritten
+        if not new:
+            check_projection(self._catalogue, self._directory, self._projection)
+            return
+        with transaction(self._catalogue):
+            for statement in SCHEMA.split(";"):
+                self._catalogue.execute(statement)
+            meta = {"revision": "0", "projection": self._projection.identity, "sizes": "{}"}
+            meta["identity"] = secrets.token_hex(8)
+            self._catalogue.executemany("INSERT INTO meta VALUES (?, ?)", list(meta.items()))
+            seal_meta(self._catalogue)
+            self._catalogue.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            self._catalogue.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+        durable.sync(self._directory)
+        durable.sync(self._directory.parent)
+
+    def _meta(self, name: str) -> str:
+        return self._catalogue.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()[0]
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError(f"the bank {self._directory} is closed; open another BankWriter")
+
+    def _check_new(self, id_: str) -> None:
+        self._check_open()
+        if not id_:
+            raise ValueError("episode_id of the rollout is ''; give it one that is unique in the bank")
+        if id_ in self:
+            raise ValueError(f"rollout {id_!r}: episode_id is in the bank already; it must be unique")
+
+    def _check(self, rollout: Rollout) -> dict[str, list[int]]:
+        self._check_new(rollout.episode_id)
+        if not rollout.steps:
+            raise ValueError(f"rollout {rollout.episode_id!r}: steps is (); at least one decision is needed")
+        sizes = json.loads(self._meta("sizes")) or payload.sizes_of(rollout)
+        width = [self._projection.output_size]
+        if sizes["key"] != width or sizes["sketch"][-1:] != width:
+            raise ValueError(
+                f"rollout {rollout.episode_id!r}: key and sketch have shapes {tuple(sizes['key'])} and "
+                f"{tuple(sizes['sketch'])}; projection {self._projection.identity} gives rows of {width[0]}"
+            )
+        payload.check(rollout, sizes)
+        for name, expected in (("policy", rollout.policy), ("projection", self._projection.identity)):
+            for row, step in enumerate(rollout.steps):
+                value = getattr(step.policy_step, name)
+                if value not in ("", expected):
+                    raise ValueError(
+                        f"rollout {rollout.episode_id!r}: steps[{row}].{name} is {value!r}; it must be {expected!r}"
+                    )
+        return sizes
+
+    def _store(self, row: dict, sizes: dict, content: bytes) -> int:
+        digest = checksum(content)
+        row |= {"payload": payload.name_of(digest), "payload_size": len(content)}
+        row |= {"payload_checksum": bytes.fromhex(digest)}
+        try:
+            durable.create(self._payloads, row["payload"], content)
+            return self._commit(row, sizes)
+        except (OSError, sqlite3.Error) as error:
+            raise BankWriteError(
+                f"rollout {row['id']!r} is not stored in {self._directory}: {error}; "
+                "free space or repair the disk, then append it again"
+            ) from error
+
+    def _commit(self, row: dict, sizes: dict) -> int:
+        with transaction(self._catalogue):
+            revision = self._grow(sizes=json.dumps(sizes))
+            insert(self._catalogue, row | {"revision": revision})
+        return revision
+
+    def _grow(self, **meta: str) -> int:
+        """To the next revision, with what else changes in `meta`; within a transaction."""
+        revision = self.revision + 1
+        for name, value in {"revision": str(revision), **meta}.items():
+            self._catalogue.execute("UPDATE meta SET value = ? WHERE name = ?", (value, name))
+        seal_meta(self._catalogue)
+        return revision
+
+
+def sweep(catalogue: sqlite3.Connection, directory: Path) -> None:
+    """Remove the payloads that the catalogue does not name."""
+    named = {name for (name,) in catalogue.execute("SELECT payload FROM rollout")}
+    for path in (directory / PAYLOADS).iterdir():
+        if path.name not in named and path.suffix in (".safetensors", ".tmp"):
+            path.unlink()
