@@ -14,8 +14,6 @@ from efn_ros.types import Outcome
 if TYPE_CHECKING:
     from efn_ros.bank.reader import StoredRollout
 
-DECIMALS = 5  # of a cosine: the same instruction ties whatever the last bit of its embedding
-
 
 @dataclass(frozen=True)
 class Contents:
@@ -61,21 +59,6 @@ class Contents:
     def only(self, kept: np.ndarray) -> Contents:
         """Those that `kept`, bool (R,) or a slice, names."""
         return replace(self, **{name: getattr(self, name)[kept] for name in self._COLUMNS})
-
-    def likeness(self, embedding: np.ndarray) -> np.ndarray:
-        """Cosine of every rollout's instruction to the one embedded here, (E,); float32 (R,). Raises ValueError for an
-        embedding of another size than the bank's."""
-        import faiss  # here, because who only writes or lists a bank does without it
-
-        wanted = unit(np.asarray(embedding))
-        if wanted.shape != self.embeddings.shape[1:]:
-            raise ValueError(
-                f"the instruction embedding has shape {wanted.shape}; the bank holds {self.embeddings.shape[1:]}"
-            )
-        cosines = np.empty(len(self.embeddings), np.float32)
-        pointers = map(faiss.swig_ptr, (cosines, wanted, self.embeddings))
-        faiss.fvec_inner_products_ny(*pointers, wanted.size, len(cosines))
-        return np.round(cosines, DECIMALS)[self.instruction]
 
     def _after(self, added: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {name: np.concatenate([getattr(self, name), column]) for name, column in added.items()}

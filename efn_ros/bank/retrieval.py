@@ -6,16 +6,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import faiss
 import numkong
 import numpy as np
 
 from efn_ros.bank.codes import Codes
+from efn_ros.bank.contents import Contents
 from efn_ros.bank.errors import BankProjectionError
-from efn_ros.bank.keys import mean_latent
+from efn_ros.bank.keys import mean_latent, unit
 from efn_ros.bank.payload import Steps
 from efn_ros.bank.reader import BankReader, Snapshot, StoredRollout
 from efn_ros.bank.sketches import quantise
 from efn_ros.types import Experiences, Outcome, PolicyStep, Quantised, Recall
+
+DECIMALS = 5  # of an instruction's cosine: the same one ties whatever the last bit of its embedding
 
 
 @dataclass(frozen=True)
@@ -78,16 +82,20 @@ class _Candidates:
     def __init__(self, rollouts: list[StoredRollout], steps: list[Steps], config: RecallConfig) -> None:
         self.rollouts = rollouts
         self.payloads = [rollout.open() for rollout in rollouts]  # whatever is forgotten while the episode runs
-        column = {name: np.concatenate([getattr(s, name) for s in steps]) for name in Steps.__dataclass_fields__}
+        names = [name for name in Steps.__dataclass_fields__ if name != "latent"]  # large, and only of those recalled
+        column = {name: np.concatenate([getattr(s, name) for s in steps]) for name in names}
+        self.latents = [s.latent for s in steps]
         counts = [len(s.steps) for s in steps]
         self.rollout, self.first = np.repeat(np.arange(len(rollouts)), counts), np.cumsum([0, *counts])[:-1]
         follows = (np.diff(column["steps"]) == 1) & (np.diff(self.rollout) == 0)
         row = np.arange(len(self.rollout))
         self.after, self.before = row + np.append(follows, False), row - np.insert(follows, 0, False)
         self.row = np.flatnonzero(column["recallable"])
-        self.column = {name: column[name] for name in ("steps", "latent", "base", "executed", "proprio")}
+        self.column = {name: column[name] for name in ("steps", "base", "executed", "proprio")}
 
-        key, latent, proprio = (column[name][self.row] for name in ("key", "latent_key", "proprio"))
+        if len(self.row) < len(row):
+            column = {name: values[self.row] for name, values in column.items()}
+        key, latent, proprio = (column[name] for name in ("key", "latent_key", "proprio"))
         self.key_size, self.latent_size, self.proprio_size = key.shape[1], latent.shape[1], proprio.shape[1]
         present = (True, self.latent_size > 0, self.proprio_size > 0)
         cues = np.where(present, (config.visual, config.latent, config.proprio), 0)
@@ -97,7 +105,7 @@ class _Candidates:
         # A cosine, at most 1, says (1 + cosine) / 2.
         self.always = (visual + latent_weight) / 2
         self.cosines = {
-            name: (numkong.dots_pack(q, "int8"), weight / 2 * column[norm][self.row])
+            name: (numkong.dots_pack(q, "int8"), weight / 2 * column[norm])
             for name, q, weight, norm in (
                 ("key", key, visual, "key_norm"),
                 ("latent", latent, latent_weight, "latent_norm"),
@@ -105,7 +113,7 @@ class _Candidates:
             if weight
         }
         self.sharpness = np.sqrt(self._half_precision(proprio, config))
-        self.sharpened = proprio * self.sharpness
+        self.sharpened = np.ascontiguousarray((proprio * self.sharpness).T)
 
         lengths = np.array([rollout.record.length for rollout in rollouts], np.float32)
         self.prior = np.exp(-np.float32(config.beta) * lengths / lengths.mean())[self.rollout[self.row]]  # g of (18)
@@ -142,8 +150,12 @@ class _Candidates:
             norm = math.sqrt(max(int(numkong.dot(q, q)), 1))
             similarity += np.multiply(products, weight * np.float32(1 / norm), dtype=np.float32)
         if self.proprio_weight:
-            difference = self.sharpened - self.sharpness * np.asarray(query.proprio, np.float32)
-            distance = np.einsum("cp,cp->c", difference, difference)
+            distance = np.zeros_like(similarity)
+            for column, value in zip(
+                self.sharpened, self.sharpness * np.asarray(query.proprio, np.float32), strict=True
+            ):
+                difference = column - value
+                distance += np.multiply(difference, difference, out=difference)
             similarity += self.proprio_weight * np.exp(np.negative(distance, out=distance), out=distance)
         return np.clip(similarity, 0, 1, out=similarity)
 
@@ -166,7 +178,7 @@ class _Candidates:
             proprio_next=column["proprio"][after],
             executed_before=column["executed"][before] * (before < row)[:, None, None],
             proprio_before=column["proprio"][before],
-            latent=column["latent"][row],
+            latent=np.stack([self.latents[i][j] for i, j in zip(rollout, row - self.first[rollout], strict=True)]),
             similarity=similarity[chosen].astype(np.float64),
             score=score[chosen].astype(np.float64),
             probability=probability,
@@ -185,6 +197,17 @@ class _Candidates:
             return self.payloads[rollout].sketches(rows)
         except (OSError, ValueError) as error:
             raise self.rollouts[rollout].corrupt(f"sketches {tuple(rows)} cannot be read ({error})") from error
+
+
+def likeness(contents: Contents, embedding: np.ndarray) -> np.ndarray:
+    """Cosine of every rollout's instruction to the one embedded here, (E,), as (17) compares them; float32 (R,). Raises
+    ValueError for an embedding of another size than the bank's."""
+    wanted, known = unit(np.asarray(embedding)), contents.embeddings
+    if wanted.shape != known.shape[1:]:
+        raise ValueError(f"the instruction embedding has shape {wanted.shape}; the bank holds {known.shape[1:]}")
+    cosines = np.empty(len(known), np.float32)
+    faiss.fvec_inner_products_ny(*map(faiss.swig_ptr, (cosines, wanted, known)), wanted.size, len(known))
+    return np.round(cosines, DECIMALS)[contents.instruction]
 
 
 class Retriever:
@@ -219,9 +242,9 @@ class Retriever:
             self._reason = self._reason or ("" if eligible.any() else reason)
         self._candidates = None
         if not self._reason:
-            likeness = np.where(eligible, contents.likeness(instruction_embedding), -np.inf)
-            newest = _best(likeness[::-1], min(config.rollouts_n, int(eligible.sum())))
-            chosen = [snapshot.rollouts[i] for i in np.sort(len(likeness) - 1 - newest)]
+            cosines = np.where(eligible, likeness(contents, instruction_embedding), -np.inf)
+            newest = _best(cosines[::-1], min(config.rollouts_n, int(eligible.sum())))
+            chosen = [snapshot.rollouts[i] for i in np.sort(len(cosines) - 1 - newest)]
             steps = {rollout: rollout.steps for rollout in chosen}
             chosen = [rollout for rollout in chosen if steps[rollout] is not None]
             if chosen:
