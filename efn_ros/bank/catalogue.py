@@ -8,12 +8,13 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from efn_ros.bank.errors import BankFormatError, BankLockedError, BankProjectionError
+from efn_ros.bank.errors import BankCorruptionError, BankFormatError, BankLockedError, BankProjectionError
 from efn_ros.bank.payload import FORMAT_VERSION
 from efn_ros.bank.sketches import Projection
 from efn_ros.types import Outcome
@@ -98,6 +99,20 @@ class RolloutRecord:
 
 
 RECORD = [f.name for f in fields(RolloutRecord)]
+
+
+def make(catalogue: sqlite3.Connection, projection: str, *, revision: int = 0, sizes: dict | None = None) -> None:
+    """The tables of a new bank, within a transaction. sizes: that all its rollouts share; none yet."""
+    for statement in SCHEMA.split(";"):
+        catalogue.execute(statement)
+    meta = {"revision": str(revision), "projection": projection, "sizes": json.dumps(sizes or {})}
+    meta["identity"] = secrets.token_hex(8)
+    catalogue.executemany("INSERT INTO meta VALUES (?, ?)", list(meta.items()))
+    seal_meta(catalogue)
+    catalogue.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    catalogue.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+
+
 SEALED = (
     "id", "robot", "task", "text", "embedding", "seed", "outcome", "length", "decisions", "recallable", "start_ns",
     "policy", "revision", "payload", "payload_size", "payload_checksum", "explored",
@@ -138,18 +153,24 @@ def read_meta(catalogue: sqlite3.Connection) -> dict[str, str]:
 
 
 def record_of(row: sqlite3.Row) -> RolloutRecord:
-    """Of a row of ROWS."""
+    """Of a row of ROWS. Raises BankCorruptionError for one that says what no writer writes."""
     fields = {name: row[name] for name in RECORD}
-    return RolloutRecord(
-        **fields
-        | {
-            "instruction": row["text"],
-            "seed": int(fields["seed"]),
-            "outcome": Outcome(fields["outcome"]),
-            "payload_checksum": fields["payload_checksum"].hex(),
-            "explored": json.loads(fields["explored"]),
-        }
-    )
+    try:
+        return RolloutRecord(
+            **fields
+            | {
+                "instruction": row["text"],
+                "seed": int(fields["seed"]),
+                "outcome": Outcome(fields["outcome"]),
+                "payload_checksum": fields["payload_checksum"].hex(),
+                "explored": json.loads(fields["explored"]),
+            }
+        )
+    except (ValueError, AttributeError) as error:
+        raise BankCorruptionError(
+            f"the catalogue's row of rollout {fields['id']!r} is damaged ({error}); make the catalogue anew with ./efn "
+            "bank rebuild"
+        ) from error
 
 
 def lock(directory: Path) -> int:
@@ -193,9 +214,9 @@ def transaction(catalogue: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE"):
 def readable(path: Path):
     try:
         yield
-    except sqlite3.OperationalError:
-        raise
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        if isinstance(error, sqlite3.OperationalError) and "decode" not in str(error):
+            raise  # a matter of the disk or of a lock, not of what is written
         raise BankFormatError(f"{path} cannot be read as a catalogue ({error}); name another bank") from error
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import sqlite3
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,17 +17,17 @@ from efn_ros.bank.catalogue import (
     APPLICATION_ID,
     CATALOGUE,
     PAYLOADS,
-    SCHEMA,
     connect,
     insert,
     lock,
+    make,
+    read_meta,
     readable,
-    seal_meta,
     transaction,
 )
 from efn_ros.bank.errors import BankCorruptionError, BankFormatError
 from efn_ros.bank.payload import FORMAT_VERSION, checksum
-from efn_ros.bank.writer import sweep
+from efn_ros.bank.writer import file_row, sweep
 from efn_ros.types import Mode
 
 OLD = (1, 2)  # formats that are understood
@@ -66,6 +65,7 @@ def migrate(
 
 
 def _migrate(catalogue, directory: Path, skip_corrupt: bool, progress) -> tuple[int, list[str]]:
+    projection = read_meta(catalogue)["projection"]
     rows, corrupt = [], []
     for row in progress(catalogue.execute("SELECT * FROM rollout ORDER BY serial").fetchall()):
         path = directory / PAYLOADS / row["payload"]
@@ -81,31 +81,22 @@ def _migrate(catalogue, directory: Path, skip_corrupt: bool, progress) -> tuple[
                 ) from error
             corrupt.append(row["id"])
             continue
-        content = payload.pack(*of_this_format(content))
-        name = payload.name_of(checksum(content))
-        durable.create(directory / PAYLOADS, name, content)
-        rows.append((row, name, len(content), bytes.fromhex(checksum(content))))
+        content = of_this_format(content, row, projection)
+        rows.append(file_row(content) | {"serial": row["serial"], "revision": row["revision"]})
+        durable.create(directory / PAYLOADS, rows[-1]["payload"], content)
     with transaction(catalogue):
-        catalogue.execute("ALTER TABLE rollout RENAME TO old")
-        catalogue.execute("ALTER TABLE meta RENAME TO old_meta")
-        for statement in SCHEMA.split(";"):
-            catalogue.execute(statement)
-        catalogue.execute("INSERT INTO meta SELECT * FROM old_meta")
-        catalogue.execute("INSERT INTO meta VALUES ('identity', ?)", (secrets.token_hex(8),))
-        for row, *stored in rows:
-            told = {"text": row["instruction"], "embedding": row["instruction_embedding"]}
-            payloads = dict(zip(("payload", "payload_size", "payload_checksum"), stored, strict=True))
-            insert(catalogue, {"explored": "{}", **dict(row), **told, **payloads})
-        seal_meta(catalogue)
-        catalogue.execute("DROP TABLE old")
-        catalogue.execute("DROP TABLE old_meta")
-        catalogue.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+        meta = read_meta(catalogue)
+        for table in ("rollout", "meta"):
+            catalogue.execute(f"DROP TABLE {table}")
+        make(catalogue, projection, revision=int(meta["revision"]), sizes=json.loads(meta["sizes"]))
+        for row in rows:
+            insert(catalogue, row)
     sweep(catalogue, directory)
     return len(rows), corrupt
 
 
-def of_this_format(content: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Tensors and metadata of a payload of an earlier format, for `payload.pack`.
+def of_this_format(content: bytes, row: sqlite3.Row, projection: str) -> bytes:
+    """A payload of an earlier format, made one of this; what it lacks is in the catalogue's row.
 
     Format 1 knew neither shadow nor exploration: what was added is what was proposed, sources are not known.
     """
@@ -117,4 +108,6 @@ def of_this_format(content: bytes) -> tuple[dict[str, np.ndarray], dict[str, str
         tensors |= {"cut": np.zeros(count, np.uint8), "source_step": np.full(count, -1, np.int32)}
         tensors |= {name: np.zeros(count, np.int32) for name in ("explored", "source")}
         metadata |= {name: json.dumps([""]) for name in ("explored", "source")}
-    return tensors, metadata
+    kept = {name: metadata[name] for name in ("cameras", "explored", "source")} | {"projection": projection}
+    embedding = np.frombuffer(row["instruction_embedding"], "<f4")
+    return payload.pack(tensors, kept | payload.told(dict(row) | {"rollout": row["id"]}, embedding))

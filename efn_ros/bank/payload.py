@@ -7,12 +7,14 @@ memory.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import math
 import os
 import zlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,9 @@ from efn_ros.types import Correction, Mode, Quantised, Rollout
 
 FORMAT_VERSION = 3
 DTYPES = {"F32": "<f4", "I64": "<i8", "I32": "<i4", "U32": "<u4", "U8": "u1", "I8": "i1"}  # as safetensors names them
+METADATA = "__metadata__"  # as safetensors names it in the header
+ABOUT = ("rollout", "robot", "task", "instruction", "seed", "outcome", "length", "start_ns", "policy")
+WHOLE = ("seed", "outcome", "length", "start_ns")  # of ABOUT: numbers
 MOTION_EPSILON = 1e-3  # in the units of the action and of proprioception
 
 
@@ -135,10 +140,12 @@ def sizes_of(rollout: Rollout) -> dict[str, list[int]]:
 
 
 def sizes_in(content: bytes) -> dict[str, list[int]]:
-    """Of a payload, what `sizes_of` says but for the instruction, which it does not hold."""
-    tensors, _ = unpack(content)
+    """Of a payload, what `sizes_of` says of a rollout."""
+    tensors, metadata = unpack(content)
     names = {"base": "base", "key": "key.q", "sketch": "sketch.q", "latent": "latent", "proprio": "proprio"}
-    return {name: list(tensors[tensor].shape[1:]) for name, tensor in names.items()}
+    embedding = np.frombuffer(base64.b64decode(metadata["instruction_embedding"]), "<f4")
+    shapes = {name: list(tensors[tensor].shape[1:]) for name, tensor in names.items()}
+    return shapes | {"instruction_embedding": list(embedding.shape)}
 
 
 def check(rollout: Rollout, sizes: dict[str, list[int]]) -> None:
@@ -147,6 +154,11 @@ def check(rollout: Rollout, sizes: dict[str, list[int]]) -> None:
     def refuse(field: str, value: object, remedy: str) -> None:
         raise ValueError(f"rollout {rollout.episode_id!r}: {field} is {value}; {remedy}")
 
+    for name in ("episode_id", "robot", "task", "instruction", "policy"):
+        try:
+            getattr(rollout, name).encode()
+        except UnicodeEncodeError:
+            refuse(name, ascii(getattr(rollout, name)), "it must be text that UTF-8 can write")
     if not rollout.instruction.strip():
         refuse("instruction", repr(rollout.instruction), "a rollout is recalled by its instruction, give it one")
     if rollout.length < 1:
@@ -207,8 +219,8 @@ def check(rollout: Rollout, sizes: dict[str, list[int]]) -> None:
                 refuse(f"{where}observation.images[{camera!r}]", shown, "it must be uint8 (height, width, 3)")
 
 
-def encode(rollout: Rollout, image_quality: int) -> tuple[bytes, np.ndarray]:
-    """A checked rollout as the bytes of its payload, and which decisions are recallable, bool (N,)."""
+def encode(rollout: Rollout, image_quality: int, projection: str) -> bytes:
+    """A checked rollout as the bytes of its payload. projection: identity of the one behind its keys and sketches."""
     steps = [item.policy_step for item in rollout.steps]
     corrections = [item.correction for item in rollout.steps]
 
@@ -254,17 +266,40 @@ def encode(rollout: Rollout, image_quality: int) -> tuple[bytes, np.ndarray]:
         tensors[f"images.{camera}"] = np.concatenate(blobs)
         tensors[f"offsets.{camera}"] = np.cumsum([0] + [len(blob) for blob in blobs]).astype(np.int64)
     metadata = {
-        "rollout": rollout.episode_id,
-        "policy": rollout.policy,
+        "projection": projection,
         "cameras": json.dumps(cameras),
         **{name: json.dumps(values.tolist()) for name, values in names.items()},
     }
-    return pack(tensors, metadata), recallable
+    about = {"rollout": rollout.episode_id, **{name: getattr(rollout, name) for name in ABOUT if name != "rollout"}}
+    return pack(tensors, metadata | told(about, rollout.steps[0].policy_step.instruction_embedding))
+
+
+def told(about: Mapping[str, object], instruction_embedding: np.ndarray) -> dict[str, str]:
+    """What the metadata of a payload say of the rollout as a whole, given all of ABOUT."""
+    embedding = np.ascontiguousarray(instruction_embedding, "<f4").tobytes()
+    said = {name: str(int(about[name])) if name in WHOLE else str(about[name]) for name in ABOUT}
+    return said | {"instruction_embedding": base64.b64encode(embedding).decode()}
+
+
+def row_of(content: bytes) -> dict[str, str | int | bytes]:
+    """What the catalogue says of the rollout in a payload, but for the file and the revision: columns of `SEALED`."""
+    tensors, metadata = unpack(content)
+    names = np.array(json.loads(metadata["explored"]))[tensors["explored"]]
+    return {
+        "id": metadata["rollout"],
+        "text": metadata["instruction"],
+        "embedding": base64.b64decode(metadata["instruction_embedding"]),
+        **{name: metadata[name] for name in ("robot", "task", "policy", "seed")},
+        **{name: int(metadata[name]) for name in ("outcome", "length", "start_ns")},
+        "decisions": len(tensors["steps"]),
+        "recallable": int(tensors["recallable"].sum()),
+        "explored": json.dumps(Counter(name for name in names.tolist() if name)),
+    }
 
 
 def pack(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
     """The bytes of a payload of this format: the tensors, what recall compares of their latent tokens, and a CRC-32 of
-    each tensor, which for a sketch is one for each decision."""
+    each tensor, which for a sketch is one for each decision, and of the metadata."""
     latent = tensors["latent"]
     key = quantise(mean_latent(latent))
     tensors = tensors | {
@@ -277,6 +312,7 @@ def pack(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
         ),
     }
     crc = {name: _crc(name, t) for name, t in tensors.items() if name not in ("sketch.q", "sketch.scale")}
+    crc[METADATA] = _metadata_crc(metadata)
     return safetensors.numpy.save(tensors, metadata | {"format": str(FORMAT_VERSION), "crc": json.dumps(crc)})
 
 
@@ -337,6 +373,16 @@ class PayloadFile:
             **{name: self._tensor(stored) for name, stored in names.items()},
         )
 
+    def check(self) -> None:
+        """Read all of it."""
+        header = self._read_header()
+        metadata = {name: value for name, value in header[METADATA].items() if name not in ("crc", "format")}
+        if header[METADATA]["crc"].get(METADATA) != _metadata_crc(metadata):
+            raise ValueError("its metadata are not what was written")
+        for name in header[METADATA]["crc"].keys() - {METADATA}:
+            self._tensor(name)
+        self.sketches(range(len(self._tensor("steps"))))
+
     def sketches(self, rows: Sequence[int]) -> list[Quantised]:
         """Token sketches of some decisions, each q int8 (T, d) and scale float32 (T,)."""
         if self._sketch_crc is None:
@@ -357,7 +403,7 @@ class PayloadFile:
         try:
             entry, (start, end) = header[name], header[name]["data_offsets"]
             shape, dtype = entry["shape"], np.dtype(DTYPES[entry["dtype"]])
-            crc = header["__metadata__"]["crc"].get(name)
+            crc = header[METADATA]["crc"].get(name)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"its header does not describe tensor {name!r}") from error
         if row is not None:
@@ -378,7 +424,7 @@ class PayloadFile:
             raise ValueError("its header is not what was written")
         try:
             header = json.loads(os.pread(self._descriptor, size, 8))
-            header["__metadata__"]["crc"] = json.loads(header["__metadata__"]["crc"])
+            header[METADATA]["crc"] = json.loads(header[METADATA]["crc"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError("its header is not what was written") from error
         return header | {"": 8 + size}
@@ -387,13 +433,18 @@ class PayloadFile:
 def unpack(payload: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Tensors and metadata of a payload of any format."""
     size = int.from_bytes(payload[:8], "little")
-    return safetensors.numpy.load(payload), json.loads(payload[8 : 8 + size])["__metadata__"]
+    return safetensors.numpy.load(payload), json.loads(payload[8 : 8 + size])[METADATA]
 
 
 def _crc(name: str, tensor: np.ndarray) -> int:
     """CRC-32 of "name dtype shape", such as "base <f4 (50, 4, 7)", and of the tensor's bytes."""
     said = f"{name} {tensor.dtype.str} {tensor.shape}".encode()
     return zlib.crc32(np.ascontiguousarray(tensor), zlib.crc32(said))
+
+
+def _metadata_crc(metadata: dict[str, str]) -> int:
+    """CRC-32 of the metadata but for `crc` and `format`, as JSON with sorted keys."""
+    return zlib.crc32(json.dumps(metadata, sort_keys=True).encode())
 
 
 def _sketch_crc(q: np.ndarray, scale: np.ndarray) -> int:

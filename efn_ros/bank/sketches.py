@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 import numpy as np
 
@@ -41,6 +42,15 @@ class Projection:
         self.matrix.flags.writeable = False
         digest = hashlib.blake2b(self.matrix.astype("<f4").tobytes(), digest_size=8).hexdigest()
         self.identity = f"signs-{self.input_size}x{self.output_size}-seed{self.seed}-{digest}"
+
+    @classmethod
+    def named(cls, identity: str) -> Projection:
+        """The projection of that identity. Raises ValueError where this program would make another."""
+        match = re.fullmatch(r"signs-(\d+)x(\d+)-seed(\d+)-[0-9a-f]+", identity)
+        made = cls(*map(int, match.groups())) if match else None
+        if made is None or made.identity != identity:
+            raise ValueError(f"projection {identity!r} cannot be made by this efn_ros; use the one that made it")
+        return made
 
     def describe(self, tokens: np.ndarray) -> Quantised:
         """Visual tokens (T, D) to their compact descriptor, (4)(5)(30)(31): q int8 (d,), scale float32 ()."""

@@ -8,35 +8,29 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import sqlite3
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from efn_ros import durable
 from efn_ros.bank import payload
 from efn_ros.bank.catalogue import (
-    APPLICATION_ID,
     CATALOGUE,
     PAYLOADS,
-    SCHEMA,
-    SEALED,
     check_format,
     check_projection,
     connect,
     insert,
     lock,
+    make,
     readable,
     seal_meta,
     transaction,
 )
-from efn_ros.bank.errors import BankProjectionError, BankWriteError
-from efn_ros.bank.payload import FORMAT_VERSION, checksum
+from efn_ros.bank.errors import BankFormatError, BankProjectionError, BankWriteError
+from efn_ros.bank.payload import checksum
 from efn_ros.bank.reader import StoredRollout
 from efn_ros.bank.sketches import Projection
 from efn_ros.types import Rollout
@@ -98,28 +92,10 @@ class BankWriter:
         """
         with self._mutex:
             sizes = self._check(rollout)
-            content, recallable = payload.encode(rollout, self._image_quality)
-            explored = Counter(step.correction.exploration for step in rollout.steps if step.correction.exploration)
-            embedding = np.ascontiguousarray(rollout.steps[0].policy_step.instruction_embedding, "<f4")
-            row = {
-                "id": rollout.episode_id,
-                "robot": rollout.robot,
-                "task": rollout.task,
-                "text": rollout.instruction,
-                "embedding": embedding.tobytes(),
-                "seed": str(int(rollout.seed)),
-                "outcome": int(rollout.outcome),
-                "length": int(rollout.length),
-                "decisions": len(rollout.steps),
-                "recallable": int(recallable.sum()),
-                "start_ns": int(rollout.start_ns),
-                "policy": rollout.policy,
-                "explored": json.dumps(explored),
-            }
-            return self._store(row, sizes, content)
+            return self._store(payload.encode(rollout, self._image_quality, self._projection.identity), sizes)
 
-    def adopt(self, rollout: StoredRollout, projection: str) -> int:
-        """Store a rollout of another bank, whose `projection` is named, as it is; else as `append`.
+    def adopt(self, rollout: StoredRollout) -> int:
+        """Store a rollout of another bank as it is; else as `append`.
 
         Raises BankCorruptionError for one whose payload is not what was written, BankProjectionError for another
         projection, and ValueError for one of other sizes than the bank's or already there.
@@ -127,25 +103,19 @@ class BankWriter:
         with self._mutex:
             record = rollout.record
             self._check_new(record.id)
+            content = rollout.content()
+            projection = payload.unpack(content)[1]["projection"]
             if projection != self._projection.identity:
                 raise BankProjectionError(
                     f"rollout {record.id!r} was made with projection {projection}, the bank {self._directory} with "
                     f"{self._projection.identity}; its keys cannot be compared here"
                 )
-            content = rollout.content()
-            found = payload.sizes_in(content) | {"instruction_embedding": list(rollout.instruction_embedding.shape)}
+            found = payload.sizes_in(content)
             sizes = json.loads(self._meta("sizes")) or found
             for name, size in found.items():
                 if size != sizes[name]:
                     raise ValueError(f"rollout {record.id!r}: {name} has shape {size}; the bank holds {sizes[name]}")
-            row = {name: getattr(record, name) for name in SEALED if hasattr(record, name)} | {
-                "text": record.instruction,
-                "embedding": np.ascontiguousarray(rollout.instruction_embedding, "<f4").tobytes(),
-                "seed": str(record.seed),
-                "outcome": int(record.outcome),
-                "explored": json.dumps(record.explored),
-            }
-            return self._store(row, sizes, content)
+            return self._store(content, sizes)
 
     def forget(self, *rollout_ids: str, reason: str) -> int:
         """Remove rollouts for good; on return they are gone from catalogue and disk, whatever crashes then. Returns the
@@ -220,15 +190,13 @@ class BankWriter:
         if not new:
             check_projection(self._catalogue, self._directory, self._projection)
             return
+        if any(self._payloads.glob("*.safetensors")):
+            raise BankFormatError(
+                f"{self._directory} holds payloads but no catalogue; make it one with ./efn bank rebuild "
+                f"{self._directory}, or name another bank"
+            )
         with transaction(self._catalogue):
-            for statement in SCHEMA.split(";"):
-                self._catalogue.execute(statement)
-            meta = {"revision": "0", "projection": self._projection.identity, "sizes": "{}"}
-            meta["identity"] = secrets.token_hex(8)
-            self._catalogue.executemany("INSERT INTO meta VALUES (?, ?)", list(meta.items()))
-            seal_meta(self._catalogue)
-            self._catalogue.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            self._catalogue.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+            make(self._catalogue, self._projection.identity)
         durable.sync(self._directory)
         durable.sync(self._directory.parent)
 
@@ -267,10 +235,8 @@ class BankWriter:
                     )
         return sizes
 
-    def _store(self, row: dict, sizes: dict, content: bytes) -> int:
-        digest = checksum(content)
-        row |= {"payload": payload.name_of(digest), "payload_size": len(content)}
-        row |= {"payload_checksum": bytes.fromhex(digest)}
+    def _store(self, content: bytes, sizes: dict) -> int:
+        row = file_row(content)
         try:
             durable.create(self._payloads, row["payload"], content)
             return self._commit(row, sizes)
@@ -293,6 +259,13 @@ class BankWriter:
             self._catalogue.execute("UPDATE meta SET value = ? WHERE name = ?", (value, name))
         seal_meta(self._catalogue)
         return revision
+
+
+def file_row(content: bytes) -> dict:
+    """What the catalogue says of a payload, but for the revision."""
+    digest = checksum(content)
+    file = {"payload": payload.name_of(digest), "payload_size": len(content)}
+    return payload.row_of(content) | file | {"payload_checksum": bytes.fromhex(digest)}
 
 
 def sweep(catalogue: sqlite3.Connection, directory: Path) -> None:

@@ -36,12 +36,16 @@ def old_bank(directory, version, rollouts):
         meta = {"revision": str(len(rollouts)), "projection": PROJECTION.identity, "sizes": sizes}
         catalogue.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
         for revision, r in enumerate(rollouts, 1):
-            content, recallable = payloads.encode(r, 90)
-            tensors, metadata = payloads.unpack(content)
+            tensors, metadata = payloads.unpack(payloads.encode(r, 90, PROJECTION.identity))
+            recallable = tensors["recallable"]
             for name in OF_FORMAT_1 if version == 1 else OF_FORMAT_2:
                 del tensors[name]
-            dropped = ("crc", "explored", "source") if version == 1 else ("crc",)
-            metadata = {name: value for name, value in metadata.items() if name not in dropped}
+            kept = (
+                ("rollout", "policy", "cameras")
+                if version == 1
+                else ("rollout", "policy", "cameras", "explored", "source")
+            )
+            metadata = {name: metadata[name] for name in kept}
             content = safetensors.numpy.save(tensors, metadata | {"format": str(version)})
             name = payloads.name_of(checksum(content))
             (directory / PAYLOADS / name).write_bytes(content)

@@ -45,7 +45,7 @@ def test_a_step_without_a_stored_successor_is_its_own(steps, rows):
 
 
 def test_before_a_step_whose_predecessor_was_not_stored_the_robot_stood_still():
-    arrays = decode(encode(make_rollout(decisions=4), 90)[0])
+    arrays = decode(encode(make_rollout(decisions=4), 90, "p"))
     arrays = dataclasses.replace(arrays, steps=np.array([0, 1, 3, 4]))
     executed, proprio = before(arrays)
     assert not executed[[0, 2]].any()
@@ -67,7 +67,7 @@ def with_corrections(*changes, **sizes):
 
 
 def kept(rollout):
-    return decode(encode(rollout, 90)[0])
+    return decode(encode(rollout, 90, "p"))
 
 
 def test_a_proposal_is_kept_beside_what_was_added_and_told_from_none():

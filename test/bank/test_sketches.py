@@ -84,3 +84,11 @@ def test_refuses_tokens_of_another_width_by_name():
 def test_refuses_sizes_and_seeds_that_make_no_matrix(arguments):
     with pytest.raises(ValueError, match="must be at least"):
         Projection(*arguments)
+
+
+def test_a_projection_is_made_again_by_its_identity():
+    made = Projection(24, 16, seed=3)
+    assert np.array_equal(Projection.named(made.identity).matrix, made.matrix)
+    for identity in ("signs-24x16-seed3-0000", "gauss-24x16-seed3-00", ""):
+        with pytest.raises(ValueError, match="cannot be made by this efn_ros"):
+            Projection.named(identity)

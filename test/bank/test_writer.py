@@ -233,6 +233,7 @@ BAD = {
     "steps is ()": lambda r: dataclasses.replace(r, steps=()),
     "length is 0": lambda r: dataclasses.replace(r, length=0),
     "instruction is ' '": lambda r: dataclasses.replace(r, instruction=" "),
+    "task is '\\ud800'": lambda r: dataclasses.replace(r, task="\ud800"),
     "episode_id of the rollout is ''": lambda r: dataclasses.replace(r, episode_id=""),
     "steps[0].observation.context.episode_id is 'e0'": lambda r: dataclasses.replace(r, episode_id="other"),
     "steps[1].context.step is 0": lambda r: dataclasses.replace(r, steps=r.steps[:1] * 2),
@@ -416,6 +417,42 @@ def test_a_sketch_that_vanishes_after_the_snapshot_is_named(writer, reader, tmp_
     payload_of(tmp_path, "e0").unlink()
     with pytest.raises(BankCorruptionError, match=r"'e0'.*sketches \(1,\)"):
         stored.sketches(1)
+
+
+# Rollouts of another bank
+
+
+def test_a_rollout_of_another_bank_is_adopted_as_it_is(tmp_path):
+    rollouts = [make_rollout("a"), edited(make_rollout("b"), 0, "correction", exploration="noise")]
+    for name, rollout in zip("ab", rollouts, strict=True):
+        with BankWriter(tmp_path / name, projection=PROJECTION) as writer:
+            writer.append(rollout)
+    (stored,) = BankReader(tmp_path / "b").snapshot().rollouts
+    with BankWriter(tmp_path / "a", projection=PROJECTION) as writer:
+        assert writer.adopt(stored) == 2
+        with pytest.raises(ValueError, match="'b': episode_id is in the bank already"):
+            writer.adopt(stored)
+    _, adopted = BankReader(tmp_path / "a").snapshot(verified=True).rollouts
+    assert adopted.record == dataclasses.replace(stored.record, revision=2) and adopted.content() == stored.content()
+    np.testing.assert_array_equal(adopted.instruction_embedding, stored.instruction_embedding)
+
+
+def test_a_rollout_that_does_not_fit_is_not_adopted(writer, tmp_path):
+    writer.append(make_rollout("a"))
+    other = Projection(24, 16, seed=4)
+    for name, projection, options, error, message in (
+        ("of other sizes", PROJECTION, {"proprio": 5}, ValueError, r"proprio has shape \[5\]; the bank holds \[4\]"),
+        ("otherwise projected", other, {"projection": other}, BankProjectionError, "keys cannot be compared here"),
+        ("damaged", PROJECTION, {}, BankCorruptionError, "its checksum is not"),
+    ):
+        with BankWriter(tmp_path / name, projection=projection) as source:
+            source.append(make_rollout("x", **options))
+        if name == "damaged":
+            path = payload_of(tmp_path / name, "x")
+            path.write_bytes(path.read_bytes()[:-1] + b"?")
+        with pytest.raises(error, match=message):
+            writer.adopt(BankReader(tmp_path / name).snapshot().rollouts[0])
+    assert writer.rollouts == 1 and len(list((tmp_path / PAYLOADS).iterdir())) == 1
 
 
 # What is forgotten

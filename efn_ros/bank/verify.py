@@ -1,0 +1,138 @@
+"""Whether a bank is what was written: every row of its catalogue and every byte of its payloads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from efn_ros import durable
+from efn_ros.bank import payload
+from efn_ros.bank.catalogue import (
+    CATALOGUE,
+    PAYLOADS,
+    ROWS,
+    check_format,
+    connect,
+    insert,
+    lock,
+    make,
+    meta_seal,
+    read_meta,
+    readable,
+    seal,
+    transaction,
+)
+from efn_ros.bank.errors import BankFormatError
+from efn_ros.bank.payload import PayloadFile, checksum
+from efn_ros.bank.writer import file_row
+
+PRAGMAS = ("integrity_check", "foreign_key_check")
+Progress = Callable[[list], Iterable]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it was written. where: a file. rollout: its identifier; empty for none in particular."""
+
+    where: str
+    rollout: str
+    what: str
+
+
+def verify(directory: str | Path, progress: Progress = iter) -> tuple[int, list[Finding]]:
+    """How many rollouts the catalogue names, and all that is wrong; reads every byte.
+
+    progress: what the rollouts are iterated through. Where the catalogue as a whole is damaged, nothing else is read:
+    `rebuild` it. A payload that no row names is no fault: a writer may be about to
+    commit it, and sweeps it if it was killed. Raises BankFormatError for what is no bank, or one of another format.
+    """
+    directory = Path(directory).absolute()
+    path = directory / CATALOGUE
+    with readable(path), contextlib.closing(connect(path, read_only=True)) as catalogue:
+        catalogue.row_factory = sqlite3.Row
+        check_format(catalogue, directory)
+        with transaction(catalogue, "BEGIN"):
+            found = [Finding(str(path), "", what) for what in _of_catalogue(catalogue)]
+            if found:
+                return 0, found
+            rows = catalogue.execute(f"{ROWS} ORDER BY serial").fetchall()
+    for row in progress(rows):
+        if seal(row) != row["seal"]:
+            found.append(Finding(str(path), str(row["id"]), "its row is not what was written"))
+            continue
+        file = directory / PAYLOADS / row["payload"]
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            found.append(Finding(str(file), row["id"], f"it cannot be read ({error})"))
+            continue
+        if len(content) != row["payload_size"] or bytes.fromhex(checksum(content)) != row["payload_checksum"]:
+            found.append(Finding(str(file), row["id"], "its checksum is not the one that was written"))
+    return len(rows), found
+
+
+def _of_catalogue(catalogue: sqlite3.Connection) -> list[str]:
+    """What is wrong with it as a whole."""
+    tables = "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY name"
+    with contextlib.closing(sqlite3.connect(":memory:")) as new:
+        make(new, "")
+        wanted = new.execute(tables).fetchall()
+    try:
+        if [tuple(row) for row in catalogue.execute(tables)] != wanted:
+            return ["its tables are not those of a bank"]
+        said = [" ".join(map(str, row)) for p in PRAGMAS for row in catalogue.execute(f"PRAGMA {p}")]
+        meta = read_meta(catalogue)
+    except sqlite3.DatabaseError as error:
+        return [str(error)]
+    wrong = [what for what in said if what != "ok"]
+    if meta.get("seal") != meta_seal(meta):
+        wrong.append("what it says of the bank as a whole is not what was written")
+    return wrong
+
+
+def rebuild(directory: str | Path, progress: Progress = iter) -> tuple[int, list[Finding]]:
+    """A new catalogue out of the payloads, for a bank whose own is lost or damaged: how many rollouts are in it, and
+    what was left out because it is damaged.
+
+    The old catalogue stays beside it as `catalogue.sqlite.broken`. Rollouts come in the order in which they began, and
+    revisions begin anew. A crash leaves the bank as it was, or without a catalogue: then rebuild it again. Raises
+    BankLockedError, and BankFormatError where no payload of this format is left, or of more than one projection.
+    """
+    directory = Path(directory).absolute()
+    whole, found, projections = [], [], set()
+    held = lock(directory)
+    try:
+        for path in progress(sorted((directory / PAYLOADS).glob("*.safetensors"))):
+            try:
+                PayloadFile(path).check()
+                content = path.read_bytes()
+                row, sizes = file_row(content), payload.sizes_in(content)
+            except (OSError, ValueError) as error:
+                found.append(Finding(str(path), "", str(error)))
+                continue
+            projections.add(payload.unpack(content)[1]["projection"])
+            whole.append(row)
+        if len(projections) != 1:
+            raise BankFormatError(
+                f"whole payloads in {directory / PAYLOADS} are of {len(projections)} projections, a bank is of one: "
+                f"{sorted(projections)}"
+            )
+        path, new, broken = (directory / f"{CATALOGUE}{end}" for end in ("", ".new", ".broken"))
+        new.unlink(missing_ok=True)
+        with contextlib.closing(connect(new)) as catalogue, transaction(catalogue):
+            make(catalogue, projections.pop(), revision=len(whole), sizes=sizes)
+            for revision, row in enumerate(sorted(whole, key=lambda row: (row["start_ns"], row["id"])), 1):
+                insert(catalogue, row | {"revision": revision})
+        durable.sync(new)
+        for end in ("", "-wal", "-shm"):  # the catalogue first: without one no writer opens the bank
+            if (old := path.with_name(path.name + end)).exists():
+                os.replace(old, broken.with_name(broken.name + end))
+                durable.sync(directory)
+        durable.replace(new, path)
+    finally:
+        os.close(held)
+    return len(whole), found
