@@ -96,6 +96,7 @@ class Agent:
             rollout = self._recorder.finish(outcome, length=stepper.control_step)
             if rollout:
                 self._writer.append(rollout)
+                self._writer.retain()
         return EpisodeResult(episode_id, task, seed, stepper.success, stepper.control_step, tuple(corrections))
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from efn_ros.agent import Agent
 from efn_ros.bank import BankReader, BankWriter, Projection, RecallConfig, Retriever
 from efn_ros.bank.codes import Codes
+from efn_ros.bank.retention import MEGABYTE, Retention
 from efn_ros.efn import PACKAGED, WEIGHTS, Corrector, RecalledAction
 from efn_ros.efn.corrector import Residual
 from efn_ros.efn.exploration import Exploration, actor_sampler
@@ -85,8 +86,11 @@ def make_retriever(p: Parameters, bank: str | Path) -> Retriever:
 
 
 def make_writer(p: Parameters, bank: str | Path) -> BankWriter:
-    """Of bank_writer."""
-    return BankWriter(Path(bank).expanduser(), projection=make_projection(p), image_quality=p["image_quality"])
+    """Of bank_writer. Raises ValueError for a budget that cannot be kept."""
+    budget = {name: p[f"retention.{name}"] for name in ("strategy", "rollouts", "steps")}
+    retention = Retention(**budget, bytes=p["retention.megabytes"] * MEGABYTE)
+    settings = {"projection": make_projection(p), "image_quality": p["image_quality"], "retention": retention}
+    return BankWriter(Path(bank).expanduser(), **settings)
 
 
 def make_residual(p: Parameters) -> Residual:

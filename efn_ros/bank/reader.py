@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import sqlite3
 import threading
 from collections import OrderedDict
@@ -113,6 +114,10 @@ class StoredRollout:
         if checksum(content) != record.payload_checksum:
             raise self.corrupt("its checksum is not the one that was written")
         return content
+
+    def cameras(self) -> list[str]:
+        """Names of the cameras whose images it keeps. Raises BankCorruptionError."""
+        return json.loads(payload.unpack(self.content())[1]["cameras"])
 
     def open(self) -> PayloadFile:
         """Its payload, to read in parts. Raises OSError."""

@@ -31,7 +31,8 @@ from efn_ros.bank.catalogue import (
 )
 from efn_ros.bank.errors import BankFormatError, BankProjectionError, BankWriteError
 from efn_ros.bank.payload import checksum
-from efn_ros.bank.reader import StoredRollout
+from efn_ros.bank.reader import BankReader, StoredRollout
+from efn_ros.bank.retention import UNLIMITED, Retention
 from efn_ros.bank.sketches import Projection
 from efn_ros.types import Rollout
 
@@ -39,17 +40,25 @@ from efn_ros.types import Rollout
 class BankWriter:
     """The one writer of a bank; makes the bank if there is none, and sweeps what an earlier writer left half done.
 
-    image_quality: of JPEG, 1 to 100. Raises BankLockedError while another writer has the bank open, BankFormatError and
+    image_quality: of JPEG, 1 to 100. retention: what `retain` keeps to. Raises BankLockedError while another writer has
+    the bank open, BankFormatError and
     BankProjectionError for a bank that this one must not write to.
     """
 
-    def __init__(self, directory: str | Path, *, projection: Projection, image_quality: int = 90) -> None:
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        projection: Projection,
+        image_quality: int = 90,
+        retention: Retention = UNLIMITED,
+    ) -> None:
         if not 1 <= image_quality <= 100:
             raise ValueError(f"image_quality is {image_quality}; JPEG knows 1 to 100")
         self._directory = Path(directory).absolute()
         self._payloads = self._directory / PAYLOADS
-        self._projection, self._image_quality = projection, image_quality
-        self._mutex = threading.Lock()
+        self._projection, self._image_quality, self._retention = projection, image_quality, retention
+        self._mutex, self._reader = threading.Lock(), None
         self._payloads.mkdir(parents=True, exist_ok=True)
         self._lock = lock(self._directory)
         try:
@@ -156,6 +165,17 @@ class BankWriter:
                     f"{error}; the next writer that opens the bank removes it"
                 ) from error
             return revision
+
+    def retain(self) -> list[str]:
+        """Forget what the budget leaves no room for; which, first first. Raises as `forget` does."""
+        if not self._retention.limited:
+            return []
+        if self._reader is None:
+            self._reader = BankReader(self._directory, skip_corrupt=True)
+        gone = [r.record.id for r in self._retention.excess(self._reader.snapshot().rollouts)]
+        if gone:
+            self.forget(*gone, reason=f"over budget, {self._retention.strategy}")
+        return gone
 
     def _payloads_of(self, rollout_ids: Sequence[str]) -> dict[str, str]:
         found = {}

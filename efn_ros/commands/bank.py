@@ -1,10 +1,12 @@
-"""look into an experience bank: what it holds and what taught most, what shadow mode would have changed"""
+"""look into an experience bank and take care of it: list, show, verify, forget, merge, rebuild, migrate"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 TEACHERS = 10  # rollouts that are shown; --json has all
@@ -12,37 +14,83 @@ TEACHERS = 10  # rollouts that are shown; --json has all
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    for action, (_, what) in ACTIONS.items():
+    for action, (_, what, *arguments) in ACTIONS.items():
         command = commands.add_parser(action, help=what, description=what)
         command.add_argument("bank", type=Path, metavar="BANK", help="directory of the bank")
         command.add_argument("--json", action="store_true", help="print JSON instead of tables")
+        for argument in arguments:
+            argument(command)
 
 
 def run(args: argparse.Namespace) -> int:
-    from efn_ros.bank import BankError, BankReader
+    from efn_ros.bank import BankError
     from efn_ros.bank.catalogue import CATALOGUE
 
-    directory = args.bank.expanduser()
-    if not (directory / CATALOGUE).is_file():
-        print(f"efn bank: there is no bank in {directory}: it holds no {CATALOGUE}", file=sys.stderr)
+    args.bank = args.bank.expanduser()
+    if args.action not in MAKE and not (args.bank / CATALOGUE).is_file():
+        print(f"efn bank: there is no bank in {args.bank}: it holds no {CATALOGUE}", file=sys.stderr)
         return 2
     try:
-        snapshot = BankReader(directory, skip_corrupt=True).snapshot(verified=True)
-    except BankError as error:
-        print(f"efn bank: {error}", file=sys.stderr)
+        return ACTIONS[args.action][0](args)
+    except (BankError, ValueError, KeyError) as error:
+        print(f"efn bank: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
         return 2
-    for rollout in snapshot.skipped:
-        print(f"efn bank: rollout {rollout!r} is corrupt and left out", file=sys.stderr)
-    return ACTIONS[args.action][0](snapshot.rollouts, args.json)
 
 
-def stats(rollouts, as_json: bool) -> int:
+def ls(args: argparse.Namespace) -> int:
+    from efn_ros.bank import BankReader
+    from efn_ros.bank.query import date_of, matching
+    from efn_ros.report import tables
+
+    records = matching(BankReader(args.bank).rollouts(), args.where)
+    if args.json:
+        print(json.dumps([_plain(record) for record in records], indent=1))
+        return 0
+    columns = ["rollout", "began (UTC)", "robot", "task", "outcome", "decisions", "MB", "policy"]
+    rows = [
+        [
+            r.id,
+            date_of(r).replace("T", " "),
+            r.robot,
+            r.task,
+            r.outcome.name.lower(),
+            r.decisions,
+            f"{r.payload_size / 1e6:.1f}",
+            r.policy,
+        ]
+        for r in records
+    ]
+    print(tables.markdown(columns, rows))
+    print(f"\n{len(records)} rollouts, {sum(r.decisions for r in records)} decisions")
+    return 0
+
+
+def show(args: argparse.Namespace) -> int:
+    from efn_ros.bank import BankReader
+    from efn_ros.report.contact_sheet import contact_sheet
+
+    found = [r for r in BankReader(args.bank).snapshot().rollouts if r.record.id == args.rollout]
+    if not found:
+        raise KeyError(f"rollout {args.rollout!r} is not in {args.bank}; ./efn bank ls {args.bank} lists them")
+    output = args.output or Path(f"{args.rollout}.png".replace("/", "_"))
+    contact_sheet(found[0], output)
+    if args.json:
+        print(json.dumps(_plain(found[0].record) | {"contact_sheet": str(output)}, indent=1))
+    else:
+        for name, value in _plain(found[0].record).items():
+            print(f"{name:>16}  {value}")
+        print(f"\ncontact sheet: {output}")
+    return 0
+
+
+def stats(args: argparse.Namespace) -> int:
     from efn_ros.bank import summary
     from efn_ros.report import tables
 
+    rollouts = _verified(args.bank)
     held = summary.contents([r.record for r in rollouts])
     modes, teachers = summary.exploration(rollouts), summary.teachers(rollouts)
-    if as_json:
+    if args.json:
         print(json.dumps({"contents": held, "exploration": modes, "teachers": teachers}, indent=1))
         return 0
     rows = [[_group(r), r["rollouts"], r["decisions"], f"{r['bytes'] / 1e6:.1f}"] for r in held]
@@ -57,12 +105,12 @@ def stats(rollouts, as_json: bool) -> int:
     return 0
 
 
-def shadow(rollouts, as_json: bool) -> int:
+def shadow(args: argparse.Namespace) -> int:
     from efn_ros.bank import summary
     from efn_ros.report import tables
 
-    changes = summary.shadow(rollouts)
-    if as_json:
+    changes = summary.shadow(_verified(args.bank))
+    if args.json:
         print(json.dumps(changes, indent=1))
         return 0
     if not changes:
@@ -93,11 +141,156 @@ def shadow(rollouts, as_json: bool) -> int:
     return 0
 
 
+def verify(args: argparse.Namespace) -> int:
+    from efn_ros.bank.verify import verify
+
+    rollouts, findings = verify(args.bank, _progress("rollouts"))
+    return _report(args, {"rollouts": rollouts}, findings, f"{rollouts} rollouts read")
+
+
+def rebuild(args: argparse.Namespace) -> int:
+    from efn_ros.bank.verify import rebuild
+
+    rollouts, findings = rebuild(args.bank, _progress("payloads"))
+    return _report(args, {"rollouts": rollouts}, findings, f"{rollouts} rollouts are in the new catalogue")
+
+
+def forget(args: argparse.Namespace) -> int:
+    from efn_ros.bank import BankReader
+    from efn_ros.bank.query import matching
+
+    if not args.where:
+        raise ValueError("nothing says what to forget; name it with --where, for instance id=seed-0 or task=push*")
+    records = matching(BankReader(args.bank).rollouts(), args.where)
+    if args.yes and records:
+        with _writer(args.bank) as writer:
+            writer.forget(*(r.id for r in records), reason=args.reason)
+    if args.json:
+        print(json.dumps({"forgotten": [r.id for r in records] if args.yes else [], "meant": [r.id for r in records]}))
+        return 0
+    for record in records:
+        print(f"{record.id}  {record.task}  {record.outcome.name.lower()}  {record.decisions} decisions")
+    gone = "are forgotten" if args.yes else "would be forgotten; say --yes to do it"
+    print(f"{len(records)} rollouts {gone}")
+    return 0
+
+
+def merge(args: argparse.Namespace) -> int:
+    from efn_ros.bank import BankReader
+
+    adopted, there = [], []
+    sources = [BankReader(source.expanduser()).snapshot() for source in args.sources]
+    for source, snapshot in zip(args.sources, sources, strict=True):
+        if not snapshot.projection:
+            raise ValueError(f"there is no bank in {source}")
+    with _writer(args.bank, sources[0].projection) as writer:
+        held = {r.id: r.payload_checksum for r in BankReader(args.bank).rollouts()}
+        for rollout in _progress("rollouts")([r for snapshot in sources for r in snapshot.rollouts]):
+            record = rollout.record
+            if held.get(record.id) == record.payload_checksum:
+                there.append(record.id)
+                continue
+            writer.adopt(rollout)
+            held[record.id] = record.payload_checksum
+            adopted.append(record.id)
+    if args.json:
+        print(json.dumps({"adopted": adopted, "there_already": there}, indent=1))
+    else:
+        print(f"{len(adopted)} rollouts are added to {args.bank}, {len(there)} were there already")
+    return 0
+
+
+def migrate(args: argparse.Namespace) -> int:
+    from efn_ros.bank.migrate import migrate
+
+    rollouts, left = migrate(args.bank, skip_corrupt=args.skip_corrupt, progress=_progress("rollouts"))
+    if args.json:
+        print(json.dumps({"migrated": rollouts, "left_behind": left}, indent=1))
+        return 0
+    for name in left:
+        print(f"rollout {name!r} is corrupt and left behind", file=sys.stderr)
+    print(f"{rollouts} rollouts are brought over" if rollouts or left else "this bank is of the present format already")
+    return 0
+
+
+def _verified(bank: Path):
+    """All rollouts that are whole; the others are named."""
+    from efn_ros.bank import BankReader
+
+    snapshot = BankReader(bank, skip_corrupt=True).snapshot(verified=True)
+    for rollout in snapshot.skipped:
+        print(f"efn bank: rollout {rollout!r} is corrupt and left out", file=sys.stderr)
+    return snapshot.rollouts
+
+
+def _writer(bank: Path, projection: str = ""):
+    from efn_ros.bank import BankReader, BankWriter, Projection
+
+    own = BankReader(bank).snapshot().projection
+    return BankWriter(bank, projection=Projection.named(own or projection))
+
+
+def _report(args: argparse.Namespace, numbers: dict, findings: list, said: str) -> int:
+    if args.json:
+        print(json.dumps(numbers | {"findings": [asdict(finding) for finding in findings]}, indent=1))
+    else:
+        for finding in findings:
+            print(f"{finding.where}: {f'rollout {finding.rollout!r}: ' if finding.rollout else ''}{finding.what}")
+        print(f"{said}, {len(findings) or 'nothing'} damaged")
+    return 1 if findings else 0
+
+
+def _plain(record) -> dict:
+    """A record for people and for JSON."""
+    from efn_ros.bank.query import date_of
+
+    return {**asdict(record), "outcome": record.outcome.name.lower(), "began": date_of(record)}
+
+
+def _progress(what: str) -> Callable[[list], Iterable]:
+    from tqdm import tqdm
+
+    return lambda items: tqdm(items, desc=what, disable=None)
+
+
 def _group(row: dict) -> str:
     return f"{row['task']}, {row['outcome']}" if row["outcome"] else row["task"]
 
 
-ACTIONS = {
+def _where(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--where", nargs="+", default=[], metavar="CONDITION",
+        help="all of which hold: task=push*, outcome=failure,aborted, 'date>=2026-11-01', 'decisions<5', ...",
+    )  # fmt: skip
+
+
+def _sheet(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("rollout", help="its identifier")
+    parser.add_argument("--output", type=Path, metavar="PNG", help="of the contact sheet; default: the identifier")
+
+
+def _consent(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--yes", action="store_true", help="do it; else it is only said what would be forgotten")
+    parser.add_argument("--reason", default="asked for by hand", help="that is kept with what is forgotten")
+
+
+def _sources(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sources", type=Path, nargs="+", metavar="SOURCE", help="banks whose rollouts are added")
+
+
+def _skip(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--skip-corrupt", action="store_true", help="leave corrupt rollouts behind and name them")
+
+
+MAKE = ("merge", "rebuild")  # that need no catalogue yet
+ACTIONS: dict[str, tuple] = {
+    "ls": (ls, "the rollouts, all or those that meet conditions", _where),
+    "show": (show, "one rollout, and a contact sheet of its frames and actions", _sheet),
     "stats": (stats, "rollouts, steps, bytes; by task, outcome and exploration; which rollouts taught most"),
     "shadow": (shadow, "what correction would have changed, had it not run in shadow"),
+    "verify": (verify, "read every byte and name what is not as it was written"),
+    "forget": (forget, "remove rollouts for good", _where, _consent),
+    "merge": (merge, "add the rollouts of other banks of the same projection", _sources),
+    "rebuild": (rebuild, "make a lost or damaged catalogue anew out of the payloads"),
+    "migrate": (migrate, "make a bank of an earlier format one of the present format, in place", _skip),
 }

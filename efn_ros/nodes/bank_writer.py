@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from efn_ros.assembly import make_writer
-from efn_ros.bank import BankError, RolloutRecorder
+from efn_ros.bank import BankError, BankReader, RolloutRecorder
+from efn_ros.bank.query import matching
 from efn_ros.msg import BankChanged, CorrectedAction, EpisodeState, Observation, PolicyStep
 from efn_ros.ros import conversions
 from efn_ros.ros.diagnostics import ERROR, OK
 from efn_ros.ros.node import EfnNode, Parameter, run
 from efn_ros.ros.qos import EVERY_KEPT_STEP, LATCHED
+from efn_ros.srv import Forget
 from efn_ros.types import Outcome
 
 
 class BankWriterNode(EfnNode):
-    """In: observation, policy_step, corrected_action, episode. Out: bank_changed. The bank's only writer."""
+    """In: observation, policy_step, corrected_action, episode. Out: bank_changed. Service: ~/forget. The bank's only
+    writer."""
 
     PARAMETERS = (
         Parameter("bank", "bank", "Directory of the experience bank."),
@@ -24,6 +28,14 @@ class BankWriterNode(EfnNode):
         Parameter("descriptor_size", 128, "Width of keys and sketches, equation (30).", 8, 4096),
         Parameter("projection_seed", 0, "Seed of the projection.", 0),
         Parameter("image_quality", 90, "JPEG quality of remembered images.", 1, 100),
+        Parameter(
+            "retention.strategy",
+            "keep_all",
+            "Which rollouts go when the budget is exceeded: keep_all, reservoir, recency, success_shorter or diverse.",
+        ),
+        Parameter("retention.rollouts", 0, "Budget of the bank, rollouts; 0 is none.", 0),
+        Parameter("retention.steps", 0, "Budget of the bank, decisions; 0 is none.", 0),
+        Parameter("retention.megabytes", 0, "Budget of the bank's payloads, 10^6 bytes; 0 is none.", 0),
         Parameter("grace_s", 1.0, "Longest wait for the last steps of an ended episode, seconds.", 0.0, 60.0),
     )
 
@@ -35,6 +47,7 @@ class BankWriterNode(EfnNode):
         self._out = self.publisher(BankChanged, "bank_changed", LATCHED)
         self._grace = self.timer(self.parameter("grace_s"), self._on_grace)
         self._grace.cancel()
+        self.serve(Forget, "~/forget", self._forget)
         self.listen(EpisodeState, "episode", self._on_episode, LATCHED)
         self.listen(
             Observation, "observation", lambda m: self._add(conversions.observation_from_msg(m)), EVERY_KEPT_STEP
@@ -119,8 +132,41 @@ class BankWriterNode(EfnNode):
             self.diagnostics.state(ERROR, f"rollout {rollout.episode_id} could not be written: {error}")
             self._refuse(episode.episode_id, f"it could not be written: {error}")
             return
+        written = time.perf_counter() - started
+        self._retain()
+        self._announce(rollout.episode_id, written)
+
+    def _retain(self) -> None:
+        """Within the budget; what goes is logged."""
+        try:
+            gone = self._writer.retain()
+        except (BankError, OSError) as error:
+            self.diagnostics.state(ERROR, f"the bank exceeds its budget: {error}")
+            return
         self.diagnostics.state(OK, "")
-        self._announce(rollout.episode_id, time.perf_counter() - started)
+        self.diagnostics.counts["forgotten"] += len(gone)
+        if gone:
+            self.get_logger().info(f"over budget, {self.parameter('retention.strategy')}: forgotten {', '.join(gone)}")
+
+    def _forget(self, request, response):
+        bank = self.parameter("bank")
+        try:
+            if not request.where:
+                raise ValueError("where is empty; name what to forget, for instance id=... or task=push*")
+            meant = matching(BankReader(Path(bank).expanduser()).rollouts(), request.where)
+            response.rollouts = [record.id for record in meant]
+            if meant and not request.dry_run:
+                self._writer.forget(*response.rollouts, reason=request.reason or "asked for by service")
+                self.diagnostics.counts["forgotten"] += len(meant)
+                self._announce("", 0.0)
+        except (BankError, OSError, ValueError, KeyError) as error:
+            response.success, response.message, response.rollouts = False, str(error), []
+            return response
+        response.success, response.revision = True, self._writer.revision
+        done = "would be forgotten" if request.dry_run else "are forgotten"
+        response.message = f"{len(meant)} rollouts of {bank} {done}"
+        self.get_logger().info(response.message)
+        return response
 
     def _refuse(self, episode_id: str, reason: str) -> None:
         self.get_logger().warning(f"episode {episode_id} is not remembered: {reason}")

@@ -35,7 +35,7 @@ def demo_figure(
     right.boxplot([1000 * stages[name] for name in names], showfliers=False, whis=(1, 99))
     right.set_xticks(range(1, len(names) + 1), names)
     right.set(ylabel="ms", title="Latency by stage (whiskers: 1 % to 99 %)", yscale=scale)
-    _save(figure, path)
+    save(figure, path)
 
 
 def volumes_figure(path: Path, results: dict) -> None:
@@ -79,7 +79,7 @@ def volumes_figure(path: Path, results: dict) -> None:
         handles, labels = axis.get_legend_handles_labels()
         one = dict(zip(reversed(labels), reversed(handles), strict=True))  # the first of each label
         axis.legend(one.values(), one.keys(), frameon=False)
-    _save(figure, path, results)
+    save(figure, path, results)
 
 
 def changes_figure(path: Path, results: dict) -> None:
@@ -100,7 +100,7 @@ def changes_figure(path: Path, results: dict) -> None:
         axis.xaxis.set_major_formatter(lambda value, _: f"{abs(value):.0f}")
         axis.set(title=title, xlabel=f"of the scenes in brackets; {volume} rollouts in memory")
         axis.legend(frameon=False)
-    _save(figure, path, results)
+    save(figure, path, results)
 
 
 FIGURES = {"docs/images/volumes.png": volumes_figure, "docs/images/changes.png": changes_figure}
@@ -135,7 +135,7 @@ def _or_nan(value: float | None) -> float:
     return np.nan if value is None else value
 
 
-def _save(figure: plt.Figure, path: Path, results: dict | None = None) -> None:
+def save(figure: plt.Figure, path: Path, results: dict | None = None) -> None:
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)

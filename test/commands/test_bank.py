@@ -82,3 +82,82 @@ def test_a_corrupt_rollout_is_named_and_left_out(bank, capsys):
     assert main(["bank", "stats", str(bank)]) == 0
     said = capsys.readouterr()
     assert "rollout 'second' is corrupt" in said.err and "| all            |        1 |" in said.out
+
+
+# Looking, forgetting, merging
+
+
+def run(capsys, *words):
+    code = main(["bank", *map(str, words)])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_ls_lists_what_meets_the_conditions(bank, capsys):
+    code, out, _ = run(capsys, "ls", bank)
+    assert code == 0 and "first" in out and "second" in out and "2 rollouts, 6 decisions" in out
+    assert "1 rollouts, 3 decisions" in run(capsys, "ls", bank, "--where", "explored=noise", "outcome=success")[1]
+    (record,) = json.loads(run(capsys, "ls", bank, "--where", "id=f*", "--json")[1])
+    assert (record["id"], record["outcome"], record["began"]) == ("first", "success", "1970-01-01T00:00:00")
+    code, _, err = run(capsys, "ls", bank, "--where", "colour=red")
+    assert code == 2 and "names 'colour'" in err
+
+
+def test_show_draws_a_contact_sheet(bank, capsys, tmp_path):
+    sheet = tmp_path / "sheets" / "first.png"
+    code, out, _ = run(capsys, "show", bank, "first", "--output", sheet)
+    assert code == 0 and f"contact sheet: {sheet}" in out and sheet.read_bytes().startswith(b"\x89PNG")
+    shown = json.loads(run(capsys, "show", bank, "first", "--output", sheet, "--json")[1])
+    assert (shown["id"], shown["contact_sheet"]) == ("first", str(sheet))
+    code, _, err = run(capsys, "show", bank, "third")
+    assert code == 2 and "rollout 'third' is not in" in err
+
+
+def test_verify_says_what_is_damaged_and_fails(bank, capsys):
+    assert run(capsys, "verify", bank)[:2] == (0, "2 rollouts read, nothing damaged\n")
+    path = bank / PAYLOADS / BankReader(bank).rollouts()[0].payload
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    code, out, _ = run(capsys, "verify", bank)
+    assert code == 1 and f"{path}: rollout 'first': its checksum" in out and "1 damaged" in out
+    (finding,) = json.loads(run(capsys, "verify", bank, "--json")[1])["findings"]
+    assert finding["rollout"] == "first"
+
+
+def test_forget_says_what_it_would_do_and_does_it_when_told_to(bank, capsys):
+    assert run(capsys, "forget", bank)[0] == 2
+    code, out, _ = run(capsys, "forget", bank, "--where", "id=first")
+    assert code == 0 and "1 rollouts would be forgotten" in out and len(BankReader(bank).rollouts()) == 2
+    assert "1 rollouts are forgotten" in run(capsys, "forget", bank, "--where", "id=first", "--yes")[1]
+    assert [r.id for r in BankReader(bank).rollouts()] == ["second"]
+    told = json.loads(run(capsys, "forget", bank, "--where", "id=nobody", "--yes", "--json")[1])
+    assert told == {"forgotten": [], "meant": []}
+
+
+def test_a_bank_that_is_in_use_is_not_forgotten_in(bank, capsys):
+    with BankWriter(bank, projection=PROJECTION):
+        code, _, err = run(capsys, "forget", bank, "--where", "id=first", "--yes")
+    assert code == 2 and "has a writer already" in err and len(BankReader(bank).rollouts()) == 2
+
+
+def test_merge_adds_what_is_not_there(bank, capsys, tmp_path):
+    target = tmp_path / "all"
+    other = tmp_path / "other"
+    with BankWriter(other, projection=PROJECTION) as writer:
+        writer.append(make_rollout("third"))
+    assert "3 rollouts are added to" in run(capsys, "merge", target, bank, other)[1]
+    told = json.loads(run(capsys, "merge", target, other, "--json")[1])
+    assert told == {"adopted": [], "there_already": ["third"]}
+    assert [r.id for r in BankReader(target).rollouts()] == ["first", "second", "third"]
+    assert run(capsys, "verify", target)[0] == 0
+    code, _, err = run(capsys, "merge", target, tmp_path / "nothing")
+    assert code == 2 and "there is no bank in" in err
+
+
+def test_rebuild_and_migrate_are_commands_too(bank, capsys):
+    (bank / "catalogue.sqlite").unlink()
+    assert run(capsys, "ls", bank)[0] == 2
+    assert "2 rollouts are in the new catalogue, nothing damaged" in run(capsys, "rebuild", bank)[1]
+    assert "of the present format already" in run(capsys, "migrate", bank)[1]
+    assert json.loads(run(capsys, "migrate", bank, "--json")[1]) == {"migrated": 0, "left_behind": []}

@@ -195,7 +195,7 @@ class RunningGraph:
 
     def rollouts(self) -> tuple[StoredRollout, ...]:
         """All of the bank, opened anew: every payload is compared with its checksum."""
-        return BankReader(self.bank).snapshot().rollouts
+        return BankReader(self.bank).snapshot(verified=True).rollouts
 
 
 def load_graph(
@@ -223,6 +223,9 @@ class _Successful:
 
     def append(self, rollout: Rollout) -> None:
         self.rollouts.append(replace(rollout, outcome=Outcome.SUCCESS))
+
+    def retain(self) -> list[str]:
+        return []
 
     def close(self) -> None:
         pass
