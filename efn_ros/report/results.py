@@ -235,7 +235,7 @@ BLOCKS = {
     "evaluation-volumes": (
         VOLUMES,
         evaluation_block,
-        f"./efn evaluate --first-seed 40 --deployments 10 --volumes 10 50 --results {VOLUMES}",
+        f"./efn evaluate --first-seed 40 --deployments 10 --volumes 10 50 100 300 --results {VOLUMES}",
     ),
     "evaluation-work": (
         AT_WORK,
