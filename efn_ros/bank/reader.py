@@ -9,6 +9,7 @@ import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +36,7 @@ from efn_ros.bank.sketches import Projection
 from efn_ros.types import Quantised
 
 CACHE_BYTES = 256 * 2**20
+READERS = 16  # threads, which wait for the disk
 T = TypeVar("T")
 
 
@@ -64,6 +66,15 @@ class StepsCache:
             while self._bytes > self._limit_bytes and len(self._steps) > 1:
                 self._bytes -= self._steps.popitem(last=False)[1].nbytes
         return steps
+
+    def load(self, rollouts: Sequence[StoredRollout]) -> list[Steps | None]:
+        """Of each; what has to be read is read side by side, as a disk answers many requests sooner than one by one."""
+        with self._mutex:
+            missing = [rollout for rollout in rollouts if rollout.path not in self._steps]
+        if len(missing) > 1:
+            with ThreadPoolExecutor(READERS) as pool:
+                list(pool.map(self.steps, missing))
+        return [self.steps(rollout) for rollout in rollouts]
 
     def tolerate(self, rollout: StoredRollout, read: Callable[[], T]) -> T | None:
         """What `read` reads. Any error of its own is a BankCorruptionError."""

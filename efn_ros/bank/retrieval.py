@@ -245,7 +245,7 @@ class Retriever:
             cosines = np.where(eligible, likeness(contents, instruction_embedding), -np.inf)
             newest = _best(cosines[::-1], min(config.rollouts_n, int(eligible.sum())))
             chosen = [snapshot.rollouts[i] for i in np.sort(len(cosines) - 1 - newest)]
-            steps = {rollout: rollout.steps for rollout in chosen}
+            steps = dict(zip(chosen, chosen[0].cache.load(chosen), strict=True))
             chosen = [rollout for rollout in chosen if steps[rollout] is not None]
             if chosen:
                 self._candidates = _Candidates(chosen, [steps[rollout] for rollout in chosen], config)
@@ -256,8 +256,8 @@ class Retriever:
     def warm(self) -> Snapshot:
         """Read what the newest rollouts are compared by, before an episode asks for it. Raises as `begin` does."""
         snapshot = self.reader.snapshot()
-        for rollout in snapshot.rollouts[-self._config.rollouts_n :]:
-            rollout.steps  # noqa: B018
+        if newest := snapshot.rollouts[-self._config.rollouts_n :]:
+            newest[0].cache.load(newest)
         return snapshot
 
     def recall(self, query: PolicyStep) -> Recall:
