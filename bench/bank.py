@@ -1,6 +1,6 @@
 """The bank at its sizes: recall a step, an episode's start, opening, memory, ingest, and what int8 and projection keep.
 
-Run as `./efn shell python bench/bank.py`. It fills synthetic banks in `--directory` (17 GB for 10^4, 10^6 and 10^7 steps;
+Run as `./efn shell python bench/bank.py`. It fills synthetic banks in `--directory` (17 GB for 10^4 to 10^7 steps;
 a second run finds them there). Each size is measured in a process of its own, each figure beside a baseline of the same
 run. Prints tables, writes results/bank.json.
 """
