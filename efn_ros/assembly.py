@@ -66,6 +66,7 @@ def make_recall(p: Parameters) -> RecallConfig:
     """Of experience_retrieval."""
     return RecallConfig(
         rollouts_n=p["rollouts"],
+        steps_n=p["steps"],
         k=p["k"],
         context=p["context"],
         codes=make_codes(p["codes"]),
@@ -76,6 +77,7 @@ def make_recall(p: Parameters) -> RecallConfig:
         latent=p["weight_latent"],
         proprio=p["weight_proprio"],
         argmax=p["argmax"],
+        follow=p["follow"],
         success_only=p["success_only"],
     )
 

@@ -11,6 +11,7 @@ from efn_ros import assembly
 from efn_ros.agent import Agent
 from efn_ros.bank import BankReader
 from efn_ros.bank.codes import Codes
+from efn_ros.bank.retention import Retention
 from efn_ros.efn import PACKAGED, WEIGHTS
 from efn_ros.efn.learned import LearnedResidual
 from efn_ros.efn.network import Efn, EfnConfig
@@ -46,6 +47,8 @@ CONSTANT = {
     "projection_seed": 9,
     "publish_visual": False,
 }
+WRITER = CONSTANT | {"image_quality": 90, "retention.strategy": "keep_all"}
+WRITER |= {f"retention.{name}": 0 for name in ("rollouts", "steps", "megabytes")}
 CORRECTOR = {
     "method": "recalled_action",
     "checkpoint": "",
@@ -299,6 +302,7 @@ def test_visual_tokens_that_came_over_the_wire_give_the_action_of_the_agent_bit_
 def test_recall_is_configured_by_the_parameters(tmp_path):
     values = {
         "rollouts": 3,
+        "steps": 400,
         "k": 5,
         "context": 7,
         "codes": "packaged",
@@ -309,11 +313,13 @@ def test_recall_is_configured_by_the_parameters(tmp_path):
         "weight_latent": 0.25,
         "weight_proprio": 0.125,
         "argmax": True,
+        "follow": 0.05,
         "success_only": True,
     }
     config = assembly.make_retriever(values, tmp_path)._config
     assert (config.rollouts_n, config.k, config.context, config.temperature, config.argmax) == (3, 5, 7, 0.5, True)
     assert (config.lambda_, config.beta, config.success_only) == (0.75, 2.0, True)
+    assert (config.steps_n, config.follow) == (400, 0.05)
     assert config.codes.identity == Codes.load(PACKAGED / "metaworld" / WEIGHTS).identity
     assert assembly.make_retriever({**values, "codes": ""}, tmp_path)._config.codes is None
     assert (config.visual, config.latent, config.proprio) == (0.5, 0.25, 0.125)
@@ -321,8 +327,16 @@ def test_recall_is_configured_by_the_parameters(tmp_path):
 
 def test_a_bank_may_be_named_by_the_home_directory(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assembly.make_writer({**CONSTANT, "image_quality": 90}, "~/banks/mine").close()
+    assembly.make_writer(WRITER, "~/banks/mine").close()
     assert BankReader(tmp_path / "banks" / "mine").snapshot().rollouts == ()
+
+
+def test_a_bank_keeps_to_the_budget_of_the_parameters(tmp_path):
+    budget = {"retention.strategy": "recency", "retention.rollouts": 3, "retention.megabytes": 2}
+    with assembly.make_writer(WRITER | budget, tmp_path) as writer:
+        assert writer._retention == Retention("recency", rollouts=3, bytes=2_000_000)
+    with pytest.raises(ValueError, match="retention.strategy is 'keep_all', but there is a budget"):
+        assembly.make_writer(WRITER | budget | {"retention.strategy": "keep_all"}, tmp_path)
 
 
 # Worlds

@@ -26,18 +26,24 @@ DECIMALS = 5  # of an instruction's cosine: the same one ties whatever the last 
 class RecallConfig:
     """How steps are chosen.
 
-    rollouts_n: n of (17). k, temperature: of (19). lambda_: of (18), 1 is similarity alone; beta: of its prior for
+    rollouts_n: n of (17). steps_n: with so many steps at most; beyond that the rollouts that are least like are left
+    out, but never the likest. k, temperature: of (19). lambda_: of (18), 1 is similarity alone; beta: of its prior for
     short rollouts. visual, latent, proprio: weights of S_embed (32), S_act (37) and the kernel (35) over proprioception
     in the fused similarity (38), renormalised where a cue is absent; the visual key hardly changes with the arm's
     position, so most of the weight is on the others. proprio_sigma: of that kernel, in units of proprioception; None
     takes a third of the candidates' range, entry by entry.
     context: so many more of the candidates, drawn at random, follow the k: they tell a network how the robot moves
     here, whatever it does now; they are never drawn by (19). codes: recall also what each step saw, so encoded.
-    argmax: the best instead of a draw. success_only: recall successes only. min_similarity: what is below is not
-    recalled. confidence_floor: the similarity at which confidence is 0. Raises ValueError for a value out of range.
+    argmax: the best instead of a draw. follow: 0 draws anew at every decision; else the reference is the step after the
+    one before, in the same rollout, as long as its score is at most this much below the best one's: then, at the end of
+    the rollout and before a blank step it is drawn anew, so that what is followed does not jump from rollout to rollout
+    but never strays far from what is like the present. success_only: recall successes only. min_similarity: what is
+    below is not recalled. confidence_floor: the similarity at which confidence is 0. Raises ValueError for a value out
+    of range.
     """
 
     rollouts_n: int = 50
+    steps_n: int = 100_000
     k: int = 16
     temperature: float = 0.02
     lambda_: float = 0.9
@@ -49,6 +55,7 @@ class RecallConfig:
     context: int = 0
     codes: Codes | None = None
     argmax: bool = False
+    follow: float = 0.0
     success_only: bool = False
     min_similarity: float = 0.0
     confidence_floor: float = 0.5
@@ -57,6 +64,7 @@ class RecallConfig:
         sigma = 1.0 if self.proprio_sigma is None else self.proprio_sigma
         for name, valid, remedy in (
             ("rollouts_n", self.rollouts_n >= 1, "at least 1"),
+            ("steps_n", self.steps_n >= 1, "at least 1"),
             ("k", self.k >= 1, "at least 1"),
             ("context", self.context >= 0, "at least 0"),
             ("temperature", 0 < self.temperature < np.inf, "above 0"),
@@ -66,6 +74,7 @@ class RecallConfig:
             ("latent", 0 <= self.latent < np.inf, "at least 0"),
             ("proprio", 0 <= self.proprio < np.inf, "at least 0"),
             ("proprio_sigma", np.all(np.asarray(sigma) > 0), "above 0"),
+            ("follow", 0 <= self.follow <= 1, "in [0, 1]"),
             ("min_similarity", 0 <= self.min_similarity <= 1, "in [0, 1]"),
             ("confidence_floor", 0 <= self.confidence_floor < 1, "in [0, 1)"),
         ):
@@ -185,6 +194,13 @@ class _Candidates:
             code=codes,
         )
 
+    def next(self, candidate: int) -> int:
+        """The candidate of the decision after this one's; -1 where there is none, or it is blank."""
+        row = self.row[candidate]
+        after = self.after[row]
+        place = int(np.searchsorted(self.row, after))
+        return place if after != row and place < len(self.row) and self.row[place] == after else -1
+
     def tokens(self, candidate: int) -> list[Quantised]:
         """Sketches of a candidate and of the decision after it. Raises BankCorruptionError."""
         row = self.row[candidate]
@@ -218,6 +234,7 @@ class Retriever:
         self._episode_id: str | None = None
         self._candidates: _Candidates | None = None
         self._revision, self._projection, self._reason = 0, "", ""
+        self._reference = (-1, -1)  # the decision that followed a candidate, and which; of the present episode
         self._encoded: dict[str, np.ndarray] = {}
 
     def begin(self, episode_id: str, instruction_embedding: np.ndarray, policy: str = "") -> None:
@@ -244,7 +261,9 @@ class Retriever:
         if not self._reason:
             cosines = np.where(eligible, likeness(contents, instruction_embedding), -np.inf)
             newest = _best(cosines[::-1], min(config.rollouts_n, int(eligible.sum())))
-            chosen = [snapshot.rollouts[i] for i in np.sort(len(cosines) - 1 - newest)]
+            likest = len(cosines) - 1 - newest
+            steps = np.cumsum([snapshot.rollouts[i].record.decisions for i in likest])
+            chosen = [snapshot.rollouts[i] for i in np.sort(likest[: max(1, int((steps <= config.steps_n).sum()))])]
             steps = dict(zip(chosen, chosen[0].cache.load(chosen), strict=True))
             chosen = [rollout for rollout in chosen if steps[rollout] is not None]
             if chosen:
@@ -252,6 +271,7 @@ class Retriever:
             self._reason = "" if chosen else "what the bank holds of this instruction is corrupt"
             self._encoded = {r.record.id: self._encoded[r.record.id] for r in chosen if r.record.id in self._encoded}
         self._revision, self._projection, self._episode_id = snapshot.revision, snapshot.projection, episode_id
+        self._reference = (-1, -1)
 
     def warm(self) -> Snapshot:
         """Read what the newest rollouts are compared by, before an episode asks for it. Raises as `begin` does."""
@@ -295,10 +315,13 @@ class Retriever:
         drawn = 0
         # Seeds are unsigned on every wire; what is negative here is the same 64 bits.
         rng = np.random.default_rng([context.seed % 2**64, context.step])
-        if config.argmax:
-            probability = np.eye(1, len(top))[0]
-        else:
+        if not config.argmax:
             drawn = min(int(np.searchsorted(np.cumsum(probability), rng.random(), side="right")), len(top) - 1)
+        if config.follow:
+            top, drawn = self._follow(context.step, score, top, drawn)
+            probability = _softmax(score[top].astype(np.float64) / config.temperature)
+        if config.argmax:
+            probability = np.eye(1, len(top), drawn)[0]
 
         drawn_at_random = rng.choice(count, min(config.context, count), replace=False) if config.context else []
         above_floor = np.clip((similarity[top] - config.confidence_floor) / (1 - config.confidence_floor), 0, 1)
@@ -322,6 +345,18 @@ class Retriever:
         """Fused similarity (38) of every candidate, float32 (C,), by rollout and step in the order they were stored."""
         self.begin(query.context.episode_id, query.instruction_embedding, query.policy)
         return self._candidates.similarity(query) if self._candidates else np.zeros(0, np.float32)
+
+    def _follow(self, step: int, score: np.ndarray, top: np.ndarray, drawn: int) -> tuple[np.ndarray, int]:
+        """The k and the index of the one drawn, if the reference of the decision before can be followed on; it then
+        takes the place of the last of the k, unless it is among them. The choice is remembered."""
+        before, followed = self._reference
+        next_ = self._candidates.next(followed) if step == before + 1 and followed >= 0 else -1
+        if next_ >= 0 and score[next_] >= score[top[0]] - self._config.follow:
+            if not (top == next_).any():
+                top = np.append(top[:-1], next_)
+            drawn = int(np.flatnonzero(top == next_)[0])
+        self._reference = (step, int(top[drawn]))
+        return top, drawn
 
     def _codes(self, chosen: np.ndarray) -> np.ndarray:
         """What the candidates `chosen`, (M,), saw, (M, C); a rollout is encoded once and kept while it is one."""

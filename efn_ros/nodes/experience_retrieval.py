@@ -20,6 +20,7 @@ class ExperienceRetrieval(EfnNode):
     PARAMETERS = (
         Parameter("bank", "bank", "Directory of the experience bank; made by bank_writer."),
         Parameter("rollouts", 50, "Rollouts kept by the instruction filter, equation (17).", 1, 100000),
+        Parameter("steps", 100000, "Most steps of those rollouts; the least like are left out beyond.", 1, 10000000),
         Parameter("k", 16, "Steps recalled, equation (19).", 1, 1024),
         Parameter("context", 0, "More steps at random, which tell a learned network how the robot moves.", 0, 1024),
         Parameter(
@@ -30,6 +31,13 @@ class ExperienceRetrieval(EfnNode):
         ),
         Parameter("temperature", 0.02, "Temperature of the draw among them, equation (19).", 1e-6),
         Parameter("argmax", False, "Take the best instead of drawing."),
+        Parameter(
+            "follow",
+            0.0,
+            "Above 0: go on along the rollout recalled before, while its score is at most so much below the best.",
+            0.0,
+            1.0,
+        ),
         Parameter("success_only", False, "Recall nothing of failures."),
         Parameter(
             "similarity_weight", 0.9, "lambda of equation (18): similarity against the efficiency prior.", 0.0, 1.0

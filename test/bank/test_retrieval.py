@@ -227,6 +227,13 @@ def test_of_equally_like_rollouts_the_newest_are_candidates(tmp_path):
     assert {recalled.rollout_id for recalled in recall.steps} == {"e3", "e4"}
 
 
+def test_there_are_no_more_candidates_than_asked_for_however_long_a_rollout_is(tmp_path):
+    reader = fill(tmp_path, [make_rollout("old", 5), make_rollout("long", 30), make_rollout("new", 4)])
+    for most, expected in ((1000, {"old", "long", "new"}), (38, {"long", "new"}), (9, {"new"}), (1, {"new"})):
+        recall = Retriever(reader, RecallConfig(steps_n=most, k=100)).recall(query())
+        assert set(recall.steps.rollout_id) == expected, most
+
+
 def test_equal_candidates_rank_in_the_order_they_were_stored(reader, rollouts):
     step = rollouts[-1].steps[1].policy_step
     for k in (1, 2, 30):
@@ -422,3 +429,58 @@ def test_what_is_corrupt_is_left_out_and_named_and_the_rest_recalled(tmp_path):
     recall = Retriever(reader).recall(step)
     assert set(recall.steps.rollout_id) == {"a", "c"} and reader.corrupt.keys() == {"b"}
     assert reader.snapshot().skipped == ("b",)
+
+
+# A reference that is followed
+
+
+def drifting(made, steps):
+    """The recorded steps of a rollout as queries of one new episode, one decision after the other."""
+    for index, recorded in zip(range(len(steps)), steps, strict=True):
+        step = made.steps[recorded].policy_step
+        yield dataclasses.replace(step, context=dataclasses.replace(step.context, episode_id="now", step=index))
+
+
+def path(recalls):
+    return [(r.steps[r.drawn].rollout_id, r.steps[r.drawn].step) for r in recalls]
+
+
+def test_a_reference_is_followed_step_by_step_while_it_is_near_enough(tmp_path):
+    made = [make_rollout(name, 4) for name in "ab"]
+    reader = fill(tmp_path, made)
+    queries = [*drifting(made[0], [1, 2]), *list(drifting(made[1], [0, 1, 2, 3]))[2:]]  # from a into the middle of b
+
+    def recalled(follow):
+        retriever = Retriever(reader, RecallConfig(lambda_=1, argmax=True, follow=follow))
+        return path(map(retriever.recall, queries))
+
+    assert recalled(0.0) == recalled(1e-6) == [("a", 1), ("a", 2), ("b", 2), ("b", 3)]
+    assert recalled(1.0) == [("a", 1), ("a", 2), ("a", 3), ("b", 3)], "to the end of the rollout, and then anew"
+
+
+def test_what_is_followed_stands_among_the_k_and_carries_its_successor(tmp_path):
+    made = [make_rollout(name, 4) for name in "ab"]
+    retriever = Retriever(fill(tmp_path, made), RecallConfig(k=1, lambda_=1, argmax=True, follow=1.0))
+    first, second = (made[0].steps[1].policy_step, made[1].steps[3].policy_step)
+
+    def at(step, index):
+        return dataclasses.replace(step, context=dataclasses.replace(step.context, episode_id="now", step=index))
+
+    retriever.recall(at(first, 0))
+    recall = retriever.recall(at(second, 1))
+    assert path([recall]) == [("a", 2)] and recall.steps.probability.tolist() == [1.0]
+    np.testing.assert_array_equal(recall.successor.q, made[0].steps[3].policy_step.sketch.q)
+
+
+def test_a_gap_between_decisions_and_another_episode_draw_anew(tmp_path):
+    made = [make_rollout(name, 4) for name in "ab"]
+    retriever = Retriever(fill(tmp_path, made), RecallConfig(lambda_=1, argmax=True, follow=1.0))
+
+    def drawn(rollout, step, index, episode="now"):
+        query = made[rollout].steps[step].policy_step
+        context = dataclasses.replace(query.context, step=index, episode_id=episode)
+        return path([retriever.recall(dataclasses.replace(query, context=context))])[0]
+
+    assert drawn(0, 0, 0) == ("a", 0) and drawn(1, 2, 1) == ("a", 1)
+    assert drawn(1, 2, 3) == ("b", 2), "a decision is missing between"
+    assert drawn(0, 1, 4, "next") == ("a", 1)
