@@ -1,4 +1,4 @@
-"""look into an experience bank and take care of it: list, show, verify, forget, merge, rebuild, migrate"""
+"""look into an experience bank and take care of it: list, show, plot, verify, forget, merge, rebuild, migrate"""
 
 from __future__ import annotations
 
@@ -80,6 +80,19 @@ def show(args: argparse.Namespace) -> int:
         for name, value in _plain(found[0].record).items():
             print(f"{name:>16}  {value}")
         print(f"\ncontact sheet: {output}")
+    return 0
+
+
+def plot(args: argparse.Namespace) -> int:
+    from efn_ros.bank import BankReader
+    from efn_ros.bank.query import matching
+    from efn_ros.report.bank_figure import bank_figure
+
+    rollouts = BankReader(args.bank, skip_corrupt=True).snapshot().rollouts
+    meant = {record.id for record in matching((r.record for r in rollouts), args.where)}
+    output = args.output or Path(f"{args.bank.resolve().name}.png")
+    bank_figure([r for r in rollouts if r.record.id in meant], output)
+    print(json.dumps({"rollouts": len(meant), "figure": str(output)}) if args.json else f"figure: {output}")
     return 0
 
 
@@ -269,6 +282,10 @@ def _sheet(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="PNG", help="of the contact sheet; default: the identifier")
 
 
+def _figure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", type=Path, metavar="PNG", help="default: the name of the bank")
+
+
 def _consent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--yes", action="store_true", help="do it; else it is only said what would be forgotten")
     parser.add_argument("--reason", default="asked for by hand", help="that is kept with what is forgotten")
@@ -287,6 +304,7 @@ ACTIONS: dict[str, tuple] = {
     "ls": (ls, "the rollouts, all or those that meet conditions", _where),
     "show": (show, "one rollout, and a contact sheet of its frames and actions", _sheet),
     "stats": (stats, "rollouts, steps, bytes; by task, outcome and exploration; which rollouts taught most"),
+    "plot": (plot, "success by day and task, growth, and a map of what was seen, as a figure", _where, _figure),
     "shadow": (shadow, "what correction would have changed, had it not run in shadow"),
     "verify": (verify, "read every byte and name what is not as it was written"),
     "forget": (forget, "remove rollouts for good", _where, _consent),

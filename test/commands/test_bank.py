@@ -161,3 +161,13 @@ def test_rebuild_and_migrate_are_commands_too(bank, capsys):
     assert "2 rollouts are in the new catalogue, nothing damaged" in run(capsys, "rebuild", bank)[1]
     assert "of the present format already" in run(capsys, "migrate", bank)[1]
     assert json.loads(run(capsys, "migrate", bank, "--json")[1]) == {"migrated": 0, "left_behind": []}
+
+
+def test_plot_draws_what_meets_the_conditions(bank, capsys, tmp_path):
+    figure = tmp_path / "figures" / "bank.png"
+    assert run(capsys, "plot", bank, "--output", figure)[1] == f"figure: {figure}\n"
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    told = json.loads(run(capsys, "plot", bank, "--where", "id=first", "--output", figure, "--json")[1])
+    assert told == {"rollouts": 1, "figure": str(figure)}
+    code, _, err = run(capsys, "plot", bank, "--where", "id=nobody")
+    assert code == 2 and "holds no rollout" in err
