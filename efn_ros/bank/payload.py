@@ -29,7 +29,8 @@ from efn_ros.types import Correction, Mode, Quantised, Rollout
 
 FORMAT_VERSION = 3
 DTYPES = {"F32": "<f4", "I64": "<i8", "I32": "<i4", "U32": "<u4", "U8": "u1", "I8": "i1"}  # as safetensors names them
-METADATA = "__metadata__"  # as safetensors names it in the header
+METADATA, DATA = "__metadata__", ""  # in the header: as safetensors names it; where the tensors begin
+Index = tuple[dict, np.ndarray]
 ABOUT = ("rollout", "robot", "task", "instruction", "seed", "outcome", "length", "start_ns", "policy")
 WHOLE = ("seed", "outcome", "length", "start_ns")  # of ABOUT: numbers
 MOTION_EPSILON = 1e-3  # in the units of the action and of proprioception
@@ -351,10 +352,10 @@ class PayloadFile:
     episode recalls it stays readable until that episode has ended. Everything raises ValueError, naming the tensor, for
     what is not as it was written, and OSError."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, index: Index | None = None) -> None:
+        """index: of the same file, as `index` gave it before."""
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._header: dict | None = None
-        self._sketch_crc: np.ndarray | None = None
+        self._header, self._sketch_crc = index or (None, None)
 
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
@@ -383,6 +384,13 @@ class PayloadFile:
             self._tensor(name)
         self.sketches(range(len(self._tensor("steps"))))
 
+    def index(self) -> Index:
+        """All that has to be known to read sketches."""
+        if self._sketch_crc is None:
+            self._sketch_crc = self._tensor("sketch.crc")
+        kept = ("sketch.q", "sketch.scale", DATA)
+        return {name: self._header[name] for name in kept} | {METADATA: {"crc": {}}}, self._sketch_crc
+
     def sketches(self, rows: Sequence[int]) -> list[Quantised]:
         """Token sketches of some decisions, each q int8 (T, d) and scale float32 (T,)."""
         if self._sketch_crc is None:
@@ -409,7 +417,7 @@ class PayloadFile:
         if row is not None:
             size = dtype.itemsize * math.prod(shape[1:])
             start, end, shape = start + row * size, start + (row + 1) * size, shape[1:]
-        content = os.pread(self._descriptor, max(end - start, 0), header[""] + start)
+        content = os.pread(self._descriptor, max(end - start, 0), header[DATA] + start)
         if len(content) != dtype.itemsize * math.prod(shape):
             raise ValueError(f"tensor {name!r} is not what was written")
         tensor = np.frombuffer(content, dtype).reshape(shape)
@@ -418,7 +426,7 @@ class PayloadFile:
         return tensor
 
     def _read_header(self) -> dict:
-        """The JSON header of a safetensors file, its metadata with `crc` decoded, and under "" where the data begin."""
+        """The JSON header of a safetensors file, its metadata with `crc` decoded, and under DATA where those begin."""
         size = int.from_bytes(os.pread(self._descriptor, 8, 0), "little")
         if size > os.fstat(self._descriptor).st_size:
             raise ValueError("its header is not what was written")
@@ -427,7 +435,7 @@ class PayloadFile:
             header[METADATA]["crc"] = json.loads(header[METADATA]["crc"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError("its header is not what was written") from error
-        return header | {"": 8 + size}
+        return header | {DATA: 8 + size}
 
 
 def unpack(payload: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -49,7 +49,7 @@ class StepsCache:
 
     def __init__(self, limit_bytes: int = CACHE_BYTES, *, skip_corrupt: bool = False) -> None:
         self._limit_bytes, self._skip_corrupt, self._bytes = limit_bytes, skip_corrupt, 0
-        self._steps: OrderedDict[Path, Steps] = OrderedDict()
+        self._steps: OrderedDict[Path, tuple[Steps, payload.Index]] = OrderedDict()
         self._mutex = threading.Lock()
         self.corrupt: dict[str, str] = {}
 
@@ -57,15 +57,20 @@ class StepsCache:
         with self._mutex:
             if (known := self._steps.get(rollout.path)) is not None:
                 self._steps.move_to_end(rollout.path)
-                return known
-        if (steps := self.tolerate(rollout, lambda: rollout.open().steps())) is None:
+                return known[0]
+        if (read := self.tolerate(rollout, lambda: _read(rollout.open()))) is None:
             return None
         with self._mutex:
-            self._bytes += steps.nbytes if rollout.path not in self._steps else 0
-            self._steps[rollout.path] = steps
+            self._bytes += read[0].nbytes if rollout.path not in self._steps else 0
+            self._steps[rollout.path] = read
             while self._bytes > self._limit_bytes and len(self._steps) > 1:
-                self._bytes -= self._steps.popitem(last=False)[1].nbytes
-        return steps
+                self._bytes -= self._steps.popitem(last=False)[1][0].nbytes
+        return read[0]
+
+    def index(self, rollout: StoredRollout) -> payload.Index | None:
+        """Of its payload, if that has been read."""
+        with self._mutex:
+            return self._steps.get(rollout.path, (None, None))[1]
 
     def load(self, rollouts: Sequence[StoredRollout]) -> list[Steps | None]:
         """Of each; what has to be read is read side by side, as a disk answers many requests sooner than one by one."""
@@ -132,7 +137,7 @@ class StoredRollout:
 
     def open(self) -> PayloadFile:
         """Its payload, to read in parts. Raises OSError."""
-        return PayloadFile(self.path)
+        return PayloadFile(self.path, self.cache.index(self))
 
     def sketches(self, *rows: int) -> list[Quantised]:
         """Visual tokens of some decisions, each q int8 (T, d), scale float32 (T,). Raises BankCorruptionError."""
@@ -297,3 +302,7 @@ class BankReader:
         ]
         self._serials = np.concatenate([self._serials, np.array([row["serial"] for row in rows], np.int64)])
         self._snapshot = snapshot.extended(rollouts, revision)
+
+
+def _read(file: PayloadFile) -> tuple[Steps, payload.Index]:
+    return file.steps(), file.index()

@@ -89,7 +89,7 @@ class _Candidates:
     and of those that are recallable, C of them, what is compared."""
 
     def __init__(self, rollouts: list[StoredRollout], steps: list[Steps], config: RecallConfig) -> None:
-        self.rollouts = rollouts
+        self.rollouts, self.records = rollouts, [rollout.record for rollout in rollouts]
         self.payloads = [rollout.open() for rollout in rollouts]  # whatever is forgotten while the episode runs
         names = [name for name in Steps.__dataclass_fields__ if name != "latent"]  # large, and only of those recalled
         column = {name: np.concatenate([getattr(s, name) for s in steps]) for name in names}
@@ -174,7 +174,7 @@ class _Candidates:
         """Of the candidates `chosen`, (M,). similarity, score: of all candidates. probability (M,), codes (M, C)."""
         row, column = self.row[chosen], self.column
         before, after, rollout = self.before[row], self.after[row], self.rollout[row]
-        records = [self.rollouts[i].record for i in rollout]
+        records = [self.records[i] for i in rollout.tolist()]
         return Experiences(
             rollout_id=tuple([record.id for record in records]),
             step=column["steps"][row].astype(np.uint32),
@@ -187,12 +187,19 @@ class _Candidates:
             proprio_next=column["proprio"][after],
             executed_before=column["executed"][before] * (before < row)[:, None, None],
             proprio_before=column["proprio"][before],
-            latent=np.stack([self.latents[i][j] for i, j in zip(rollout, row - self.first[rollout], strict=True)]),
+            latent=self._latents(rollout, row - self.first[rollout]),
             similarity=similarity[chosen].astype(np.float64),
             score=score[chosen].astype(np.float64),
             probability=probability,
             code=codes,
         )
+
+    def _latents(self, rollout: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """float32 (M, dz), row by row: to hold them all side by side would take longer than an episode asks for."""
+        latent = np.empty((len(row), self.latents[0].shape[1]), np.float32)
+        for i, (of, at) in enumerate(zip(rollout.tolist(), row.tolist(), strict=True)):
+            latent[i] = self.latents[of][at]
+        return latent
 
     def next(self, candidate: int) -> int:
         """The candidate of the decision after this one's; -1 where there is none, or it is blank."""

@@ -207,6 +207,55 @@ def policy_block(card: dict) -> str:
     return f"{table}\n\n{said} {source(card, sum(t['n'] for t in card['tasks'].values()))}"
 
 
+def bank_block(results: dict) -> str:
+    columns = [
+        "steps",
+        "rollouts",
+        "recall, ms",
+        "p99",
+        "comparing, ms",
+        "as float32, ms",
+        "start, warm, ms",
+        "cold, ms",
+    ]
+    rows = [
+        [
+            f"{b['steps']:,}".replace(",", " "),
+            b["rollouts"],
+            *(
+                f"{1e3 * b[name]:.2f}"
+                for name in (
+                    "recall_s",
+                    "recall_p99_s",
+                    "similarity_s",
+                    "float_product_s",
+                    "start_warm_s",
+                    "start_cold_s",
+                )
+            ),
+            f"{b['open_s']:.2f}",
+            f"{b['resident_bytes'] / 1e6:.0f}",
+            f"{b['payload_bytes_a_step'] + b['catalogue_bytes_a_step']:.0f}",
+        ]
+        for b in results["banks"]
+    ]
+    table = tables.markdown([*columns, "open, s", "MB held", "bytes a step"], rows)
+    smallest, largest = results["banks"][0], results["banks"][-1]
+    ingest = [b["ingest"]["rollouts_a_second"] for b in results["banks"] if "ingest" in b]
+    kept, filters = results["fidelity"], results["filter"]
+    every = filters["distinct"][str(filters["rollouts"])]
+    grown = largest["recall_s"] / smallest["recall_s"]
+    said = (
+        f"{smallest['candidates']} steps are compared; recall takes {grown:.2f} x as long in the largest bank as in the "
+        f"smallest. {min(ingest):.0f} rollouts a second go in, each on disk before it is acknowledged. The instruction "
+        f"filter over {filters['rollouts']} rollouts that were all told something else takes "
+        f"{1e3 * every['filter_s']:.1f} ms. Of the ten nearest steps by the float projection, int8 finds "
+        f"{tables.percent(kept['int8_of_float'])}; of those by the full keys ({kept['tokens']} tokens) "
+        f"{tables.percent(kept['projected_of_full'])}."
+    )
+    return f"{table}\n\n{said} {source(results, largest['n'])}"
+
+
 def source(results: dict, n: int) -> str:
     """Machine, date, commit and n: the last words of every block."""
     machine = results["machine"]
@@ -255,6 +304,7 @@ BLOCKS = {
         "--deployments 6 --volumes 1 2 5 10 --memoryless efn_libero_memoryless/round_0 "
         f"--ablation 'without trust=blind.yaml' --results {LIBERO}",
     ),
+    "bank": ("bench/results/bank.json", bank_block, "./efn shell python bench/bank.py"),
     "rewards": ("bench/results/rewards.json", rewards_block, "./efn shell python bench/rewards.py"),
     "policy": (
         "efn_ros/policies/pocket_vla/checkpoints/metaworld/card.json",
