@@ -116,7 +116,7 @@ RESULTS = {
 }
 SAID = {
     "bank": [
-        "| 10 000 000 |   100000 |       0.44 | 1.00 |          0.30 |           0.20 |            4.00 |    40.00 |    0.50 |",
+        "| 10 000 000 |   100000 |       0.44 | 1.00 |          0.30 |           0.20 |            4.00 |    40.00 |",
         "recall takes 1.10 x as long in the largest bank",
         "200 rollouts a second go in",
         "int8 finds 99 %; of those by the full keys (synthetic tokens) 91 %.",
