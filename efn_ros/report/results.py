@@ -247,8 +247,8 @@ def bank_block(results: dict) -> str:
     grown = largest["recall_s"] / smallest["recall_s"]
     said = (
         f"{smallest['candidates']} steps are compared; recall takes {grown:.2f} x as long in the largest bank as in "
-        f"the smallest. {min(ingest):.0f} rollouts a second go in, each on disk before it is acknowledged. The instruction "
-        f"filter over {filters['rollouts']} rollouts that were all told something else takes "
+        f"the smallest. {min(ingest):.0f} rollouts a second go in, each on disk before it is acknowledged. The "
+        f"instruction filter over {filters['rollouts']} rollouts that were all told something else takes "
         f"{1e3 * every['filter_s']:.1f} ms. Of the ten nearest steps by the float projection, int8 finds "
         f"{tables.percent(kept['int8_of_float'])}; of those by the full keys ({kept['tokens']} tokens) "
         f"{tables.percent(kept['projected_of_full'])}."
