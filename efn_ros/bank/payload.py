@@ -339,6 +339,13 @@ def decode(payload: bytes) -> StepArrays:
     return StepArrays(key=Quantised(tensors["key.q"], tensors["key.scale"]), **arrays)
 
 
+def jpegs(payload: bytes, camera: str) -> list[bytes]:
+    """What a camera saw at each decision, as it is kept. Raises KeyError for a camera that the rollout has not."""
+    tensors = safetensors.numpy.load(payload)
+    offsets, blobs = tensors[f"offsets.{camera}"], tensors[f"images.{camera}"]
+    return [blobs[start:end].tobytes() for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
+
+
 def decode_image(payload: bytes, row: int, camera: str) -> np.ndarray:
     """Image of one row, uint8 (height, width, 3) RGB. Raises KeyError for a camera that the rollout has not."""
     tensors = safetensors.numpy.load(payload)

@@ -1,4 +1,4 @@
-"""look into an experience bank and take care of it: list, show, plot, verify, forget, merge, rebuild, migrate"""
+"""look into an experience bank and take care of it: list, show, plot, verify, forget, merge, export, import, rebuild"""
 
 from __future__ import annotations
 
@@ -213,6 +213,52 @@ def merge(args: argparse.Namespace) -> int:
     return 0
 
 
+def export(args: argparse.Namespace) -> int:
+    from efn_ros.bank import BankReader
+    from efn_ros.bank.lerobot import export
+    from efn_ros.bank.query import matching
+
+    rollouts = BankReader(args.bank).snapshot().rollouts
+    meant = {record.id for record in matching((r.record for r in rollouts), args.where)}
+    chosen = [r for r in rollouts if r.record.id in meant]
+    frames = export(chosen, args.dataset, fps=args.fps, progress=_progress("episodes"))
+    told = {"episodes": len(chosen), "frames": frames, "dataset": str(args.dataset)}
+    print(json.dumps(told) if args.json else f"{len(chosen)} episodes, {frames} frames: {args.dataset}")
+    return 0
+
+
+def import_(args: argparse.Namespace) -> int:
+    from efn_ros.assembly import make_inference, make_writer
+    from efn_ros.bank import BankReader
+    from efn_ros.bank.demonstrations import as_rollout
+    from efn_ros.bank.lerobot import INFO, read
+    from efn_ros.graph import Graph
+    from efn_ros.types import Outcome
+
+    graph = Graph.load(args.robot, tuple(args.params_file or ()))
+    inference, remembered = make_inference(graph.parameters("vla_policy")), graph.parameters("bank_writer")
+    spec = inference.policy.spec
+    cameras = {name: name for name in spec.cameras} | dict(_pair(text) for text in args.camera or ())
+    told = {"robot": remembered["robot"], "cameras": cameras, "image_size": spec.image_size}
+    told |= {"task": args.task, "outcome": Outcome[args.outcome.upper()]}
+    prefix, there = args.prefix or args.dataset.resolve().name, {r.id for r in BankReader(args.bank).rollouts()}
+    episodes, added, already = read(args.dataset), [], []
+    with make_writer(remembered, args.bank) as writer:
+        for frames in _progress("episodes")(episodes):
+            name = f"{prefix}-{frames.index}"
+            if name in there:
+                already.append(name)
+                continue
+            made_ns = (args.dataset / INFO).stat().st_mtime_ns
+            writer.append(as_rollout(frames, inference, episode_id=name, start_ns=made_ns, **told))
+            added.append(name)
+    if args.json:
+        print(json.dumps({"added": added, "there_already": already}, indent=1))
+    else:
+        print(f"{len(added)} episodes are added to {args.bank}, {len(already)} were there already")
+    return 0
+
+
 def migrate(args: argparse.Namespace) -> int:
     from efn_ros.bank.migrate import migrate
 
@@ -295,11 +341,38 @@ def _sources(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", type=Path, nargs="+", metavar="SOURCE", help="banks whose rollouts are added")
 
 
+def _dataset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", type=Path, metavar="DATASET", help="directory of a LeRobotDataset, version 3.0")
+
+
+def _rate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--fps", type=float, default=0.0, help="frames a second; default: what the stamps say")
+
+
+def _policy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--robot", default="libero_sim", help="which config/<robot>.yaml: policy, projection, cameras")
+    parser.add_argument("--params-file", action="append", help="parameters laid over the robot's own")
+    parser.add_argument(
+        "--camera", nargs="+", metavar="OURS=THEIRS", help="cameras whose names in the dataset are not the policy's"
+    )
+    parser.add_argument("--task", default="", help="short name of the task; default: the dataset's own words")
+    parser.add_argument("--outcome", default="unknown", choices=OUTCOMES, help="where the dataset does not say")
+    parser.add_argument("--prefix", default="", help="of the identifiers; default: the dataset's directory")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    ours, equals, theirs = text.partition("=")
+    if not (ours and equals and theirs):
+        raise ValueError(f"--camera {text!r} is no pair; write OURS=THEIRS")
+    return ours, theirs
+
+
 def _skip(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip-corrupt", action="store_true", help="leave corrupt rollouts behind and name them")
 
 
-MAKE = ("merge", "rebuild")  # that need no catalogue yet
+OUTCOMES = ("unknown", "success", "failure", "aborted")
+MAKE = ("import", "merge", "rebuild")  # that need no catalogue yet
 ACTIONS: dict[str, tuple] = {
     "ls": (ls, "the rollouts, all or those that meet conditions", _where),
     "show": (show, "one rollout, and a contact sheet of its frames and actions", _sheet),
@@ -309,6 +382,8 @@ ACTIONS: dict[str, tuple] = {
     "verify": (verify, "read every byte and name what is not as it was written"),
     "forget": (forget, "remove rollouts for good", _where, _consent),
     "merge": (merge, "add the rollouts of other banks of the same projection", _sources),
+    "export": (export, "write rollouts as a LeRobotDataset", _dataset, _where, _rate),
+    "import": (import_, "add the episodes of a LeRobotDataset, as the frozen policy sees them", _dataset, _policy),
     "rebuild": (rebuild, "make a lost or damaged catalogue anew out of the payloads"),
     "migrate": (migrate, "make a bank of an earlier format one of the present format, in place", _skip),
 }

@@ -9,8 +9,9 @@ import numpy as np
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from efn_ros.msg import CorrectedAction, EpisodeState, Observation
+from efn_ros.policies.images import resize_crop
 from efn_ros.ros import conversions
-from efn_ros.ros.images import resize_crop, to_rgb
+from efn_ros.ros.images import to_rgb
 from efn_ros.ros.node import EfnNode, Parameter, run
 from efn_ros.ros.qos import KEPT_STEPS, LATCHED, LOSSLESS_SENSOR_DATA, SENSOR_DATA
 from efn_ros.ros.synchroniser import Synchroniser

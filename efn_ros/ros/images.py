@@ -91,19 +91,6 @@ def from_rgb(image: np.ndarray, header: Header) -> Image:
     return message
 
 
-def resize_crop(image: np.ndarray, size: int) -> np.ndarray:
-    """uint8 (size, size, 3): the largest square in the middle of `image`, scaled by area; `image` itself if it fits."""
-    height, width = image.shape[:2]
-    if (height, width) == (size, size):
-        return image
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = image[top : top + side, left : left + side]
-    if side == size:
-        return np.ascontiguousarray(square)
-    return cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA)
-
-
 def _decode(message: CompressedImage) -> np.ndarray:
     what = f"compressed image of format {message.format!r} ({len(message.data)} bytes)"
     kind = message.format.split(";")[-1].lower().replace("jpg", "jpeg")  # "jpeg", or "bgr8; jpeg compressed bgr8"

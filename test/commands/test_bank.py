@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from efn_ros.bank import BankReader, BankWriter
 from efn_ros.bank.catalogue import PAYLOADS
+from efn_ros.commands.demo import SEED_BANKS
 from efn_ros.commands.main import main
 from efn_ros.types import Mode
 
@@ -171,3 +173,23 @@ def test_plot_draws_what_meets_the_conditions(bank, capsys, tmp_path):
     assert told == {"rollouts": 1, "figure": str(figure)}
     code, _, err = run(capsys, "plot", bank, "--where", "id=nobody")
     assert code == 2 and "holds no rollout" in err
+
+
+def test_a_bank_exported_and_imported_is_remembered_as_the_packaged_policy_sees_it(capsys, tmp_path):
+    seed = tmp_path / "seed"
+    shutil.copytree(SEED_BANKS / "actuation", seed)
+    where = ["--where", "id=seed-2,seed-3"]
+    told = json.loads(run(capsys, "export", seed, tmp_path / "dataset", *where, "--json")[1])
+    assert (told["episodes"], told["frames"]) == (2, 50)
+    words = ["import", tmp_path / "bank", tmp_path / "dataset", "--prefix", "again", "--json"]
+    assert json.loads(run(capsys, *words)[1]) == {"added": ["again-0", "again-1"], "there_already": []}
+    assert json.loads(run(capsys, *words)[1])["there_already"] == ["again-0", "again-1"]
+    before = [r for r in BankReader(seed).snapshot().rollouts if r.record.id in ("seed-2", "seed-3")]
+    after = BankReader(tmp_path / "bank").snapshot(verified=True).rollouts
+    for old, new in zip(before, after, strict=True):
+        assert (new.record.policy, new.record.outcome) == (old.record.policy, old.record.outcome)
+        np.testing.assert_array_equal(new.arrays.executed, old.arrays.executed)
+        cosine = (new.steps.key * old.steps.key.astype(int)).sum(axis=1) * new.steps.key_norm * old.steps.key_norm
+        assert (cosine > 0.98).all(), "images pass through JPEG twice"
+    code, _, err = run(capsys, *words[:-1], "--camera", "left")
+    assert code == 2 and "--camera 'left' is no pair" in err
