@@ -14,13 +14,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from efn_ros.bank.errors import BankCorruptionError, BankFormatError, BankLockedError, BankProjectionError
+from efn_ros.bank.errors import (
+    BankCorruptionError,
+    BankFormatError,
+    BankLockedError,
+    BankProjectionError,
+    BankUnavailableError,
+)
 from efn_ros.bank.payload import FORMAT_VERSION
 from efn_ros.bank.sketches import Projection
 from efn_ros.types import Outcome
 
 CATALOGUE = "catalogue.sqlite"
-PAYLOADS = "payloads"
+PAYLOADS, UNNAMED = "payloads", "unnamed"
 LOCK = "writer.lock"
 APPLICATION_ID = 0x45464E42  # "EFNB"
 BUSY_TIMEOUT_S = 10.0
@@ -63,11 +69,15 @@ CREATE TABLE forgotten (
     task TEXT NOT NULL,
     outcome INTEGER NOT NULL,
     decisions INTEGER NOT NULL,
+    payload TEXT NOT NULL,
+    appended INTEGER NOT NULL,
+    seal BLOB NOT NULL,
     revision INTEGER NOT NULL,
     forgotten_ns INTEGER NOT NULL,
     reason TEXT NOT NULL
 );
-CREATE INDEX forgotten_revision ON forgotten (revision)
+CREATE INDEX forgotten_revision ON forgotten (revision);
+CREATE INDEX forgotten_appended ON forgotten (appended)
 """
 
 
@@ -117,7 +127,7 @@ SEALED = (
     "id", "robot", "task", "text", "embedding", "seed", "outcome", "length", "decisions", "recallable", "start_ns",
     "policy", "revision", "payload", "payload_size", "payload_checksum", "explored",
 )  # fmt: skip
-ROWS = "SELECT rollout.*, text, embedding FROM rollout JOIN instruction ON instruction.id = rollout.instruction"
+ROWS = "SELECT rollout.*, text, embedding FROM rollout LEFT JOIN instruction ON instruction.id = rollout.instruction"
 
 
 def insert(catalogue: sqlite3.Connection, row: dict[str, str | int | bytes]) -> None:
@@ -179,15 +189,16 @@ def lock(directory: Path) -> int:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
         os.close(descriptor)
         if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
             raise
         raise BankLockedError(
             f"the bank {directory} has a writer already, process {holder}; close that one, a bank has one writer"
         ) from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    with contextlib.suppress(OSError):  # who holds it is only told to people; a full disk must not stop a forgetting
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
 
 
@@ -216,7 +227,9 @@ def readable(path: Path):
         yield
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         if isinstance(error, sqlite3.OperationalError) and "decode" not in str(error):
-            raise  # a matter of the disk or of a lock, not of what is written
+            raise BankUnavailableError(
+                f"{path} cannot be read now: {error}; look at the disk, then ask again"
+            ) from error
         raise BankFormatError(f"{path} cannot be read as a catalogue ({error}); name another bank") from error
 
 

@@ -23,5 +23,9 @@ class BankCorruptionError(BankError):
     """A payload is missing, or not what was written."""
 
 
+class BankUnavailableError(BankError, OSError):
+    """The disk, or a lock on the catalogue, does not let it be read now; nothing is said of what is written."""
+
+
 class BankWriteError(BankError, OSError):
     """The rollout could not be made durable; the bank is as it was before."""

@@ -43,7 +43,8 @@ def migrate(
 
     A crash leaves the bank as it was or as it shall be: new payloads come first, then one transaction. progress: what
     the rows of the catalogue are iterated through. A bank of this format stays as it is. Raises BankLockedError,
-    BankFormatError for what cannot be migrated, and, unless `skip_corrupt`, BankCorruptionError.
+    BankFormatError for what cannot be migrated, OSError, and, unless `skip_corrupt`, BankCorruptionError. What is left
+    behind is set aside in `unnamed`.
     """
     directory = Path(directory).absolute()
     if not (directory / CATALOGUE).exists():
@@ -66,14 +67,14 @@ def migrate(
 
 def _migrate(catalogue, directory: Path, skip_corrupt: bool, progress) -> tuple[int, list[str]]:
     projection = read_meta(catalogue)["projection"]
-    rows, corrupt = [], []
+    rows, corrupt, old = [], [], []
     for row in progress(catalogue.execute("SELECT * FROM rollout ORDER BY serial").fetchall()):
         path = directory / PAYLOADS / row["payload"]
         try:
             content = path.read_bytes()
             if checksum(content) != row["payload_checksum"].hex():
                 raise ValueError("its checksum is not the one that was written")
-        except (OSError, ValueError) as error:
+        except (FileNotFoundError, ValueError) as error:
             if not skip_corrupt:
                 raise BankCorruptionError(
                     f"payload {path} of rollout {row['id']!r}: {error}; restore the file from a copy, or leave the "
@@ -82,6 +83,7 @@ def _migrate(catalogue, directory: Path, skip_corrupt: bool, progress) -> tuple[
             corrupt.append(row["id"])
             continue
         content = of_this_format(content, row, projection)
+        old.append(row["payload"])
         rows.append(file_row(content) | {"serial": row["serial"], "revision": row["revision"]})
         durable.create(directory / PAYLOADS, rows[-1]["payload"], content)
     with transaction(catalogue):
@@ -91,6 +93,8 @@ def _migrate(catalogue, directory: Path, skip_corrupt: bool, progress) -> tuple[
         make(catalogue, projection, revision=int(meta["revision"]), sizes=json.loads(meta["sizes"]))
         for row in rows:
             insert(catalogue, row)
+    for name in old:
+        (directory / PAYLOADS / name).unlink(missing_ok=True)
     sweep(catalogue, directory)
     return len(rows), corrupt
 

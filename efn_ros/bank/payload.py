@@ -314,7 +314,16 @@ def pack(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
     }
     crc = {name: _crc(name, t) for name, t in tensors.items() if name not in ("sketch.q", "sketch.scale")}
     crc[METADATA] = _metadata_crc(metadata)
-    return safetensors.numpy.save(tensors, metadata | {"format": str(FORMAT_VERSION), "crc": json.dumps(crc)})
+    metadata = metadata | {"format": str(FORMAT_VERSION), "crc": json.dumps(crc, sort_keys=True)}
+    return _in_order(safetensors.numpy.save(tensors, metadata))
+
+
+def _in_order(content: bytes) -> bytes:
+    """The same file with its header in order, so that the same rollout always gives the same bytes."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors stay aligned
+    return len(header).to_bytes(8, "little") + header + content[8 + size :]
 
 
 def checksum(content: bytes) -> str:
@@ -396,6 +405,8 @@ class PayloadFile:
         if self._sketch_crc is None:
             self._sketch_crc = self._tensor("sketch.crc")
         kept = ("sketch.q", "sketch.scale", DATA)
+        if not all(name in self._header for name in kept):
+            raise ValueError("its header does not describe its sketches")
         return {name: self._header[name] for name in kept} | {METADATA: {"crc": {}}}, self._sketch_crc
 
     def sketches(self, rows: Sequence[int]) -> list[Quantised]:
@@ -419,7 +430,9 @@ class PayloadFile:
             entry, (start, end) = header[name], header[name]["data_offsets"]
             shape, dtype = entry["shape"], np.dtype(DTYPES[entry["dtype"]])
             crc = header[METADATA]["crc"].get(name)
-        except (KeyError, TypeError, ValueError) as error:
+            if not all(type(number) is int and number >= 0 for number in (start, end, *shape)):
+                raise ValueError(f"{entry} holds other than whole numbers")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"its header does not describe tensor {name!r}") from error
         if row is not None:
             size = dtype.itemsize * math.prod(shape[1:])
@@ -439,7 +452,7 @@ class PayloadFile:
             raise ValueError("its header is not what was written")
         try:
             header = json.loads(os.pread(self._descriptor, size, 8))
-            header[METADATA]["crc"] = json.loads(header[METADATA]["crc"])
+            header[METADATA]["crc"] = dict(json.loads(header[METADATA]["crc"]))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError("its header is not what was written") from error
         return header | {DATA: 8 + size}

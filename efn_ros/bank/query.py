@@ -31,8 +31,8 @@ FIELDS = (*TEXTS, *NUMBERS, "date")
 class Condition:
     """A comparison that a record of the catalogue meets or not.
 
-    Texts are compared as patterns (* and ?), a list with commas means any of them; numbers in order. A date is compared
-    as far as it is written, in UTC: `date=2026-11` means all of that month.
+    Texts are compared as a whole, and as patterns (* and ?), of which a list with commas means any; numbers in order. A
+    date is compared as far as it is written, in UTC: `date=2026-11` means all of that month.
     """
 
     field: str
@@ -59,7 +59,9 @@ class Condition:
     def __call__(self, record: RolloutRecord) -> bool:
         if self.field in TEXTS:
             text = TEXTS[self.field](record)
-            return any(fnmatchcase(text, pattern) for pattern in self.value.split(",")) == (self.operator == "=")
+            patterns = [value.replace("[", "[[]") for value in self.value.split(",")]  # a bracket means itself
+            met = text == self.value or any(fnmatchcase(text, pattern) for pattern in patterns)
+            return met == (self.operator == "=")
         if self.field == "date":
             found, asked = date_of(record)[: len(self.value)], self.value
         else:

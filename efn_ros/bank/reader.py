@@ -21,12 +21,15 @@ from efn_ros.bank import payload
 from efn_ros.bank.catalogue import (
     CATALOGUE,
     PAYLOADS,
+    ROWS,
     RolloutRecord,
     check_format,
     check_projection,
     connect,
+    read_meta,
     readable,
     record_of,
+    seal,
     transaction,
 )
 from efn_ros.bank.contents import Contents
@@ -43,56 +46,83 @@ T = TypeVar("T")
 class StepsCache:
     """What recall has read of rollouts, those longest unused dropped beyond so many bytes.
 
-    skip_corrupt: a rollout that cannot be read is None and its error is kept in `corrupt`, by the rollout's identifier;
-    else the error is raised.
+    skip_corrupt: what is corrupt is None and stays so until its file changes; else the error is raised. An error of the
+    disk is no corruption: it is raised as it is, and nothing is concluded from it.
     """
 
     def __init__(self, limit_bytes: int = CACHE_BYTES, *, skip_corrupt: bool = False) -> None:
-        self._limit_bytes, self._skip_corrupt, self._bytes = limit_bytes, skip_corrupt, 0
+        self._limit_bytes, self.skip_corrupt, self._bytes = limit_bytes, skip_corrupt, 0
         self._steps: OrderedDict[Path, tuple[Steps, payload.Index]] = OrderedDict()
+        self._corrupt: dict[Path, tuple[str, str, tuple]] = {}
         self._mutex = threading.Lock()
-        self.corrupt: dict[str, str] = {}
 
-    def steps(self, rollout: StoredRollout) -> Steps | None:
+    def load(self, rollouts: Sequence[StoredRollout], *, lost: bool = False) -> list[tuple[Steps, PayloadFile] | None]:
+        """Of each its payload, opened, and what recall compares of it; None for a corrupt one that is skipped.
+
+        lost: count a file that is not there as corrupt; else FileNotFoundError is raised, for it may have been
+        forgotten. What has to be read is read side by side: a disk answers many requests sooner than one by one.
+        """
+
+        def one(rollout: StoredRollout) -> tuple[Steps, PayloadFile] | None:
+            if rollout.path in self._corrupt:
+                return None
+            return self.tolerate(rollout, lambda: self._read(rollout), lost=lost)
+
         with self._mutex:
-            if (known := self._steps.get(rollout.path)) is not None:
-                self._steps.move_to_end(rollout.path)
-                return known[0]
-        if (read := self.tolerate(rollout, lambda: _read(rollout.open()))) is None:
+            unread = sum(rollout.path not in self._steps for rollout in rollouts)
+        if unread > 1:
+            with ThreadPoolExecutor(READERS) as pool:
+                return list(pool.map(one, rollouts))
+        return [one(rollout) for rollout in rollouts]
+
+    def tolerate(self, rollout: StoredRollout, read: Callable[[], T], *, lost: bool = True) -> T | None:
+        """What `read` reads. Raises BankCorruptionError, unless such are skipped, and OSError."""
+        try:
+            try:
+                return read()
+            except FileNotFoundError as error:
+                if not lost:
+                    raise
+                raise rollout.corrupt(f"it is not there ({error})") from error
+        except BankCorruptionError as error:
+            if not self.skip_corrupt:
+                raise
+            self.brand(rollout, error)
             return None
+
+    def brand(self, rollout: StoredRollout, error: BankCorruptionError) -> None:
+        """Skip a rollout from now on."""
         with self._mutex:
-            self._bytes += read[0].nbytes if rollout.path not in self._steps else 0
-            self._steps[rollout.path] = read
+            self._corrupt[rollout.path] = rollout.record.id, str(error), _signature(rollout.path)
+            if (known := self._steps.pop(rollout.path, None)) is not None:
+                self._bytes -= known[0].nbytes
+
+    def corrupt(self, paths: set[Path] | None = None) -> dict[Path, tuple[str, str]]:
+        """Identifier and error of what is skipped, by path: of these, where they are named, and unchanged since."""
+        with self._mutex:
+            for path, (_, _, signature) in list(self._corrupt.items()):
+                if (paths is not None and path not in paths) or _signature(path) != signature:
+                    del self._corrupt[path]
+            return {path: told[:2] for path, told in self._corrupt.items()}
+
+    def _read(self, rollout: StoredRollout) -> tuple[Steps, PayloadFile]:
+        with self._mutex:
+            known = self._steps.get(rollout.path)
+            if known is not None:
+                self._steps.move_to_end(rollout.path)
+        file = PayloadFile(rollout.path, known[1] if known else None)
+        if known is not None:
+            return known[0], file
+        try:
+            steps, index = file.steps(), file.index()
+        except ValueError as error:
+            raise rollout.corrupt(error) from error
+        with self._mutex:
+            self._bytes += steps.nbytes if rollout.path not in self._steps else 0
+            self._steps[rollout.path] = steps, index
             while self._bytes > self._limit_bytes and len(self._steps) > 1:
                 self._bytes -= self._steps.popitem(last=False)[1][0].nbytes
-        return read[0]
-
-    def index(self, rollout: StoredRollout) -> payload.Index | None:
-        """Of its payload, if that has been read."""
-        with self._mutex:
-            return self._steps.get(rollout.path, (None, None))[1]
-
-    def load(self, rollouts: Sequence[StoredRollout]) -> list[Steps | None]:
-        """Of each; what has to be read is read side by side, as a disk answers many requests sooner than one by one."""
-        with self._mutex:
-            missing = [rollout for rollout in rollouts if rollout.path not in self._steps]
-        if len(missing) > 1:
-            with ThreadPoolExecutor(READERS) as pool:
-                list(pool.map(self.steps, missing))
-        return [self.steps(rollout) for rollout in rollouts]
-
-    def tolerate(self, rollout: StoredRollout, read: Callable[[], T]) -> T | None:
-        """What `read` reads. Any error of its own is a BankCorruptionError."""
-        if rollout.record.id in self.corrupt:
-            return None
-        try:
-            return read()
-        except (OSError, ValueError, BankCorruptionError) as error:
-            corrupt = error if isinstance(error, BankCorruptionError) else rollout.corrupt(error)
-            if not self._skip_corrupt:
-                raise corrupt from error
-            self.corrupt[rollout.record.id] = str(corrupt)
-            return None
+        return steps, file
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +140,10 @@ class StoredRollout:
 
     @property
     def steps(self) -> Steps | None:
-        """What recall compares and returns. Raises BankCorruptionError; None where the reader skips what is corrupt."""
-        return self.cache.steps(self)
+        """What recall compares and returns; None where it is corrupt and the reader skips that. Raises
+        BankCorruptionError and OSError."""
+        loaded = self.cache.load([self], lost=True)[0]
+        return loaded[0] if loaded else None
 
     @cached_property
     def arrays(self) -> StepArrays:
@@ -119,12 +151,13 @@ class StoredRollout:
         return payload.decode(self.content())
 
     def content(self) -> bytes:
-        """The whole payload. Raises BankCorruptionError, naming file and rollout, if it is not what was written."""
+        """The whole payload. Raises BankCorruptionError, naming file and rollout, if it is not what was written, and
+        OSError."""
         record = self.record
         try:
             content = self.path.read_bytes()
-        except OSError as error:
-            raise self.corrupt(f"it cannot be read ({error})") from error
+        except FileNotFoundError as error:
+            raise self.corrupt(f"it is not there ({error})") from error
         if len(content) != record.payload_size:
             raise self.corrupt(f"it has {len(content)} bytes, written were {record.payload_size}")
         if checksum(content) != record.payload_checksum:
@@ -135,15 +168,11 @@ class StoredRollout:
         """Names of the cameras whose images it keeps. Raises BankCorruptionError."""
         return json.loads(payload.unpack(self.content())[1]["cameras"])
 
-    def open(self) -> PayloadFile:
-        """Its payload, to read in parts. Raises OSError."""
-        return PayloadFile(self.path, self.cache.index(self))
-
     def sketches(self, *rows: int) -> list[Quantised]:
         """Visual tokens of some decisions, each q int8 (T, d), scale float32 (T,). Raises BankCorruptionError."""
         try:
-            return self.open().sketches(rows)
-        except (OSError, ValueError) as error:
+            return PayloadFile(self.path).sketches(rows)
+        except (FileNotFoundError, ValueError) as error:
             raise self.corrupt(f"sketches {rows} cannot be read ({error})") from error
 
     def corrupt(self, what: object) -> BankCorruptionError:
@@ -200,17 +229,15 @@ class BankReader:
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self._directory = Path(directory).absolute()
-        self._projection, self._skip_corrupt = projection, skip_corrupt
+        self._projection = projection
         self._cache = StepsCache(cache_bytes, skip_corrupt=skip_corrupt)
-        self._embeddings: dict[int, np.ndarray] = {}
-        self._identity, self._snapshot = "", Snapshot()
-        self._serials = np.zeros(0, np.int64)
+        self._reset()
         self._refresh()
 
     @property
     def corrupt(self) -> dict[str, str]:
-        """What was found corrupt so far and is skipped: identifier of the rollout -> what is wrong with it."""
-        return dict(self._cache.corrupt)
+        """What was found corrupt and is skipped: identifier of the rollout -> what is wrong with it."""
+        return self._unsealed | dict(self._cache.corrupt().values())
 
     def rollouts(self) -> list[RolloutRecord]:
         """The catalogue, oldest first."""
@@ -226,11 +253,12 @@ class BankReader:
         if verified:
             for rollout in whole.rollouts:
                 self._cache.tolerate(rollout, lambda: rollout.arrays)  # noqa: B023
-        if not self._cache.corrupt:
-            return whole
-        kept = np.array([rollout.record.id not in self._cache.corrupt for rollout in whole.rollouts], bool)
+        if not self._cache.corrupt():
+            return replace(whole, skipped=tuple(self._unsealed)) if self._unsealed else whole
+        corrupt = self._cache.corrupt({rollout.path for rollout in whole.rollouts})
+        kept = np.array([rollout.path not in corrupt for rollout in whole.rollouts], bool)
         skipped = tuple(r.record.id for r, good in zip(whole.rollouts, kept, strict=True) if not good)
-        return replace(whole.only(kept), skipped=skipped)
+        return replace(whole.only(kept), skipped=(*self._unsealed, *skipped))
 
     def image(self, rollout_id: str, step: int, camera: str) -> np.ndarray:
         """What a camera saw at a decision, uint8 (height, width, 3) RGB, as JPEG has kept it.
@@ -251,58 +279,80 @@ class BankReader:
         except KeyError as error:
             raise KeyError(f"camera {camera!r} is not in rollout {rollout_id!r}") from error
 
+    def _reset(self, identity: str = "", projection: str = "") -> None:
+        self._identity, self._mark = identity, []
+        self._embeddings: dict[int, np.ndarray] = {}
+        self._unsealed: dict[str, str] = {}
+        self._serials, self._snapshot = np.zeros(0, np.int64), Snapshot(projection=projection)
+
     def _refresh(self) -> Snapshot:
         """The catalogue at its present revision, in one read transaction; reads only what is new in it."""
         path = self._directory / CATALOGUE
         if not path.exists():
-            self._identity, self._snapshot, self._serials = "", Snapshot(), np.zeros(0, np.int64)
+            self._reset()
             return self._snapshot
         with readable(path), contextlib.closing(connect(path, read_only=True)) as catalogue:
             catalogue.row_factory = sqlite3.Row
             with transaction(catalogue, "BEGIN"):
                 if check_format(catalogue, self._directory):
+                    self._reset()
                     return self._snapshot
                 if self._projection is not None:
                     check_projection(catalogue, self._directory, self._projection)
-                meta = dict(catalogue.execute("SELECT name, value FROM meta"))
-                revision = int(meta["revision"])
-                if meta["identity"] != self._identity:  # another bank lies where one lay
-                    self._identity, self._embeddings, self._serials = meta["identity"], {}, np.zeros(0, np.int64)
-                    self._snapshot = Snapshot(projection=meta["projection"])
-                since = self._snapshot.revision
-                if revision != since:
-                    self._follow(catalogue, since, revision)
+                meta = read_meta(catalogue)
+                revision, since = int(meta["revision"]), self._snapshot.revision
+                # Another bank may lie where one lay, or an older or other copy of it.
+                if meta["identity"] != self._identity or revision < since or _mark(catalogue, since) != self._mark:
+                    self._reset(meta["identity"], meta["projection"])
+                if revision != self._snapshot.revision:
+                    self._follow(catalogue, self._snapshot.revision, revision)
         return self._snapshot
 
     def _follow(self, catalogue: sqlite3.Connection, since: int, revision: int) -> None:
-        snapshot = self._snapshot
-        gone = catalogue.execute("SELECT serial FROM forgotten WHERE revision > ?", (since,)).fetchall()
+        """Take in what has changed since a revision; all of it or, where an error is raised, nothing."""
+        snapshot, serials, unsealed = self._snapshot, self._serials, dict(self._unsealed)
+        gone = catalogue.execute("SELECT serial, id FROM forgotten WHERE revision > ?", (since,)).fetchall()
         if gone:
-            kept = ~np.isin(self._serials, [serial for (serial,) in gone])
-            snapshot, self._serials = snapshot.only(kept), self._serials[kept]
-        rows = catalogue.execute(
-            "SELECT rollout.*, text FROM rollout JOIN instruction ON instruction.id = rollout.instruction"
-            " WHERE revision > ? ORDER BY serial",
-            (since,),
-        ).fetchall()
-        unknown = {row["instruction"] for row in rows} - self._embeddings.keys()
-        for id_ in unknown:
-            (blob,) = catalogue.execute("SELECT embedding FROM instruction WHERE id = ?", (id_,)).fetchone()
-            self._embeddings[id_] = np.frombuffer(blob, "<f4").astype(np.float32)
-        payloads = self._directory / PAYLOADS
-        rollouts = [
-            StoredRollout(
-                record := record_of(row),
-                row["instruction"],
-                self._embeddings[row["instruction"]],
-                payloads / record.payload,
-                self._cache,
-            )
-            for row in rows
-        ]
-        self._serials = np.concatenate([self._serials, np.array([row["serial"] for row in rows], np.int64)])
-        self._snapshot = snapshot.extended(rollouts, revision)
+            kept = ~np.isin(serials, [serial for serial, _ in gone])
+            snapshot, serials = snapshot.only(kept), serials[kept]
+            for _, id_ in gone:
+                unsealed.pop(id_, None)
+        rollouts, added, payloads = [], [], self._directory / PAYLOADS
+        for row in catalogue.execute(f"{ROWS} WHERE revision > ? ORDER BY serial", (since,)):
+            if seal(row) != row["seal"]:
+                what = (
+                    f"the catalogue's row of rollout {row['id']!r} in {self._directory} is not what was written; make "
+                    "the catalogue anew with ./efn bank rebuild"
+                )
+                if not self._cache.skip_corrupt:
+                    raise BankCorruptionError(what)
+                unsealed[str(row["id"])] = what
+                continue
+            if (instruction := row["instruction"]) not in self._embeddings:
+                self._embeddings[instruction] = np.frombuffer(row["embedding"], "<f4").astype(np.float32)
+            record = record_of(row)
+            path, embedding = payloads / record.payload, self._embeddings[instruction]
+            rollouts.append(StoredRollout(record, instruction, embedding, path, self._cache))
+            added.append(row["serial"])
+        snapshot, mark = snapshot.extended(rollouts, revision), _mark(catalogue, revision)
+        self._snapshot, self._mark, self._unsealed = snapshot, mark, unsealed
+        self._serials = np.concatenate([serials, np.array(added, np.int64)])
 
 
-def _read(file: PayloadFile) -> tuple[Steps, payload.Index]:
-    return file.steps(), file.index()
+def _mark(catalogue: sqlite3.Connection, revision: int) -> list[tuple]:
+    """What a revision did, by which two copies of a bank are told apart that went different ways after it."""
+    rows = catalogue.execute(
+        "SELECT seal FROM rollout WHERE revision = ?1 UNION ALL SELECT seal FROM forgotten WHERE appended = ?1"
+        " UNION ALL SELECT id || forgotten_ns FROM forgotten WHERE revision = ?1",
+        (revision,),
+    )
+    return sorted(map(tuple, rows), key=repr)
+
+
+def _signature(path: Path) -> tuple:
+    """Changes with the file; empty where there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return ()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns

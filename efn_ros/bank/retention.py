@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from efn_ros.bank.errors import BankCorruptionError
 from efn_ros.bank.keys import unit
 from efn_ros.bank.reader import StoredRollout
 from efn_ros.types import Outcome
@@ -99,12 +100,15 @@ def diverse(rollouts: Sequence[StoredRollout]) -> list[int]:
     """Of the cluster that has most, the lowest lot (appendix A.2): what is rare stays, and of what is common a sample.
 
     Clusters are formed in the order in which rollouts came, from the mean of their keys: the nearest cluster, if its
-    cosine is at least ALIKE and task and outcome are the same, else one of its own. One that cannot be read goes first.
+    cosine is at least ALIKE and task and outcome are the same, else one of its own. What is corrupt goes first. Raises
+    OSError: that a disk does not answer says nothing against a rollout.
     """
     clusters: dict[tuple, list[tuple[np.ndarray, list[int]]]] = defaultdict(list)
     unreadable = []
     for i, rollout in enumerate(rollouts):
-        if (steps := rollout.steps) is None:
+        try:
+            ((steps, _),) = rollout.cache.load([rollout])
+        except BankCorruptionError:
             unreadable.append(i)
             continue
         key = unit((steps.key * steps.key_norm[:, None]).mean(axis=0))

@@ -12,9 +12,9 @@ import numpy as np
 
 from efn_ros.bank.codes import Codes
 from efn_ros.bank.contents import Contents
-from efn_ros.bank.errors import BankProjectionError
+from efn_ros.bank.errors import BankCorruptionError, BankProjectionError
 from efn_ros.bank.keys import mean_latent, unit
-from efn_ros.bank.payload import Steps
+from efn_ros.bank.payload import PayloadFile, Steps
 from efn_ros.bank.reader import BankReader, Snapshot, StoredRollout
 from efn_ros.bank.sketches import quantise
 from efn_ros.types import Experiences, Outcome, PolicyStep, Quantised, Recall
@@ -88,9 +88,11 @@ class _Candidates:
     """The candidate set of one episode: all steps of the chosen rollouts side by side, in the order they were stored,
     and of those that are recallable, C of them, what is compared."""
 
-    def __init__(self, rollouts: list[StoredRollout], steps: list[Steps], config: RecallConfig) -> None:
+    def __init__(
+        self, rollouts: list[StoredRollout], steps: list[Steps], payloads: list[PayloadFile], config: RecallConfig
+    ) -> None:
         self.rollouts, self.records = rollouts, [rollout.record for rollout in rollouts]
-        self.payloads = [rollout.open() for rollout in rollouts]  # whatever is forgotten while the episode runs
+        self.payloads = payloads  # open, whatever is forgotten while the episode runs
         names = [name for name in Steps.__dataclass_fields__ if name != "latent"]  # large, and only of those recalled
         column = {name: np.concatenate([getattr(s, name) for s in steps]) for name in names}
         self.latents = [s.latent for s in steps]
@@ -218,8 +220,12 @@ class _Candidates:
         """Of some decisions of a chosen rollout. Raises BankCorruptionError."""
         try:
             return self.payloads[rollout].sketches(rows)
-        except (OSError, ValueError) as error:
-            raise self.rollouts[rollout].corrupt(f"sketches {tuple(rows)} cannot be read ({error})") from error
+        except ValueError as error:
+            stored = self.rollouts[rollout]
+            corrupt = stored.corrupt(f"sketches {tuple(rows)} cannot be read ({error})")
+            if stored.cache.skip_corrupt:
+                stored.cache.brand(stored, corrupt)
+            raise corrupt from error
 
 
 def likeness(contents: Contents, embedding: np.ndarray) -> np.ndarray:
@@ -254,31 +260,41 @@ class Retriever:
         """
         if episode_id == self._episode_id:
             return
-        config, snapshot = self._config, self.reader.snapshot()
-        contents = snapshot.contents
-        eligible, self._reason = contents.recallable.copy(), ""
+        config, lost = self._config, False
+        while True:
+            snapshot = self.reader.snapshot()
+            chosen, reason = self._choose(snapshot, instruction_embedding, policy)
+            try:
+                loaded = chosen[0].cache.load(chosen, lost=lost) if chosen else []
+                break
+            except FileNotFoundError:  # forgotten since the snapshot was taken, or lost: the next snapshot tells
+                lost = True
+        read = [(rollout, *one) for rollout, one in zip(chosen, loaded, strict=True) if one is not None]
+        if chosen and not read:
+            reason = "what the bank holds of this instruction is corrupt"
+        candidates = _Candidates(*map(list, zip(*read, strict=True)), config) if read else None
+        known = {rollout.record.payload for rollout, *_ in read}
+        self._encoded = {name: codes for name, codes in self._encoded.items() if name in known}
+        self._candidates, self._reason, self._reference = candidates, reason, (-1, -1)
+        self._revision, self._projection, self._episode_id = snapshot.revision, snapshot.projection, episode_id
+
+    def _choose(self, snapshot: Snapshot, embedding: np.ndarray, policy: str) -> tuple[list[StoredRollout], str]:
+        """The n rollouts, oldest first; why there is none, in words."""
+        config, contents = self._config, snapshot.contents
+        eligible = contents.recallable.copy()
         for kept, reason in (
             (True, "the bank is empty"),
             (not policy or contents.policy == contents.policies.get(policy), "the bank holds nothing of this policy"),
             (not config.success_only or contents.success, "the bank holds no success"),
         ):
             eligible &= kept
-            self._reason = self._reason or ("" if eligible.any() else reason)
-        self._candidates = None
-        if not self._reason:
-            cosines = np.where(eligible, likeness(contents, instruction_embedding), -np.inf)
-            newest = _best(cosines[::-1], min(config.rollouts_n, int(eligible.sum())))
-            likest = len(cosines) - 1 - newest
-            steps = np.cumsum([snapshot.rollouts[i].record.decisions for i in likest])
-            chosen = [snapshot.rollouts[i] for i in np.sort(likest[: max(1, int((steps <= config.steps_n).sum()))])]
-            steps = dict(zip(chosen, chosen[0].cache.load(chosen), strict=True))
-            chosen = [rollout for rollout in chosen if steps[rollout] is not None]
-            if chosen:
-                self._candidates = _Candidates(chosen, [steps[rollout] for rollout in chosen], config)
-            self._reason = "" if chosen else "what the bank holds of this instruction is corrupt"
-            self._encoded = {r.record.id: self._encoded[r.record.id] for r in chosen if r.record.id in self._encoded}
-        self._revision, self._projection, self._episode_id = snapshot.revision, snapshot.projection, episode_id
-        self._reference = (-1, -1)
+            if not eligible.any():
+                return [], reason
+        cosines = np.where(eligible, likeness(contents, embedding), -np.inf)
+        newest = _best(cosines[::-1], min(config.rollouts_n, int(eligible.sum())))
+        likest = len(cosines) - 1 - newest
+        steps = np.cumsum([snapshot.rollouts[i].record.decisions for i in likest])
+        return [snapshot.rollouts[i] for i in np.sort(likest[: max(1, int((steps <= config.steps_n).sum()))])], ""
 
     def warm(self) -> Snapshot:
         """Read what the newest rollouts are compared by, before an episode asks for it. Raises as `begin` does."""
@@ -288,13 +304,25 @@ class Retriever:
         return snapshot
 
     def recall(self, query: PolicyStep) -> Recall:
-        """The k best steps by (18) and the one drawn by (19); the same (seed, step) draws the same in any process.
+        """The k best steps by (18) and the one drawn by (19); the same (seed, step) draws the same in any process (with
+        `follow`, after the same decisions).
 
         Begins the episode of the query if it is a new one. Candidates with equal scores rank in the order they were
         stored. Confidence is the mean over (19) of how far the similarities lie between `confidence_floor` (0) and 1
         (1), times the share of the k that come from successes. Raises ValueError for a query of other sizes than the
-        bank's, BankProjectionError for one whose key is of another projection.
+        bank's, BankProjectionError for one whose key is of another projection, and BankCorruptionError, unless the
+        reader skips what is corrupt: then the rest of the candidates are recalled.
         """
+        while True:
+            try:
+                return self._recall(query)
+            except BankCorruptionError:
+                candidates = self._candidates
+                if candidates is None or not candidates.rollouts[0].cache.skip_corrupt:
+                    raise
+                self._episode_id = None  # begin again without it
+
+    def _recall(self, query: PolicyStep) -> Recall:
         context, config = query.context, self._config
         self.begin(context.episode_id, query.instruction_embedding, query.policy)
         candidates = self._candidates
@@ -373,9 +401,9 @@ class Retriever:
         rows, encoded = candidates.row[chosen], []
         for row, rollout in zip(rows, candidates.rollout[rows], strict=True):
             record = candidates.rollouts[rollout].record
-            if record.id not in self._encoded:
-                self._encoded[record.id] = codes(candidates.sketches(rollout, range(record.decisions)))
-            encoded.append(self._encoded[record.id][row - candidates.first[rollout]])
+            if record.payload not in self._encoded:
+                self._encoded[record.payload] = codes(candidates.sketches(rollout, range(record.decisions)))
+            encoded.append(self._encoded[record.payload][row - candidates.first[rollout]])
         return np.stack(encoded)
 
 

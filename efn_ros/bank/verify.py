@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from efn_ros import durable
 from efn_ros.bank import payload
 from efn_ros.bank.catalogue import (
@@ -68,11 +70,17 @@ def verify(directory: str | Path, progress: Progress = iter) -> tuple[int, list[
         try:
             content = file.read_bytes()
         except OSError as error:
-            found.append(Finding(str(file), row["id"], f"it cannot be read ({error})"))
+            if not isinstance(error, FileNotFoundError) or _named(path, row["payload"]):  # else forgotten meanwhile
+                found.append(Finding(str(file), row["id"], f"it cannot be read ({error})"))
             continue
         if len(content) != row["payload_size"] or bytes.fromhex(checksum(content)) != row["payload_checksum"]:
             found.append(Finding(str(file), row["id"], "its checksum is not the one that was written"))
     return len(rows), found
+
+
+def _named(path: Path, payload_name: str) -> bool:
+    with contextlib.closing(connect(path, read_only=True)) as catalogue:
+        return catalogue.execute("SELECT 1 FROM rollout WHERE payload = ?", (payload_name,)).fetchone() is not None
 
 
 def _of_catalogue(catalogue: sqlite3.Connection) -> list[str]:
@@ -98,12 +106,15 @@ def rebuild(directory: str | Path, progress: Progress = iter) -> tuple[int, list
     """A new catalogue out of the payloads, for a bank whose own is lost or damaged: how many rollouts are in it, and
     what was left out because it is damaged.
 
-    The old catalogue stays beside it as `catalogue.sqlite.broken`. Rollouts come in the order in which they began, and
-    revisions begin anew. A crash leaves the bank as it was, or without a catalogue: then rebuild it again. Raises
-    BankLockedError, and BankFormatError where no payload of this format is left, or of more than one projection.
+    The old catalogue stays beside it as `catalogue.sqlite.broken-1`, or the next number. Rollouts come in the order in
+    which they began, and revisions begin anew; what was left out the next writer sets aside in `unnamed`. A crash
+    leaves the bank as it was, or without a catalogue: then rebuild it again. Raises BankLockedError, OSError, which is
+    no damage, and BankFormatError where no payload of this format is left, or of more than one projection.
     """
     directory = Path(directory).absolute()
-    whole, found, projections = [], [], set()
+    if not (directory / PAYLOADS).is_dir():
+        raise BankFormatError(f"there is no bank in {directory}: it holds no {PAYLOADS}")
+    whole, found, projections = {}, [], set()
     held = lock(directory)
     try:
         for path in progress(sorted((directory / PAYLOADS).glob("*.safetensors"))):
@@ -111,21 +122,26 @@ def rebuild(directory: str | Path, progress: Progress = iter) -> tuple[int, list
                 PayloadFile(path).check()
                 content = path.read_bytes()
                 row, sizes = file_row(content), payload.sizes_in(content)
-            except (OSError, ValueError) as error:
+                projection = payload.unpack(content)[1]["projection"]
+            except (ValueError, KeyError, TypeError, SafetensorError) as error:
                 found.append(Finding(str(path), "", str(error)))
                 continue
-            projections.add(payload.unpack(content)[1]["projection"])
-            whole.append(row)
+            if row["id"] in whole:
+                found.append(Finding(str(path), row["id"], "another payload holds this rollout too"))
+                continue
+            projections.add(projection)
+            whole[row["id"]] = row
         if len(projections) != 1:
             raise BankFormatError(
                 f"whole payloads in {directory / PAYLOADS} are of {len(projections)} projections, a bank is of one: "
                 f"{sorted(projections)}"
             )
-        path, new, broken = (directory / f"{CATALOGUE}{end}" for end in ("", ".new", ".broken"))
+        number = 1 + sum(1 for _ in directory.glob(f"{CATALOGUE}.broken-*[0-9]"))
+        path, new, broken = (directory / f"{CATALOGUE}{end}" for end in ("", ".new", f".broken-{number}"))
         new.unlink(missing_ok=True)
         with contextlib.closing(connect(new)) as catalogue, transaction(catalogue):
             make(catalogue, projections.pop(), revision=len(whole), sizes=sizes)
-            for revision, row in enumerate(sorted(whole, key=lambda row: (row["start_ns"], row["id"])), 1):
+            for revision, row in enumerate(sorted(whole.values(), key=lambda row: (row["start_ns"], row["id"])), 1):
                 insert(catalogue, row | {"revision": revision})
         durable.sync(new)
         for end in ("", "-wal", "-shm"):  # the catalogue first: without one no writer opens the bank

@@ -6,6 +6,7 @@ catalogue. So whatever the catalogue names is whole, and whatever it does not na
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -19,6 +20,7 @@ from efn_ros.bank import payload
 from efn_ros.bank.catalogue import (
     CATALOGUE,
     PAYLOADS,
+    UNNAMED,
     check_format,
     check_projection,
     connect,
@@ -59,9 +61,15 @@ class BankWriter:
         self._payloads = self._directory / PAYLOADS
         self._projection, self._image_quality, self._retention = projection, image_quality, retention
         self._mutex, self._reader = threading.Lock(), None
+        made = [path for path in (self._payloads, *self._payloads.parents) if not path.exists()]
         self._payloads.mkdir(parents=True, exist_ok=True)
+        for path in made:
+            durable.sync(path.parent)
         self._lock = lock(self._directory)
         try:
+            catalogue = self._directory / CATALOGUE
+            if not catalogue.exists() or not catalogue.stat().st_size:
+                self._refuse_orphans()
             self._catalogue = connect(self._directory / CATALOGUE)
             try:
                 self._open()
@@ -99,7 +107,7 @@ class BankWriter:
         Raises ValueError, naming field and value, for a rollout that is empty, incomplete, not finite, of other sizes
         than the bank's or already there; BankWriteError when the disk refuses. Either leaves the bank as it was.
         """
-        with self._mutex:
+        with self._mutex, _writable(self._directory):
             sizes = self._check(rollout)
             return self._store(payload.encode(rollout, self._image_quality, self._projection.identity), sizes)
 
@@ -109,7 +117,7 @@ class BankWriter:
         Raises BankCorruptionError for one whose payload is not what was written, BankProjectionError for another
         projection, and ValueError for one of other sizes than the bank's or already there.
         """
-        with self._mutex:
+        with self._mutex, _writable(self._directory):
             record = rollout.record
             self._check_new(record.id)
             content = rollout.content()
@@ -143,14 +151,12 @@ class BankWriter:
                     revision, told = self._grow(), (time.time_ns(), reason)
                     for id_ in payloads:
                         self._catalogue.execute(
-                            "INSERT INTO forgotten SELECT serial, id, task, outcome, decisions, ?, ?, ? FROM rollout"
-                            " WHERE id = ?",
+                            "INSERT INTO forgotten SELECT serial, id, task, outcome, decisions, payload, revision,"
+                            " seal, ?, ?, ? FROM rollout WHERE id = ?",
                             (revision, *told, id_),
                         )
                         self._catalogue.execute("DELETE FROM rollout WHERE id = ?", (id_,))
                     self._catalogue.execute("DELETE FROM instruction WHERE id NOT IN (SELECT instruction FROM rollout)")
-                # The log still holds what was deleted; this writes the wiped pages back and empties it.
-                self._catalogue.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             except sqlite3.Error as error:
                 raise BankWriteError(
                     f"nothing is forgotten in {self._directory}: {error}; free space or repair the disk, then repeat it"
@@ -159,23 +165,38 @@ class BankWriter:
                 for name in payloads.values():
                     (self._payloads / name).unlink(missing_ok=True)
                 durable.sync(self._payloads)
-            except OSError as error:
+                # The log still holds what was deleted; this writes the wiped pages back and empties it.
+                (busy, *_) = self._catalogue.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                if busy:
+                    raise OSError("a reader held the catalogue all the while")
+            except (OSError, sqlite3.Error) as error:
                 raise BankWriteError(
-                    f"{len(payloads)} rollouts are forgotten in {self._directory}, but a payload could not be removed: "
-                    f"{error}; the next writer that opens the bank removes it"
+                    f"{len(payloads)} rollouts are forgotten in {self._directory}, but traces of them could not be "
+                    f"removed: {error}; the next writer that opens the bank removes them"
                 ) from error
             return revision
+
+    def forgotten(self) -> set[str]:
+        """Identifiers of what was forgotten, by hand or by a budget."""
+        return {id_ for (id_,) in self._catalogue.execute("SELECT id FROM forgotten")}
 
     def retain(self) -> list[str]:
         """Forget what the budget leaves no room for; which, first first. Raises as `forget` does."""
         if not self._retention.limited:
             return []
         if self._reader is None:
-            self._reader = BankReader(self._directory, skip_corrupt=True)
+            self._reader = BankReader(self._directory)
         gone = [r.record.id for r in self._retention.excess(self._reader.snapshot().rollouts)]
         if gone:
             self.forget(*gone, reason=f"over budget, {self._retention.strategy}")
         return gone
+
+    def _refuse_orphans(self) -> None:
+        if any(self._payloads.glob("*.safetensors")):
+            raise BankFormatError(
+                f"{self._directory} holds payloads but no catalogue; make it one with ./efn bank rebuild "
+                f"{self._directory}, or name another bank"
+            )
 
     def _payloads_of(self, rollout_ids: Sequence[str]) -> dict[str, str]:
         found = {}
@@ -210,11 +231,7 @@ class BankWriter:
         if not new:
             check_projection(self._catalogue, self._directory, self._projection)
             return
-        if any(self._payloads.glob("*.safetensors")):
-            raise BankFormatError(
-                f"{self._directory} holds payloads but no catalogue; make it one with ./efn bank rebuild "
-                f"{self._directory}, or name another bank"
-            )
+        self._refuse_orphans()
         with transaction(self._catalogue):
             make(self._catalogue, self._projection.identity)
         durable.sync(self._directory)
@@ -281,6 +298,16 @@ class BankWriter:
         return revision
 
 
+@contextlib.contextmanager
+def _writable(directory: Path):
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise BankWriteError(
+            f"the bank {directory} cannot be written to now: {error}; look at the disk, then do it again"
+        ) from error
+
+
 def file_row(content: bytes) -> dict:
     """What the catalogue says of a payload, but for the revision."""
     digest = checksum(content)
@@ -289,8 +316,16 @@ def file_row(content: bytes) -> dict:
 
 
 def sweep(catalogue: sqlite3.Connection, directory: Path) -> None:
-    """Remove the payloads that the catalogue does not name."""
-    named = {name for (name,) in catalogue.execute("SELECT payload FROM rollout")}
+    """Tidy up after a writer that was killed, or files that came by another way.
+
+    What is half written goes, and what is forgotten. Any other payload that the catalogue does not name is set aside,
+    in UNNAMED: it may be the one append that was not committed, or all that is left of a catalogue that was replaced.
+    """
+    names = {name for (name,) in catalogue.execute("SELECT payload FROM rollout")}
+    forgotten = {name for (name,) in catalogue.execute("SELECT payload FROM forgotten")}
     for path in (directory / PAYLOADS).iterdir():
-        if path.name not in named and path.suffix in (".safetensors", ".tmp"):
+        if path.suffix == ".tmp" or (path.name in forgotten and path.name not in names):
             path.unlink()
+        elif path.suffix == ".safetensors" and path.name not in names:
+            (directory / UNNAMED).mkdir(exist_ok=True)
+            os.replace(path, directory / UNNAMED / path.name)

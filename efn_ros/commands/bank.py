@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
         return 2
     try:
         return ACTIONS[args.action][0](args)
-    except (BankError, ValueError, KeyError) as error:
+    except (BankError, OSError, ValueError, KeyError) as error:
         print(f"efn bank: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
         return 2
 
@@ -191,26 +191,35 @@ def forget(args: argparse.Namespace) -> int:
 def merge(args: argparse.Namespace) -> int:
     from efn_ros.bank import BankReader
 
-    adopted, there = [], []
+    adopted, there, kept_out, unlike = [], [], [], []
     sources = [BankReader(source.expanduser()).snapshot() for source in args.sources]
     for source, snapshot in zip(args.sources, sources, strict=True):
         if not snapshot.projection:
             raise ValueError(f"there is no bank in {source}")
     with _writer(args.bank, sources[0].projection) as writer:
-        held = {r.id: r.payload_checksum for r in BankReader(args.bank).rollouts()}
+        held, forgotten = {r.id: r.payload_checksum for r in BankReader(args.bank).rollouts()}, writer.forgotten()
         for rollout in _progress("rollouts")([r for snapshot in sources for r in snapshot.rollouts]):
             record = rollout.record
-            if held.get(record.id) == record.payload_checksum:
-                there.append(record.id)
-                continue
-            writer.adopt(rollout)
-            held[record.id] = record.payload_checksum
-            adopted.append(record.id)
+            if record.id in held:
+                (there if held[record.id] == record.payload_checksum else unlike).append(record.id)
+            elif record.id in forgotten and not args.forgotten:
+                kept_out.append(record.id)
+            else:
+                writer.adopt(rollout)
+                held[record.id] = record.payload_checksum
+                adopted.append(record.id)
     if args.json:
-        print(json.dumps({"adopted": adopted, "there_already": there}, indent=1))
+        told = {"adopted": adopted, "there_already": there, "forgotten": kept_out, "another_of_that_name": unlike}
+        print(json.dumps(told, indent=1))
     else:
         print(f"{len(adopted)} rollouts are added to {args.bank}, {len(there)} were there already")
-    return 0
+        for names, why in (
+            (kept_out, "were forgotten there and stay so, unless --forgotten is said"),
+            (unlike, "are not added: there are others of that name"),
+        ):
+            if names:
+                print(f"{len(names)} {why}: {', '.join(names)}")
+    return 1 if unlike else 0
 
 
 def export(args: argparse.Namespace) -> int:
@@ -339,6 +348,7 @@ def _consent(parser: argparse.ArgumentParser) -> None:
 
 def _sources(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", type=Path, nargs="+", metavar="SOURCE", help="banks whose rollouts are added")
+    parser.add_argument("--forgotten", action="store_true", help="also those that were forgotten in BANK")
 
 
 def _dataset(parser: argparse.ArgumentParser) -> None:

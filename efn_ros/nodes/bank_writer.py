@@ -133,8 +133,9 @@ class BankWriterNode(EfnNode):
             self._refuse(episode.episode_id, f"it could not be written: {error}")
             return
         written = time.perf_counter() - started
-        self._retain()
+        self.diagnostics.state(OK, "")
         self._announce(rollout.episode_id, written)
+        self._retain()
 
     def _retain(self) -> None:
         """Within the budget; what goes is logged."""
@@ -143,9 +144,9 @@ class BankWriterNode(EfnNode):
         except (BankError, OSError) as error:
             self.diagnostics.state(ERROR, f"the bank exceeds its budget: {error}")
             return
-        self.diagnostics.state(OK, "")
-        self.diagnostics.counts["forgotten"] += len(gone)
         if gone:
+            self.diagnostics.counts["forgotten"] += len(gone)
+            self._announce("", 0.0)
             self.get_logger().info(f"over budget, {self.parameter('retention.strategy')}: forgotten {', '.join(gone)}")
 
     def _forget(self, request, response):

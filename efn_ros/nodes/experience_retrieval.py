@@ -19,7 +19,7 @@ class ExperienceRetrieval(EfnNode):
 
     PARAMETERS = (
         Parameter("bank", "bank", "Directory of the experience bank; made by bank_writer."),
-        Parameter("rollouts", 50, "Rollouts kept by the instruction filter, equation (17).", 1, 100000),
+        Parameter("rollouts", 50, "Rollouts kept by the instruction filter, equation (17); each an open file.", 1, 500),
         Parameter("steps", 100000, "Most steps of those rollouts; the least like are left out beyond.", 1, 10000000),
         Parameter("k", 16, "Steps recalled, equation (19).", 1, 1024),
         Parameter("context", 0, "More steps at random, which tell a learned network how the robot moves.", 0, 1024),
@@ -56,7 +56,7 @@ class ExperienceRetrieval(EfnNode):
     def _on_bank(self, bank: BankChanged) -> None:
         try:
             snapshot = self._retriever.warm()
-        except BankError as error:
+        except (BankError, OSError) as error:
             raise ValueError(str(error)) from error
         self.diagnostics.counts["revision"] = snapshot.revision
         self.diagnostics.counts["corrupt_rollouts"] = len(self._retriever.reader.corrupt)
@@ -76,7 +76,7 @@ class ExperienceRetrieval(EfnNode):
         )
         try:
             response = conversions.recall_to_response(self._retriever.recall(query), response)
-        except (BankError, ValueError) as error:
+        except (BankError, OSError, ValueError) as error:
             self.diagnostics.error(str(error))
             response.success, response.drawn, response.reason = False, -1, str(error)
         response.search_s = time.perf_counter() - started

@@ -25,6 +25,7 @@ def test_a_date_is_in_utc():
         ("task=push-v3", True), ("task = push*", True), ("task=reach*", False), ("task!=push*", False),
         ("outcome=success", True), ("outcome=failure,success", True), ("outcome!=failure", True),
         ("instruction=*puck*", True), ("robot=sawy?r", True), ("policy=pocket-2", False), ("id=r0,r1", True),
+        ("instruction=push the puck", True), ("id=[r]0", False),
         ("explored=noise", True), ("explored=", False), ("length>=80", True), ("length<80", False), ("seed=7", True),
         ("decisions!=20", False), ("revision<=3", True), ("date=2026", True), ("date=2026-11-22", True),
         ("date=2026-11-22T09:33", True), ("date>2026-11-22", False), ("date>=2026-11-22", True),
@@ -59,3 +60,10 @@ def test_all_conditions_have_to_be_met_and_none_are_met_by_all():
 def test_every_field_can_be_asked_for():
     for name in FIELDS:
         Condition.parse(f"{name}={'2026' if name == 'date' else 1}")(RECORD)
+
+
+def test_a_value_with_commas_or_brackets_means_itself_too():
+    odd = dataclasses.replace(RECORD, id="run[12]", instruction="open the drawer, put the bowl in")
+    plain = dataclasses.replace(RECORD, id="run1", instruction="open the drawer")
+    assert matching([odd, plain], ["id=run[12]"]) == [odd]
+    assert odd in matching([odd, plain], ["instruction=open the drawer, put the bowl in"])

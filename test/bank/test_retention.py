@@ -1,6 +1,8 @@
 """A budget is kept, whatever the strategy, and each strategy lets go of what it says."""
 
 import dataclasses
+import errno
+import os
 
 import numpy as np
 import pytest
@@ -131,3 +133,31 @@ def test_a_writer_keeps_to_its_budget_and_says_what_went(tmp_path):
     assert names(BankReader(tmp_path).snapshot(verified=True).rollouts) == ["r3", "r4", "r5"]
     with BankWriter(tmp_path, projection=PROJECTION) as writer:
         assert writer.retain() == []
+
+
+def test_a_disk_that_does_not_answer_costs_no_rollout(tmp_path, monkeypatch):
+    with BankWriter(tmp_path, projection=PROJECTION, retention=Retention("diverse", rollouts=2)) as writer:
+        for name in "abc":
+            writer.append(make_rollout(name))
+        real = os.open
+
+        def refuse(path, *arguments, **options):
+            if str(path).endswith(".safetensors"):
+                raise OSError(errno.EMFILE, "Too many open files")
+            return real(path, *arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", refuse)
+            with pytest.raises(OSError, match="Too many open files"):
+                writer.retain()
+        assert writer.rollouts == 3 and len(writer.retain()) == 1
+
+
+def test_what_is_corrupt_counts_and_goes_first(tmp_path):
+    with BankWriter(tmp_path, projection=PROJECTION, retention=Retention("diverse", rollouts=2)) as writer:
+        for name in "abc":
+            writer.append(make_rollout(name))
+        (record,) = [r for r in BankReader(tmp_path).rollouts() if r.id == "b"]
+        path = tmp_path / "payloads" / record.payload
+        path.write_bytes(path.read_bytes()[:500])
+        assert writer.retain() == ["b"]

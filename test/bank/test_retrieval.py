@@ -12,6 +12,7 @@ from sample_rollouts import PROJECTION, make_rollout, make_step
 from efn_ros.bank import BankCorruptionError, BankProjectionError, BankReader, BankWriter, RecallConfig, Retriever
 from efn_ros.bank.codes import Codes
 from efn_ros.bank.keys import unit
+from efn_ros.bank.reader import StepsCache
 from efn_ros.bank.sketches import quantise
 from efn_ros.types import Mode, Outcome
 
@@ -484,3 +485,58 @@ def test_a_gap_between_decisions_and_another_episode_draw_anew(tmp_path):
     assert drawn(0, 0, 0) == ("a", 0) and drawn(1, 2, 1) == ("a", 1)
     assert drawn(1, 2, 3) == ("b", 2), "a decision is missing between"
     assert drawn(0, 1, 4, "next") == ("a", 1)
+
+
+def test_a_damaged_sketch_costs_its_rollout_and_not_the_recall(tmp_path):
+    made = [make_rollout(name, 3) for name in "abc"]
+    records = {record.id: record for record in fill(tmp_path, made).rollouts()}
+    path = tmp_path / "payloads" / records["b"].payload
+    content = path.read_bytes()
+    sketch = made[1].steps[1].policy_step.sketch.q.tobytes()
+    path.write_bytes(content.replace(sketch, sketch[:-1] + b"?"))
+    step = made[1].steps[1].policy_step
+    reader = BankReader(tmp_path, skip_corrupt=True)
+    recall = Retriever(reader, RecallConfig(argmax=True)).recall(step)
+    assert set(recall.steps.rollout_id) == {"a", "c"} and reader.corrupt.keys() == {"b"}
+    with pytest.raises(BankCorruptionError, match="rollout 'b'"):
+        Retriever(BankReader(tmp_path), RecallConfig(argmax=True)).recall(step)
+
+
+def test_what_is_forgotten_between_snapshot_and_reading_is_done_without(tmp_path, monkeypatch):
+    made = [make_rollout(name, 3) for name in "abc"]
+    reader = fill(tmp_path, made)
+    real = StepsCache.load
+
+    def late(cache, rollouts, **options):
+        monkeypatch.setattr(StepsCache, "load", real)
+        with BankWriter(tmp_path, projection=PROJECTION) as writer:
+            writer.forget("b", reason="")
+        return real(cache, rollouts, **options)
+
+    monkeypatch.setattr(StepsCache, "load", late)
+    recall = Retriever(reader).recall(made[1].steps[1].policy_step)
+    assert set(recall.steps.rollout_id) == {"a", "c"} and recall.revision == 4
+
+
+def test_a_rollout_that_takes_the_name_of_a_forgotten_one_is_seen_as_itself(tmp_path):
+    """Codes are kept from episode to episode, by what was seen and not by the name of the rollout."""
+    size = make_rollout().steps[0].policy_step.sketch.q.size
+    codes = Codes(np.zeros(size), np.random.default_rng(0).normal(size=(size, 2)))
+    retriever = Retriever(fill(tmp_path, [make_rollout("a", 2, seed=1)]), RecallConfig(k=9, codes=codes))
+    step = make_rollout("a", 5, seed=2).steps[0].policy_step
+    retriever.recall(step)
+    with BankWriter(tmp_path, projection=PROJECTION) as writer:
+        writer.forget("a", reason="")
+        writer.append(make_rollout("a", 5, seed=2))
+    recall = retriever.recall(dataclasses.replace(step, context=dataclasses.replace(step.context, episode_id="next")))
+    assert len(recall.steps) == 5
+    np.testing.assert_allclose(recall.steps[0].code, codes([step.sketch])[0], atol=1e-3)
+
+
+def test_an_episode_that_cannot_begin_leaves_nothing_behind(tmp_path, reader, rollouts):
+    retriever, step = Retriever(reader), rollouts[0].steps[0].policy_step
+    before = retriever.recall(step)
+    with pytest.raises(ValueError, match="instruction embedding has shape"):
+        retriever.begin("other", np.ones(3, np.float32))
+    again = retriever.recall(step)
+    assert list(again.steps.rollout_id) == list(before.steps.rollout_id) and again.reason == ""

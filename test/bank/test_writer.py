@@ -1,5 +1,6 @@
 """The bank on disk: what goes in comes out, and what must not go in is refused by name."""
 
+import contextlib
 import dataclasses
 import errno
 import os
@@ -20,6 +21,7 @@ from efn_ros.bank import (
     BankWriteError,
     BankWriter,
     Projection,
+    payload,
 )
 from efn_ros.bank import reader as reading
 from efn_ros.bank.catalogue import CATALOGUE, PAYLOADS, SCHEMA
@@ -182,7 +184,7 @@ def test_a_snapshot_reads_the_catalogue_alone_and_of_that_what_is_new(writer, re
     made, real = [], reading.record_of
     monkeypatch.setattr(reading, "record_of", lambda row: made.append(row["id"]) or real(row))
     monkeypatch.setattr(StoredRollout, "content", lambda rollout: pytest.fail("a payload was read"))
-    monkeypatch.setattr(StoredRollout, "open", lambda rollout: pytest.fail("a payload was opened"))
+    monkeypatch.setattr(reading, "PayloadFile", lambda *_: pytest.fail("a payload was opened"))
     writer.append(make_rollout("d"))
     assert [stored.record.id for stored in reader.snapshot().rollouts] == list("abcd") and made == ["d"]
 
@@ -224,6 +226,53 @@ def test_another_bank_in_the_same_place_is_read_anew(tmp_path):
         with BankWriter(tmp_path / "bank", projection=PROJECTION) as writer:
             writer.append(make_rollout(name))
         assert [stored.record.id for stored in reader.snapshot().rollouts] == [name]
+
+
+def test_a_copy_of_the_bank_that_went_another_way_is_read_anew(tmp_path):
+    """Restored from a copy, a bank is older than what a reader has seen, or went on differently since."""
+
+    def append(*names):
+        with BankWriter(tmp_path / "bank", projection=PROJECTION) as writer:
+            for name in names:
+                writer.append(make_rollout(name))
+
+    def shown():
+        return [stored.record.id for stored in reader.snapshot().rollouts]
+
+    append("a", "b")
+    shutil.copytree(tmp_path / "bank", tmp_path / "copy")
+    reader = BankReader(tmp_path / "bank")
+    for others, then in (((), ()), (("x",), ()), (("x", "y"), ("z",))):
+        append("c", "d")
+        assert shown() == ["a", "b", "c", "d"]
+        shutil.rmtree(tmp_path / "bank")
+        shutil.copytree(tmp_path / "copy", tmp_path / "bank")
+        append(*others, *then)
+        assert shown() == ["a", "b", *others, *then]
+        shutil.rmtree(tmp_path / "bank")
+        shutil.copytree(tmp_path / "copy", tmp_path / "bank")
+    (tmp_path / "bank" / CATALOGUE).write_bytes(b"")
+    assert shown() == []
+
+
+def test_a_refresh_that_fails_changes_nothing_and_can_be_repeated(writer, reader, tmp_path):
+    for name in "abc":
+        writer.append(make_rollout(name))
+    assert len(reader.snapshot().rollouts) == 3
+    writer.forget("a", reason="")
+    writer.append(make_rollout("d"))
+    (sealed,) = writer._catalogue.execute("SELECT seal FROM rollout WHERE id = 'd'").fetchone()
+    writer._catalogue.execute("UPDATE rollout SET seal = x'00' WHERE id = 'd'")
+    for _ in range(2):
+        with pytest.raises(BankCorruptionError, match="row of rollout 'd'"):
+            reader.snapshot()
+    writer._catalogue.execute("UPDATE rollout SET seal = ? WHERE id = 'd'", (sealed,))
+    assert [stored.record.id for stored in reader.snapshot().rollouts] == ["b", "c", "d"]
+
+
+def test_the_same_rollout_gives_the_same_bytes():
+    made = {payload.encode(make_rollout(), 90, "p") for _ in range(5)}
+    assert len(made) == 1
 
 
 # What is refused
@@ -497,6 +546,23 @@ def test_an_instruction_that_comes_back_is_a_new_one_to_a_reader_that_knew_the_o
         writer.forget(name, reason="")
 
 
+def test_a_log_that_cannot_be_emptied_is_told_and_the_rollouts_are_gone(writer, reader, tmp_path):
+    """A reader that holds the catalogue keeps what was deleted in the log."""
+    writer.append(dataclasses.replace(make_rollout("a"), instruction="a secret of a"))
+    writer._catalogue.execute("PRAGMA busy_timeout = 50")
+    path = payload_of(tmp_path, "a")
+    with contextlib.closing(sqlite3.connect(tmp_path / CATALOGUE, isolation_level=None)) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM rollout").fetchall()
+        with pytest.raises(BankWriteError, match="1 rollouts are forgotten .* traces of them could not be removed"):
+            writer.forget("a", reason="")
+        other.execute("COMMIT")
+    assert not path.exists() and reader.snapshot().rollouts == ()
+    writer.close()
+    BankWriter(tmp_path, projection=PROJECTION).close()
+    assert b"a secret of a" not in b"".join(p.read_bytes() for p in tmp_path.iterdir() if p.is_file())
+
+
 def test_a_disk_that_refuses_to_forget_leaves_the_bank_as_it_was(writer, reader, monkeypatch):
     writer.append(make_rollout("a"))
     pages = writer._catalogue.execute("PRAGMA page_count").fetchone()[0]
@@ -510,6 +576,38 @@ def test_a_disk_that_refuses_to_forget_leaves_the_bank_as_it_was(writer, reader,
         with pytest.raises(BankWriteError, match="1 rollouts are forgotten .* the next writer that opens"):
             writer.forget("a", reason="")
     assert "a" not in writer and reader.snapshot().rollouts == ()
+
+
+def test_what_is_repaired_is_read_again(writer, tmp_path):
+    writer.append(make_rollout("a"))
+    writer.append(make_rollout("b"))
+    path, reader = payload_of(tmp_path, "b"), BankReader(tmp_path, skip_corrupt=True)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"?")
+    assert reader.snapshot(verified=True).skipped == ("b",) and reader.snapshot().skipped == ("b",)
+    path.write_bytes(whole)
+    assert [r.record.id for r in reader.snapshot(verified=True).rollouts] == ["a", "b"] and not reader.corrupt
+    path.write_bytes(whole[:-1] + b"?")
+    assert BankReader(tmp_path, skip_corrupt=True).snapshot(verified=True).skipped == ("b",)
+
+
+def test_every_flipped_bit_of_a_header_is_told_as_corruption_or_changes_nothing(writer, tmp_path):
+    writer.append(make_rollout(decisions=2, cameras=()))
+    path = payload_of(tmp_path, "e0")
+    whole = path.read_bytes()
+    size = 8 + int.from_bytes(whole[:8], "little")
+    steps = vars(BankReader(tmp_path).snapshot().rollouts[0].steps)
+    for place in range(0, size, 3):
+        content = bytearray(whole)
+        content[place] ^= 1 << place % 7
+        path.write_bytes(content)
+        (stored,) = BankReader(tmp_path).snapshot().rollouts
+        try:
+            read, _ = stored.steps, stored.sketches(0, 1)
+        except BankCorruptionError:
+            continue
+        for name, array in steps.items():
+            np.testing.assert_array_equal(getattr(read, name), array)
 
 
 # A disk that refuses

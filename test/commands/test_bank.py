@@ -150,9 +150,17 @@ def test_merge_adds_what_is_not_there(bank, capsys, tmp_path):
         writer.append(make_rollout("third"))
     assert "3 rollouts are added to" in run(capsys, "merge", target, bank, other)[1]
     told = json.loads(run(capsys, "merge", target, other, "--json")[1])
-    assert told == {"adopted": [], "there_already": ["third"]}
+    assert told == {"adopted": [], "there_already": ["third"], "forgotten": [], "another_of_that_name": []}
     assert [r.id for r in BankReader(target).rollouts()] == ["first", "second", "third"]
     assert run(capsys, "verify", target)[0] == 0
+    run(capsys, "forget", target, "--where", "id=third", "--yes")
+    assert "1 were forgotten there and stay so" in run(capsys, "merge", target, other)[1]
+    assert json.loads(run(capsys, "merge", target, other, "--forgotten", "--json")[1])["adopted"] == ["third"]
+    with BankWriter(tmp_path / "unlike", projection=PROJECTION) as writer:
+        writer.append(make_rollout("third", seed=9))
+        writer.append(make_rollout("fourth"))
+    code, out, _ = run(capsys, "merge", target, tmp_path / "unlike")
+    assert code == 1 and "1 rollouts are added" in out and "there are others of that name: third" in out
     code, _, err = run(capsys, "merge", target, tmp_path / "nothing")
     assert code == 2 and "there is no bank in" in err
 
