@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -300,7 +301,8 @@ class Retriever:
         """Read what the newest rollouts are compared by, before an episode asks for it. Raises as `begin` does."""
         snapshot = self.reader.snapshot()
         if newest := snapshot.rollouts[-self._config.rollouts_n :]:
-            newest[0].cache.load(newest)
+            with contextlib.suppress(FileNotFoundError):  # forgotten meanwhile: the next episode does without
+                newest[0].cache.load(newest)
         return snapshot
 
     def recall(self, query: PolicyStep) -> Recall:

@@ -540,3 +540,11 @@ def test_an_episode_that_cannot_begin_leaves_nothing_behind(tmp_path, reader, ro
         retriever.begin("other", np.ones(3, np.float32))
     again = retriever.recall(step)
     assert list(again.steps.rollout_id) == list(before.steps.rollout_id) and again.reason == ""
+
+
+def test_what_is_read_ahead_may_be_forgotten_meanwhile(tmp_path):
+    retriever = Retriever(fill(tmp_path, [make_rollout(name, 3) for name in "ab"]))
+    assert retriever.warm().revision == 2
+    for record in BankReader(tmp_path).rollouts():
+        (tmp_path / "payloads" / record.payload).unlink()
+    assert Retriever(BankReader(tmp_path)).warm().revision == 2
