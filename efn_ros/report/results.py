@@ -256,6 +256,17 @@ def bank_block(results: dict) -> str:
     return f"{table}\n\n{said} {source(results, largest['n'])}"
 
 
+def crashes_block(results: dict) -> str:
+    kills, flips = results["kills"], results["flips"]
+    said = (
+        f"Of {kills['acknowledged']} rollouts that a writer had acknowledged in {kills['n']} lives, each ended by kill "
+        f"-9 at a random moment, {kills['lost']} were lost and {kills['torn']} torn; of {kills['forgotten']} that it "
+        f"had forgotten {kills['back']} came back. Of {flips['n']} bits flipped anywhere in payloads, one at a time, "
+        f"`verify` found {flips['found']}."
+    )
+    return f"{said} {source(results, kills['n'])}"
+
+
 def source(results: dict, n: int) -> str:
     """Machine, date, commit and n: the last words of every block."""
     machine = results["machine"]
@@ -305,6 +316,11 @@ BLOCKS = {
         f"--ablation 'without trust=blind.yaml' --results {LIBERO}",
     ),
     "bank": ("bench/results/bank.json", bank_block, "./efn shell python bench/bank.py"),
+    "bank-crashes": (
+        "bench/results/bank_crashes.json",
+        crashes_block,
+        "./efn shell python bench/bank_crashes.py",
+    ),
     "rewards": ("bench/results/rewards.json", rewards_block, "./efn shell python bench/rewards.py"),
     "policy": (
         "efn_ros/policies/pocket_vla/checkpoints/metaworld/card.json",

@@ -95,6 +95,11 @@ RESULTS = {
         "fidelity": {"int8_of_float": 0.99, "projected_of_full": 0.91, "tokens": "synthetic", "keys": 3000},
         "filter": {"rollouts": 100_000, "distinct": {"100000": {"filter_s": 0.0015, "faiss_flat_s": 0.001}}},
     },
+    "bank-crashes": {
+        **MADE_BY,
+        "kills": {"n": 1000, "acknowledged": 5000, "forgotten": 4000, "lost": 0, "back": 0, "torn": 0},
+        "flips": {"n": 200, "found": 200},
+    },
     "rewards": {
         **MADE_BY,
         "n": 36,
@@ -115,6 +120,7 @@ RESULTS = {
     "policy-libero": POLICY,
 }
 SAID = {
+    "bank-crashes": ["Of 5000 rollouts", "in 1000 lives", "0 were lost and 0 torn", "`verify` found 200."],
     "bank": [
         "| 10 000 000 |   100000 |       0.44 | 1.00 |          0.30 |           0.20 |            4.00 |    40.00 |",
         "recall takes 1.10 x as long in the largest bank",
