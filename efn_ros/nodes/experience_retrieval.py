@@ -79,6 +79,7 @@ class ExperienceRetrieval(EfnNode):
         except (BankError, OSError, ValueError) as error:
             self.diagnostics.error(str(error))
             response.success, response.drawn, response.reason = False, -1, str(error)
+        self.diagnostics.counts["corrupt_rollouts"] = len(self._retriever.reader.corrupt)
         response.search_s = time.perf_counter() - started
         self.diagnostics.tick(response.search_s)
         return response
