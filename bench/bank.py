@@ -20,13 +20,17 @@ import faiss
 import numpy as np
 from tqdm import tqdm
 
+from efn_ros.assembly import make_inference
 from efn_ros.bank import BankReader, BankWriter, Projection, RecallConfig, Retriever, quantise
 from efn_ros.bank import payload as payloads
 from efn_ros.bank.contents import Contents
 from efn_ros.bank.keys import mean_max_key, unit
 from efn_ros.bank.retrieval import likeness
+from efn_ros.commands._tasks import chosen
+from efn_ros.evaluation.run import Fill, fill_bank
+from efn_ros.graph import Graph
 from efn_ros.report import provenance, tables
-from efn_ros.types import PolicyStep, Quantised, StepContext
+from efn_ros.types import Observation, PolicyStep, Quantised, StepContext
 
 RESULTS = Path(__file__).parent / "results" / "bank.json"
 PROJECTION = Projection(1024, 256)
@@ -42,7 +46,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[10**4, 10**6, 10**7])
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
-    result = {**provenance.here(), "aims": AIMS, "banks": [], "fidelity": fidelity(), "filter": filtering(10**5)}
+    result = {
+        **provenance.here(),
+        "aims": AIMS,
+        "banks": [],
+        "fidelity": [synthetic(), real(args.directory)],
+        "bytes": bytes_a_step(),
+        "filter": filtering(10**5),
+    }
     for steps in sorted(args.steps):
         bank = args.directory / f"{steps:.0e}"
         ingest = fill(bank, steps)
@@ -58,7 +69,7 @@ def main() -> None:
 def rollout(index: int) -> bytes:
     """The payload of a rollout of random steps, of which each is near the one before."""
     rng = np.random.default_rng(index)
-    key = quantise(unit(np.cumsum(rng.standard_normal((LENGTH, PROJECTION.output_size), np.float32), axis=0)))
+    key = quantise(unit(drift(rng)))
     sketch = quantise(unit(rng.standard_normal((LENGTH, TOKENS, PROJECTION.output_size), np.float32)))
     chunk = rng.uniform(-1, 1, (LENGTH, HORIZON, ACTION)).astype(np.float32)
     walk = np.cumsum(rng.normal(0, 0.05, (LENGTH, PROPRIO)), axis=0).astype(np.float32)
@@ -83,6 +94,11 @@ def rollout(index: int) -> bytes:
     about |= {"instruction": f"task {index % INSTRUCTIONS}", "seed": index, "outcome": 1 + index % 2, "start_ns": index}
     metadata = {"projection": PROJECTION.identity, "cameras": "[]", "explored": '[""]', "source": '[""]'}
     return payloads.pack(tensors, metadata | payloads.told(about | {"length": LENGTH}, embedding(index)))
+
+
+def drift(rng: np.random.Generator) -> np.ndarray:
+    """float32 (LENGTH, d)."""
+    return np.cumsum(rng.standard_normal((LENGTH, PROJECTION.output_size), np.float32), axis=0)
 
 
 def embedding(index: int) -> np.ndarray:
@@ -192,7 +208,25 @@ def filtering(rollouts: int) -> dict:
     return {"rollouts": rollouts, "distinct": result}
 
 
-def fidelity() -> dict:
+def real(directory: Path) -> dict:
+    """As `synthetic`, of what the packaged policy sees in simulation, three of each task, with its projection."""
+    graph = Graph.load("libero_sim", ())
+    full, inference = [], make_inference(graph.parameters("vla_policy"))
+    tasks = tuple(chosen(graph.parameters("libero_bridge"), None))
+    fill_bank(Fill("libero_sim", None, tasks, 3 * len(tasks)), str(directory))
+    for stored in BankReader(directory / "banks" / "as-trained").snapshot().rollouts:
+        content, record, arrays = stored.content(), stored.record, stored.arrays
+        for row, step in enumerate(arrays.steps.tolist()):
+            context = StepContext(record.id, step, 0, record.task, record.instruction)
+            images = {camera: payloads.decode_image(content, row, camera) for camera in stored.cameras()}
+            inference(Observation(context, images, arrays.proprio[row]))
+            full.append(mean_max_key(inference.output.visual))
+    count, width = inference.output.visual.shape
+    found = kept(np.stack(full), inference.projection, np.random.default_rng(0))
+    return found | {"tokens": f"the packaged policy's, {count} x {width}", "keys": len(full)}
+
+
+def synthetic() -> dict:
     """Recall@10 of int8 against the float projection, and of that against the cosine of full keys, on tokens with
     structure: 16 tokens of 4096 numbers, that are a mixture of 24 patterns which drift along rollouts."""
     rng, projection = np.random.default_rng(0), Projection(4096, 256)
@@ -208,11 +242,18 @@ def fidelity() -> dict:
     return kept(full, projection, rng) | {"tokens": "synthetic, 16 x 4096", "keys": len(full)}
 
 
+def bytes_a_step() -> dict[str, int]:
+    """Of the paper's tokens, 256 x 4096: as they are in half precision, projected as sketch, pooled as key."""
+    tokens, projection = np.ones((256, 4096), np.float16), Projection(4096, 256)
+    size = lambda quantised: quantised.q.nbytes + quantised.scale.nbytes  # noqa: E731
+    return {"raw": tokens.nbytes, "sketch": size(projection.sketch(tokens)), "key": size(projection.describe(tokens))}
+
+
 def kept(full: np.ndarray, projection: Projection, rng: np.random.Generator) -> dict:
-    """Shares of the ten nearest, over 300 queries among the keys."""
+    """Shares of the ten nearest, over at most 300 queries among the keys."""
     projected = unit(full @ projection.matrix)
     small = quantise(projected).dequantise()
-    queries = rng.choice(len(full), 300, replace=False)
+    queries = rng.choice(len(full), min(300, len(full)), replace=False)
     best = {
         name: np.argsort(-unit(keys)[queries] @ unit(keys).T, axis=1)[:, 1:11]
         for name, keys in (("full", full), ("float", projected), ("int8", small))

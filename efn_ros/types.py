@@ -180,7 +180,8 @@ class Recall:
     """The k recalled steps, best score first, the one that was drawn, and how far to trust it.
 
     drawn: index into `steps`, -1 when nothing was recalled (then `reason` says why). sketch, successor: tokens of the
-    drawn step and of the step after it, (T, d). confidence: in [0, 1]. revision: of the bank that was searched. codes:
+    drawn step and of the step after it, (T, d). confidence: in [0, 1], how like and how successful. chance: in (0, 1),
+    that an episode succeeds which follows it, None where too few have. revision: of the bank that was searched. codes:
     identity of what encoded what the steps saw, empty where nothing did.
     """
 
@@ -189,6 +190,7 @@ class Recall:
     sketch: Quantised | None = None
     successor: Quantised | None = None
     confidence: float = 0.0
+    chance: float | None = None
     candidates: int = 0
     revision: int = 0
     reason: str = ""
@@ -204,7 +206,7 @@ class Correction:
     proposed: (H, A), the residual that memory proposed, as far as the limits leave it, also where it was not executed;
     None where it proposed nothing. cut: the limits left less of it than memory asked for. exploration: which of
     `exploration.MODES` made `residual` differ from `proposed`; empty where none did. trust: in [0, 1], that what was
-    recalled fits what this episode has shown; `proposed` is scaled by it.
+    recalled fits what this episode has shown; `proposed` is scaled by it. chance: of the recall.
     """
 
     context: StepContext
@@ -221,6 +223,7 @@ class Correction:
     cut: bool = False
     exploration: str = ""
     trust: float = 1.0
+    chance: float | None = None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,12 +132,17 @@ def export(
 
 def read(directory: Path) -> Iterator[Frames]:
     """The episodes of a dataset. Raises ValueError, naming it, for what is no dataset of this version, lacks states or
-    actions, or keeps its images as video."""
+    actions, keeps its images as video or its frames elsewhere, and for a file that leads out of the directory."""
     if not (directory / INFO).is_file():
         raise ValueError(f"there is no LeRobot dataset in {directory}: it holds no {INFO}")
+    paths = sorted(directory.glob("data/*/*.parquet"))
+    for path in (INFO, TASKS, *(path.relative_to(directory) for path in paths)):
+        inside(directory, path)
     info = json.loads((directory / INFO).read_text())
     if info.get("codebase_version") != VERSION:
         raise ValueError(f"{directory} is of version {info.get('codebase_version')}, not {VERSION}; convert it first")
+    if info.get("data_path") != DATA:
+        raise ValueError(f"{directory} keeps its frames in {info.get('data_path')!r}; only {DATA} is read")
     features = info["features"]
     for name in (STATE, ACTION):
         if name not in features:
@@ -146,7 +152,7 @@ def read(directory: Path) -> Iterator[Frames]:
         raise ValueError(f"{directory} keeps {', '.join(videos)} as video; only images are read, convert it first")
     cameras = {name: name.removeprefix(IMAGES) for name, feature in features.items() if feature["dtype"] == "image"}
     tasks = {row["task_index"]: row["task"] for row in _read_tasks(directory / TASKS)}
-    for path in sorted(directory.glob("data/*/*.parquet")):
+    for path in paths:
         table = pq.read_table(path)
         indices = table["episode_index"].to_numpy()
         for index in dict.fromkeys(indices.tolist()):
@@ -164,6 +170,15 @@ def read(directory: Path) -> Iterator[Frames]:
                 base=chunks[BASE],
                 success=any(success) if success is not None else None,
             )
+
+
+def inside(directory: Path, name: str | Path) -> Path:
+    """A file of a directory that came from elsewhere. Raises ValueError, naming it, where its name or a symbolic link
+    leads out of there."""
+    path = directory / name
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory)):
+        raise ValueError(f"{path} leads out of {directory}, where nothing is read; copy in what it leads to")
+    return path
 
 
 def _rate(rollouts: Sequence[StoredRollout]) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -359,8 +360,7 @@ def decode_image(payload: bytes, row: int, camera: str) -> np.ndarray:
     """Image of one row, uint8 (height, width, 3) RGB. Raises KeyError for a camera that the rollout has not."""
     tensors = safetensors.numpy.load(payload)
     offsets = tensors[f"offsets.{camera}"]
-    blob = tensors[f"images.{camera}"][offsets[row] : offsets[row + 1]]
-    return cv2.cvtColor(cv2.imdecode(blob, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return _pixels(tensors[f"images.{camera}"][offsets[row] : offsets[row + 1]])
 
 
 class PayloadFile:
@@ -372,6 +372,7 @@ class PayloadFile:
         """index: of the same file, as `index` gave it before."""
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._header, self._sketch_crc = index or (None, None)
+        self._jpegs: dict[str, list[tuple[int, int, int]]] = {}
 
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
@@ -390,13 +391,23 @@ class PayloadFile:
             **{name: self._tensor(stored) for name, stored in names.items()},
         )
 
+    def followed(self) -> tuple[list[str], np.ndarray]:
+        """Of the n decisions that memory corrected and nothing probed: the rollout behind each, and the confidence of
+        the recall, (n,)."""
+        names, told = self._metadata(), {}
+        for name in ("explored", "source"):
+            told[name] = np.array(json.loads(names[name]))[self._tensor(name)]
+        rows = (self._tensor("modes") == Mode.CORRECTED) & (told["explored"] == "") & (told["source"] != "")
+        return told["source"][rows].tolist(), self._tensor("confidence")[rows]
+
+    def keys(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of all decisions the key, int8 (N, d), and whether they are recallable, bool (N,)."""
+        return self._tensor("key.q"), self._tensor("recallable").astype(bool)
+
     def check(self) -> None:
         """Read all of it."""
-        header = self._read_header()
-        metadata = {name: value for name, value in header[METADATA].items() if name not in ("crc", "format")}
-        if header[METADATA]["crc"].get(METADATA) != _metadata_crc(metadata):
-            raise ValueError("its metadata are not what was written")
-        for name in header[METADATA]["crc"].keys() - {METADATA}:
+        self._metadata()
+        for name in self._header[METADATA]["crc"].keys() - {METADATA}:
             self._tensor(name)
         self.sketches(range(len(self._tensor("steps"))))
 
@@ -421,6 +432,29 @@ class PayloadFile:
             sketches.append(Quantised(q, scale))
         return sketches
 
+    def image(self, row: int, camera: str) -> np.ndarray:
+        """What a camera saw at a decision, uint8 (height, width, 3) RGB, as JPEG has kept it.
+
+        Only all that a camera saw has a checksum: that is read the first time, and each image by itself from then on.
+        Raises KeyError for a camera that the rollout has not.
+        """
+        if camera not in self._jpegs:
+            self._jpegs[camera] = self._find_jpegs(camera)
+        start, size, crc = self._jpegs[camera][row]
+        blob = os.pread(self._descriptor, size, start)
+        if zlib.crc32(blob) != crc:
+            raise ValueError(f"row {row} of tensor 'images.{camera}' is not what was written")
+        return _pixels(np.frombuffer(blob, np.uint8))
+
+    def _find_jpegs(self, camera: str) -> list[tuple[int, int, int]]:
+        """Where in the file each image of a camera begins, its bytes and their CRC-32."""
+        if camera not in json.loads(self._metadata()["cameras"]):
+            raise KeyError(camera)
+        header = self._header  # read anew: an index does not describe images
+        blobs, offsets = self._tensor(f"images.{camera}"), self._tensor(f"offsets.{camera}").tolist()
+        first = header[DATA] + header[f"images.{camera}"]["data_offsets"][0]
+        return [(first + a, b - a, zlib.crc32(blobs[a:b])) for a, b in itertools.pairwise(offsets)]
+
     def _tensor(self, name: str, row: int | None = None) -> np.ndarray:
         """A whole tensor, checked, or one row of it, which the caller checks."""
         if self._header is None:
@@ -444,6 +478,14 @@ class PayloadFile:
         if row is None and _crc(name, tensor) != crc:
             raise ValueError(f"tensor {name!r} is not what was written")
         return tensor
+
+    def _metadata(self) -> dict[str, str]:
+        """What the file says of the rollout, checked; the whole header is read for it."""
+        self._header = self._read_header()
+        metadata = {name: value for name, value in self._header[METADATA].items() if name not in ("crc", "format")}
+        if self._header[METADATA]["crc"].get(METADATA) != _metadata_crc(metadata):
+            raise ValueError("its metadata are not what was written")
+        return metadata
 
     def _read_header(self) -> dict:
         """The JSON header of a safetensors file, its metadata with `crc` decoded, and under DATA where those begin."""
@@ -489,6 +531,11 @@ def _over_norm(q: np.ndarray) -> np.ndarray:
 def _proposed(correction: Correction) -> np.ndarray:
     """(H, A), zero where nothing was proposed."""
     return np.zeros_like(correction.residual) if correction.proposed is None else correction.proposed
+
+
+def _pixels(jpeg: np.ndarray) -> np.ndarray:
+    """uint8 (height, width, 3) RGB."""
+    return cv2.cvtColor(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
 def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:

@@ -32,11 +32,12 @@ from efn_ros.bank.catalogue import (
     seal,
     transaction,
 )
+from efn_ros.bank.chance import Followed
 from efn_ros.bank.contents import Contents
 from efn_ros.bank.errors import BankCorruptionError
 from efn_ros.bank.payload import PayloadFile, StepArrays, Steps, checksum
 from efn_ros.bank.sketches import Projection
-from efn_ros.types import Quantised
+from efn_ros.types import Outcome, Quantised
 
 CACHE_BYTES = 256 * 2**20
 READERS = 16  # threads, which wait for the disk
@@ -174,6 +175,16 @@ class StoredRollout:
             return PayloadFile(self.path).sketches(rows)
         except (FileNotFoundError, ValueError) as error:
             raise self.corrupt(f"sketches {rows} cannot be read ({error})") from error
+
+    def followed(self) -> Followed | None:
+        """The decisions in which memory was followed; None where there are none. Raises BankCorruptionError, and
+        FileNotFoundError for a rollout that has been forgotten."""
+        try:
+            sources, confidence = PayloadFile(self.path).followed()
+        except ValueError as error:
+            raise self.corrupt(error) from error
+        success = self.record.outcome == Outcome.SUCCESS
+        return Followed(self.record.instruction, sources, confidence, success) if sources else None
 
     def corrupt(self, what: object) -> BankCorruptionError:
         """The error that names its payload."""

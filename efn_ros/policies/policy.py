@@ -64,7 +64,7 @@ class FrozenPolicy(Protocol):
 
 
 def load_policy(name: str, *, checkpoint: str | Path = "", threads: int = 1, **settings) -> FrozenPolicy:
-    """Load the policy called `name`: "pocket_vla", "untrained" (the same network, at random) or "constant".
+    """Load the policy called `name`: "pocket_vla", "untrained" (the same network, at random), "constant" or "sway".
 
     checkpoint: a directory that `from_pretrained` loads; the one in the package if empty. threads: of inference.
     Backbones are imported here, when asked for. Raises ValueError for another name.
@@ -81,4 +81,8 @@ def load_policy(name: str, *, checkpoint: str | Path = "", threads: int = 1, **s
         from efn_ros.policies.constant import ConstantPolicy
 
         return ConstantPolicy(**settings)
-    raise ValueError(f"policy {name!r} is unknown; there are 'pocket_vla', 'untrained' and 'constant'")
+    if name == "sway":
+        from efn_ros.policies.sway import SwayPolicy
+
+        return SwayPolicy(**settings)
+    raise ValueError(f"policy {name!r} is unknown; there are 'pocket_vla', 'untrained', 'constant' and 'sway'")

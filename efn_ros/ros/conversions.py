@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import array
 import math
+from collections.abc import Sequence
 from dataclasses import fields
 
 import numpy as np
 from builtin_interfaces.msg import Time
+from sensor_msgs.msg import JointState
 
 from efn_ros import msg, types
 from efn_ros.ros.images import from_rgb, to_rgb
@@ -38,6 +40,14 @@ def from_field(field: array.array, *shape: int) -> np.ndarray:
     return values.reshape([left if n == -1 else n for n in shape])
 
 
+def _nan_for_none(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _none_for_nan(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
 def to_time(stamp_ns: int) -> Time:
     return Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000)
 
@@ -45,6 +55,28 @@ def to_time(stamp_ns: int) -> Time:
 def from_time(stamp: Time) -> int:
     """Nanoseconds."""
     return stamp.sec * 1_000_000_000 + stamp.nanosec
+
+
+def positions_from_msg(message: JointState, joints: Sequence[str] = ()) -> tuple[list, np.ndarray]:
+    """Names, or numbers without, and positions, float32 (P,), of `joints` in that order, or of all as they come.
+
+    Raises ValueError for none, for names that do not fit, for joints that are not there and for what is not finite.
+    """
+    positions = from_field(message.position)
+    if not len(positions):
+        raise ValueError("joint_states holds no positions")
+    if len(message.name) not in (0, len(positions)):
+        raise ValueError(f"joint_states has {len(message.name)} names and {len(positions)} positions")
+    names = list(message.name) or list(range(len(positions)))
+    if joints:
+        missing = [joint for joint in joints if joint not in names]
+        if missing:
+            raise ValueError(f"joint_states lacks {', '.join(missing)}; it has {', '.join(map(str, names))}")
+        names, positions = list(joints), positions[[names.index(joint) for joint in joints]]
+    if not np.isfinite(positions).all():
+        entry = int(np.argmin(np.isfinite(positions)))
+        raise ValueError(f"joint_states position {names[entry]!r} is {positions[entry]}")
+    return names, positions.astype(np.float32)
 
 
 def context_to_msg(context: types.StepContext) -> msg.StepContext:
@@ -201,6 +233,7 @@ def recall_to_response(recall: types.Recall, response):
     if recall.successor is not None:
         response.successor = rows_to_msg(recall.successor)
     response.confidence = recall.confidence
+    response.chance = _nan_for_none(recall.chance)
     response.candidates = recall.candidates
     response.revision = recall.revision
     return response
@@ -214,6 +247,7 @@ def recall_from_response(response) -> types.Recall:
         sketch=rows_from_msg(response.sketch) if response.sketch.rows else None,
         successor=rows_from_msg(response.successor) if response.successor.rows else None,
         confidence=response.confidence,
+        chance=_none_for_nan(response.chance),
         candidates=response.candidates,
         revision=response.revision,
         reason=response.reason,
@@ -240,6 +274,7 @@ def correction_to_msg(
         exploration=correction.exploration,
         reason=correction.reason,
         confidence=correction.confidence,
+        chance=_nan_for_none(correction.chance),
         trust=correction.trust,
         rollout_id=correction.rollout_id,
         rollout_step=correction.rollout_step,
@@ -258,6 +293,7 @@ def correction_from_msg(message: msg.CorrectedAction) -> types.Correction:
         residual=chunk_from_msg(message.residual),
         corrected=chunk_from_msg(message.corrected),
         confidence=message.confidence,
+        chance=_none_for_nan(message.chance),
         trust=message.trust,
         mode=types.Mode(message.mode),
         reason=message.reason,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -43,6 +44,16 @@ def make_rollout(episode_id="e0", decisions=3, *, outcome=Outcome.SUCCESS, lengt
         episode_id, "arm", "reach", "reach the goal", 7, outcome, decisions * 4 if length is None else length,
         1_000, "policy-1", tuple(make_step(episode_id, i, rng=rng, **sizes) for i in range(decisions)),
     )  # fmt: skip
+
+
+def at_5_hz(rollout):
+    """The rollout with stamps of five decisions a second."""
+    steps = []
+    for t, step in enumerate(rollout.steps):
+        context = dataclasses.replace(step.observation.context, stamp_ns=t * 200_000_000)
+        parts = {name: dataclasses.replace(part, context=context) for name, part in vars(step).items()}
+        steps.append(dataclasses.replace(step, **parts))
+    return dataclasses.replace(rollout, steps=tuple(steps))
 
 
 def append_until_killed(directory: str, prefix: str) -> None:

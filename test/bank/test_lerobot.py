@@ -8,25 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sample_rollouts import PROJECTION, make_rollout
+from sample_rollouts import PROJECTION, at_5_hz, make_rollout
 
 from efn_ros.bank import BankReader, BankWriter
 from efn_ros.bank import lerobot as format_
 from efn_ros.bank.demonstrations import as_rollout
 from efn_ros.bank.lerobot import export, read
 from efn_ros.types import Mode, Outcome
-
-PARTS = ("observation", "policy_step", "correction")
-
-
-def at_5_hz(rollout):
-    """The rollout with stamps of five decisions a second."""
-    steps = []
-    for t, step in enumerate(rollout.steps):
-        context = dataclasses.replace(step.observation.context, stamp_ns=t * 200_000_000)
-        changed = {part: dataclasses.replace(getattr(step, part), context=context) for part in PARTS}
-        steps.append(dataclasses.replace(step, **changed))
-    return dataclasses.replace(rollout, steps=tuple(steps))
 
 
 @pytest.fixture
@@ -107,6 +95,15 @@ def test_what_cannot_be_exported_is_named(rollouts, tmp_path):
         (lambda info: info.update(codebase_version="v2.1"), "is of version v2.1, not v3.0; convert it first"),
         (lambda info: info["features"].pop("action"), "has no feature 'action'; there are observation.images.left"),
         (lambda info: info["features"]["observation.images.left"].update(dtype="video"), "as video; only images"),
+        (
+            lambda info: info.update(data_path="../{chunk_index}/{file_index}.parquet"),
+            r"in '\.\./\{chunk_index\}.*; only",
+        ),
+        (
+            lambda info: info.update(data_path="/etc/{chunk_index}.parquet"),
+            r"keeps its frames in '/etc/.*; only data/chunk",
+        ),
+        (lambda info: info.pop("data_path"), "keeps its frames in None; only data/chunk"),
     ],
 )
 def test_what_cannot_be_read_is_named(rollouts, tmp_path, change, message):
@@ -119,6 +116,28 @@ def test_what_cannot_be_read_is_named(rollouts, tmp_path, change, message):
     path.write_text(json.dumps(info))
     with pytest.raises(ValueError, match=message):
         list(read(tmp_path / "dataset"))
+
+
+@pytest.mark.parametrize(
+    "linked",
+    ["meta/info.json", "meta/tasks.parquet", "meta", "data", "data/chunk-000", "data/chunk-000/file-000.parquet"],
+)
+def test_what_leads_out_of_a_dataset_is_refused_by_name_before_it_is_opened(rollouts, tmp_path, linked):
+    export(rollouts, tmp_path / "dataset")
+    inside, outside = tmp_path / "dataset" / linked, tmp_path / "outside"
+    inside.rename(outside)
+    inside.symlink_to(outside)
+    with pytest.raises(ValueError, match=rf"{linked}.* leads out of {tmp_path / 'dataset'}, where nothing is read"):
+        next(read(tmp_path / "dataset"))
+
+
+def test_a_link_within_a_dataset_is_followed(rollouts, tmp_path):
+    export(rollouts, tmp_path / "dataset")
+    file = tmp_path / "dataset/data/chunk-000/file-000.parquet"
+    file.rename(tmp_path / "dataset/frames.parquet")
+    file.symlink_to("../../frames.parquet")
+    (tmp_path / "link").symlink_to("dataset")
+    assert len(list(read(tmp_path / "dataset"))) == len(list(read(tmp_path / "link"))) == 3
 
 
 def test_the_bytes_of_an_image_are_the_banks_own(rollouts, tmp_path):

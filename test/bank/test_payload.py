@@ -1,12 +1,13 @@
-"""What of a rollout is recallable, what follows what, and what a payload keeps of a correction."""
+"""What of a rollout is recallable, what follows what, what a payload keeps of a correction, and its single images."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 from sample_rollouts import make_rollout
 
-from efn_ros.bank.payload import before, decode, encode, is_blank, successors
+from efn_ros.bank.payload import PayloadFile, before, decode, decode_image, encode, is_blank, successors
 from efn_ros.types import Mode
 
 STILL, MOVED = np.zeros(4), np.full(4, 0.1)
@@ -93,3 +94,69 @@ def test_modes_of_exploration_and_sources_are_kept_by_name():
     assert arrays.explored.tolist() == ["noise", "", "branch", "noise"]
     assert arrays.source.tolist() == ["übung \n 1", "", "r" * 500, "übung \n 1"]
     assert arrays.source_step.tolist() == [2, -1, 0, 3]
+
+
+# Images, one by one
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A payload's file, and the images that its cameras saw."""
+    content = encode(make_rollout(decisions=3, image=24), 90, "p")
+    (tmp_path / "payload").write_bytes(content)
+    cameras = ("left", "right")
+    return tmp_path / "payload", {c: [decode_image(content, row, c) for row in range(3)] for c in cameras}
+
+
+def index_of(path):
+    file = PayloadFile(path)
+    file.steps()
+    return file.index()
+
+
+def damage(path, tensor, at):
+    """Flip a bit of a byte of a tensor, counted from its beginning, or from its end if negative."""
+    content = bytearray(path.read_bytes())
+    size = int.from_bytes(content[:8], "little")
+    start, end = json.loads(content[8 : 8 + size])[tensor]["data_offsets"]
+    content[8 + size + (start + at if at >= 0 else end + at)] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_one_image_is_read_as_all_of_them_are(stored, indexed):
+    path, images = stored
+    file = PayloadFile(path, index_of(path) if indexed else None)
+    for row, camera in ((2, "left"), (0, "right"), (0, "left"), (2, "left")):
+        np.testing.assert_array_equal(file.image(row, camera), images[camera][row])
+    assert len(file.sketches([0, 2])) == 2
+
+
+@pytest.mark.parametrize("tensor", ["images.left", "offsets.left"])
+@pytest.mark.parametrize("at", [0, -1])
+def test_no_image_is_read_of_a_camera_one_of_whose_images_is_damaged(stored, tensor, at):
+    path, images = stored
+    damage(path, tensor, at)
+    for row in range(3):
+        with pytest.raises(ValueError, match=f"tensor '{tensor}' is not what was written"):
+            PayloadFile(path).image(row, "left")
+    np.testing.assert_array_equal(PayloadFile(path).image(1, "right"), images["right"][1])
+
+
+def test_an_image_that_is_damaged_after_the_first_look_is_found_out(stored):
+    path, images = stored
+    file = PayloadFile(path)
+    file.image(0, "left")
+    damage(path, "images.left", -1)
+    np.testing.assert_array_equal(file.image(0, "left"), images["left"][0])
+    with pytest.raises(ValueError, match="row 2 of tensor 'images.left' is not what was written"):
+        file.image(2, "left")
+
+
+def test_a_camera_that_a_rollout_has_not_is_told_from_damage(stored):
+    path, _ = stored
+    with pytest.raises(KeyError, match="head"):
+        PayloadFile(path).image(0, "head")
+    path.write_bytes(path.read_bytes().replace(b'[\\"left\\"', b'[\\"loft\\"'))
+    with pytest.raises(ValueError, match="its metadata are not what was written"):
+        PayloadFile(path).image(0, "left")

@@ -381,8 +381,10 @@ def test_a_query_of_another_projection_is_refused_by_name(reader):
 @pytest.mark.parametrize(
     "options",
     [
+        dict(search="all"), dict(hits=0),
         dict(k=0), dict(rollouts_n=0), dict(temperature=0), dict(temperature=math.nan), dict(lambda_=1.1),
         dict(beta=-1), dict(visual=-1), dict(proprio_sigma=0.0), dict(min_similarity=2), dict(confidence_floor=1),
+        dict(outcomes=-1),
     ],
     ids=str,
 )  # fmt: skip
@@ -548,3 +550,21 @@ def test_what_is_read_ahead_may_be_forgotten_meanwhile(tmp_path):
     for record in BankReader(tmp_path).rollouts():
         (tmp_path / "payloads" / record.payload).unlink()
     assert Retriever(BankReader(tmp_path)).warm().revision == 2
+
+
+def test_a_recall_tells_the_chance_that_the_ends_of_those_before_it_promise(tmp_path):
+    def rollout(i):
+        made = make_rollout(f"r{i}", 2, outcome=Outcome.SUCCESS if i % 4 else Outcome.FAILURE)
+        steps = [
+            dataclasses.replace(s, correction=dataclasses.replace(s.correction, rollout_id="r")) for s in made.steps
+        ]
+        return dataclasses.replace(made, steps=tuple(steps))
+
+    retriever = Retriever(fill(tmp_path, [rollout(i) for i in range(40)]))
+    assert retriever.recall(query()).chance is None
+    retriever.warm()
+    assert retriever.outcomes.chance.episodes == 40
+    assert retriever.recall(query()).chance == pytest.approx(0.75, abs=0.1)
+    told_nothing = Retriever(BankReader(tmp_path), RecallConfig(outcomes=0))
+    told_nothing.warm()
+    assert told_nothing.recall(query()).chance is None

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from rclpy.serialization import deserialize_message, serialize_message
+from sensor_msgs.msg import JointState
 
 from efn_ros import types
 from efn_ros.ros import conversions
@@ -143,6 +144,7 @@ def recalls(draw):
         sketch=draw(quantised(draw(st.integers(1, 3)))) if with_tokens else None,
         successor=draw(quantised(draw(st.integers(1, 3)))) if with_tokens else None,
         confidence=draw(doubles),
+        chance=draw(st.none() | doubles),
         candidates=draw(st.integers(0, 2**32 - 1)),
         revision=draw(st.integers(0, 2**64 - 1)),
         reason=draw(names),
@@ -168,6 +170,7 @@ def corrections(draw):
         cut=draw(st.booleans()),
         exploration=draw(names),
         trust=draw(doubles),
+        chance=draw(st.none() | doubles),
     )
 
 
@@ -333,3 +336,37 @@ def test_an_outcome_that_is_none_is_named():
 @given(st.integers(-(2**31) * 10**9, (2**31) * 10**9 - 1))
 def test_a_stamp_comes_back_to_the_nanosecond(stamp_ns):
     assert conversions.from_time(conversions.to_time(stamp_ns)) == stamp_ns
+
+
+# Joints
+
+
+@given(st.dictionaries(st.text("abcxyz", min_size=1), st.floats(-9, 9), min_size=1, max_size=6), st.data())
+def test_positions_are_those_of_the_joints_that_are_named_in_that_order(joints, data):
+    message = carried(JointState(name=list(joints), position=list(joints.values())))
+    chosen = data.draw(st.lists(st.sampled_from(list(joints))))
+    names, positions = conversions.positions_from_msg(message, chosen)
+    assert names == (chosen or list(joints)) and positions.dtype == np.float32
+    np.testing.assert_array_equal(positions, np.float32([joints[name] for name in names]))
+    unnamed = conversions.positions_from_msg(JointState(position=message.position))
+    assert unnamed[0] == list(range(len(joints)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "joints", "says"),
+    [
+        ({}, (), "holds no positions"),
+        ({"name": ["a"], "position": [1.0, 2.0]}, (), "has 1 names and 2 positions"),
+        ({"name": ["a", "b"], "position": [1.0, 2.0]}, ["b", "c"], "lacks c; it has a, b"),
+        ({"name": ["a", "b"], "position": [1.0, np.nan]}, (), "position 'b' is nan"),
+        ({"position": [1.0, np.inf]}, (), "position 1 is inf"),
+    ],
+)
+def test_joint_states_that_say_too_little_are_refused(fields, joints, says):
+    with pytest.raises(ValueError, match=says):
+        conversions.positions_from_msg(JointState(**fields), joints)
+
+
+def test_a_joint_that_is_not_finite_matters_only_where_it_is_asked_for():
+    message = JointState(name=["a", "b"], position=[1.0, np.nan])
+    assert conversions.positions_from_msg(message, ["a"])[1].tolist() == [1.0]

@@ -1,0 +1,34 @@
+"""From the news of an episode to its rollout: what `bank_writer` does live, and an import out of a recording."""
+
+from __future__ import annotations
+
+from efn_ros.bank import RolloutRecorder
+from efn_ros.msg import EpisodeState
+from efn_ros.ros import conversions
+from efn_ros.types import Outcome, Rollout
+
+EMPTY, MISSED = "it held no whole step", "its beginning was missed"  # why an episode is not remembered
+
+
+def begin(recorder: RolloutRecorder, episode: EpisodeState, robot: str) -> None:
+    """Start collecting an episode that has begun. robot: that is remembered with it."""
+    recorder.begin(
+        episode.episode_id,
+        robot=robot,
+        task=episode.task,
+        instruction=episode.instruction,
+        seed=episode.seed,
+        start_ns=conversions.from_time(episode.stamp),
+    )
+
+
+def finish(recorder: RolloutRecorder, episode: EpisodeState) -> tuple[Rollout | None, str]:
+    """The rollout of an episode, or why there is none. episode: the last that was said of it; without an end it was
+    aborted. Raises ValueError for an outcome that is none."""
+    outcome = Outcome(episode.outcome) if episode.phase == EpisodeState.ENDED else Outcome.ABORTED
+    rollout = recorder.finish(outcome, length=episode.length or recorder.complete)
+    if rollout is None:
+        return None, EMPTY
+    if rollout.steps[0].observation.context.step > 0:
+        return None, MISSED
+    return rollout, ""
