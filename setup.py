@@ -7,6 +7,7 @@ setup(
     package_data={
         "efn_ros": [
             "ros/*.xml",
+            "robots/models/*.urdf",
             "policies/pocket_vla/checkpoints/*/*",
             "efn/checkpoints/*/*",
             "bank/seed/*/*",
@@ -27,6 +28,9 @@ setup(
             "efn_trainer = efn_ros.nodes.efn_trainer:main",
             "episode_manager = efn_ros.nodes.episode_manager:main",
             "libero_bridge = efn_ros.nodes.libero_bridge:main",
+            "agibot_g1_bridge = efn_ros.nodes.agibot_g1_bridge:main",
+            "agibot_g1_driver = efn_ros.nodes.agibot_g1_driver:main",
+            "trajectory_bridge = efn_ros.nodes.trajectory_bridge:main",
         ],
     },
 )
