@@ -48,6 +48,7 @@ class Agent:
         step = self._inference(observation)
         recall = Recall(reason="no memory")
         if self._retriever and observation.context.correct:
+            self._retriever.look(observation)
             recall = self._retriever.recall(step)
         return step, recall, self._corrector.correct(step, recall)
 
@@ -67,6 +68,8 @@ class Agent:
 
         draws: seed of what recall and exploration draw, where the same scene is met again; else that of the scene.
         """
+        if self._retriever and correct:
+            self._retriever.warm()
         stepper = Stepper(world, task, seed, execute_steps=execute_steps)
         instruction = world.spec.tasks[task]
         if record and self._writer:

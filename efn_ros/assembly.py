@@ -22,12 +22,17 @@ from efn_ros.packaged import checkpoint_directory
 from efn_ros.policies import FrozenPolicy, load_policy
 from efn_ros.policies.inference import Inference
 from efn_ros.robots import ActionLimits
+from efn_ros.semantics.looks import LookExtractor
+from efn_ros.semantics.rerank import RerankConfig, Reranker
 from efn_ros.worlds import Deployment, World, make_world
 from efn_ros.worlds.deployment import KINDS
 
 if TYPE_CHECKING:
     from efn_ros.efn.learner import Learner
     from efn_ros.efn.switching import Switching
+    from efn_ros.robots.bridge import Bridge
+    from efn_ros.robots.description import Gripper
+    from efn_ros.robots.workspace import Workspace
 
 Parameters = Mapping[str, Any]
 LIMITS = ("low", "high", "velocity", "acceleration", "jerk", "reject", "residual", "holds_last")
@@ -36,12 +41,15 @@ LIMITS = ("low", "high", "velocity", "acceleration", "jerk", "reject", "residual
 def make_policy(p: Parameters) -> FrozenPolicy:
     """Of vla_policy. The sizes are those of an untrained or constant policy; a checkpoint knows its own."""
     name, settings = p["policy"], {}
-    if name in ("untrained", "constant"):
+    if name in ("untrained", "constant", "sway"):
         proprio, size = p["proprio_size"], p["action_size"]
         settings = {"image_size": p["image_size"], "proprio_size": proprio, "horizon": p["horizon"]}
         settings["cameras"] = tuple(p["cameras"])
         if name == "constant":
             settings["action"] = [0.0] * size
+        elif name == "sway":
+            settings |= {"action": p["sway.posture"], "amplitude": p["sway.amplitude"]}
+            settings |= {"sway_hz": p["sway.rate_hz"], "rate_hz": p["sway.rows_hz"]}
         else:
             settings |= {"action_low": (-1.0,) * size, "action_high": (1.0,) * size}
             settings |= {"proprio_mean": (0.0,) * proprio, "proprio_std": (1.0,) * proprio}
@@ -65,6 +73,8 @@ def make_codes(checkpoint: str) -> Codes | None:
 def make_recall(p: Parameters) -> RecallConfig:
     """Of experience_retrieval."""
     return RecallConfig(
+        search=p["search"],
+        hits=p["hits"],
         rollouts_n=p["rollouts"],
         steps_n=p["steps"],
         k=p["k"],
@@ -79,6 +89,31 @@ def make_recall(p: Parameters) -> RecallConfig:
         argmax=p["argmax"],
         follow=p["follow"],
         success_only=p["success_only"],
+        outcomes=p["outcomes"],
+        rerank=make_reranker(p),
+    )
+
+
+def make_reranker(p: Parameters) -> Reranker | None:
+    """Of experience_retrieval; None without encoder and detector. Raises as these do where they are loaded."""
+    encoder, detector = p["rerank.encoder"], p["rerank.detector"]
+    if not (encoder or detector):
+        return None
+    options, networks = {"device": p["rerank.device"], "local_files_only": False}, {}
+    if encoder:
+        from efn_ros.semantics.encoder import ContrastiveEncoder
+
+        networks["encoder"] = ContrastiveEncoder.from_pretrained(encoder, **options)
+    if detector:
+        from efn_ros.semantics.detector import OpenVocabularyDetector
+
+        threshold = p["rerank.threshold"]
+        networks["detector"] = OpenVocabularyDetector.from_pretrained(detector, threshold=threshold, **options)
+    opening = p["rerank.opening"] if p["rerank.opening"] >= 0 else None
+    told = {"gripper": p["rerank.gripper"], "opening": opening, "opening_range": tuple(p["rerank.opening_range"])}
+    extractor = LookExtractor(p["rerank.camera"], **told, **networks)
+    return Reranker(
+        extractor, RerankConfig(**{field.name: p[f"rerank.{field.name}"] for field in fields(RerankConfig)})
     )
 
 
@@ -182,6 +217,68 @@ def make_simulation(p: Parameters) -> World:
     """Of libero_bridge."""
     settings = {"assets": p["libero_assets"]} if p["world"] == "libero" else {}
     return make_world(p["world"], deployment=make_deployment(p), image_size=p["image_size"], **settings)
+
+
+def make_bridge(p: Parameters) -> tuple[Bridge, list[Gripper]]:
+    """Of a robot's bridge, and its grippers. A limit of one entry stands for every joint. Raises ValueError for
+    parameters that do not fit each other."""
+    from efn_ros.robots.bridge import Bridge, Patience
+    from efn_ros.robots.description import Gripper, Layout
+    from efn_ros.robots.streaming import JointLimits, Stream
+
+    def each(name: str) -> np.ndarray:
+        values = np.asarray(p[f"joints.{name}"], np.float64)
+        if len(values) not in (1, len(joints)):
+            raise ValueError(f"joints.{name} has {len(values)} entries; there are {len(joints)} joints")
+        return np.repeat(values, len(joints)) if len(values) == 1 else values
+
+    def named(name: str) -> list:
+        values = p[f"grippers.{name}"]
+        if len(values) != len(names):
+            raise ValueError(f"grippers.{name} has {len(values)} entries; there are {len(names)} grippers")
+        return values
+
+    joints, names = p["joints.names"], [name for name in p["grippers.names"] if name]
+    entries = [entry for entry in p["action.grippers"] if entry >= 0]
+    if len(set(joints)) != len(joints) or not all(joints):
+        raise ValueError(f"joints.names is {joints}; each joint needs a name of its own")
+    if len(p["action.joints"]) != len(joints) or len(entries) != len(names):
+        raise ValueError(
+            f"an action has {len(p['action.joints'])} joints and {len(entries)} grippers; the robot has {len(joints)} "
+            f"and {len(names)}"
+        )
+    limits = {field.name: each(field.name) for field in fields(JointLimits)}
+    for name in ("velocity", "acceleration", "jerk"):
+        limits[name] = limits[name] * p["speed_scale"]
+    workspace = make_workspace(p)
+    if workspace:
+        workspace.inside(np.zeros((1, len(joints))))  # refuses another number of joints
+    stream = Stream(JointLimits(**limits), p["command_rate_hz"], workspace.inside if workspace else None)
+    layout = Layout(p["action.joints"], entries, p["action.kind"])
+    patience = Patience(**{name: p[f"patience.{name}"] for name in ("state_s", "action_s", "late_s", "stop_s")})
+    grippers = [Gripper(*one) for one in zip(names, named("opened"), named("closed"), strict=True)] if names else []
+    return Bridge(stream, layout, p["action_rate_hz"], patience), grippers
+
+
+def make_workspace(p: Parameters) -> Workspace | None:
+    """Of a robot's bridge; None where postures are not checked. Raises ValueError for a model that is not known."""
+    from efn_ros.robots import agibot_g1
+    from efn_ros.robots.workspace import Workspace
+
+    if not p["workspace.model"]:
+        if max(len(p["workspace.box"]), len(p["workspace.keep_out"])) > 1 or p["workspace.wrists_apart_m"]:
+            raise ValueError("workspace has bounds but no model to check them with; name one in workspace.model")
+        return None
+    if p["workspace.model"] != "agibot_g1":
+        raise ValueError(f"workspace.model is {p['workspace.model']!r}; there is 'agibot_g1'")
+    box, keep_out = (list(p[f"workspace.{name}"]) for name in ("box", "keep_out"))
+    return Workspace.create(
+        agibot_g1.load_arms(),
+        agibot_g1.WRISTS,
+        box=box if len(box) > 1 else (),
+        keep_out=keep_out if len(keep_out) > 1 else (),
+        wrist_distance_m=p["workspace.wrists_apart_m"],
+    )
 
 
 def make_agent(graph: Graph, bank: str | Path | None) -> Agent:

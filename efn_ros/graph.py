@@ -79,6 +79,15 @@ def config_directory() -> Path:
     return Path(get_package_share_directory("efn_ros")) / "config"
 
 
+def dry_run(robot: str) -> Path:
+    """What is laid over a robot's graph so that a simulated one takes its place. Raises FileNotFoundError for a robot
+    that has none."""
+    path = config_directory() / "dry_run" / f"{robot}.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(f"{robot} has no dry run: there is no {path}")
+    return path
+
+
 def robots() -> list[str]:
     return sorted(path.stem for path in config_directory().glob("*.yaml") if "graph" in _read(path))
 

@@ -108,7 +108,7 @@ def test_the_policy_of_the_agibot_can_be_made_and_fits_its_projection():
     inference = assembly.make_inference(parameters)
     spec = inference.policy.spec
     assert spec.cameras == ("head", "hand_left", "hand_right")
-    assert (spec.horizon, spec.action_size, spec.proprio_size) == (30, 16, 14)
+    assert (spec.horizon, spec.action_size, spec.proprio_size) == (30, 16, 16)
     assert spec.tokens[1] == inference.projection.input_size
 
 
@@ -281,6 +281,8 @@ def test_visual_tokens_that_came_over_the_wire_give_the_action_of_the_agent_bit_
     memory = recalled_from(inference(look(7)))
 
     class Remembering:
+        def look(self, observation): ...
+
         def recall(self, step):
             return memory
 
@@ -301,6 +303,8 @@ def test_visual_tokens_that_came_over_the_wire_give_the_action_of_the_agent_bit_
 
 def test_recall_is_configured_by_the_parameters(tmp_path):
     values = {
+        "search": "everything",
+        "hits": 12,
         "rollouts": 3,
         "steps": 400,
         "k": 5,
@@ -315,11 +319,15 @@ def test_recall_is_configured_by_the_parameters(tmp_path):
         "argmax": True,
         "follow": 0.05,
         "success_only": True,
+        "outcomes": 20,
+        "rerank.encoder": "",
+        "rerank.detector": "",
     }
     config = assembly.make_retriever(values, tmp_path)._config
     assert (config.rollouts_n, config.k, config.context, config.temperature, config.argmax) == (3, 5, 7, 0.5, True)
     assert (config.lambda_, config.beta, config.success_only) == (0.75, 2.0, True)
-    assert (config.steps_n, config.follow) == (400, 0.05)
+    assert (config.steps_n, config.follow, config.outcomes) == (400, 0.05, 20)
+    assert (config.steps_n, config.follow, config.search, config.hits) == (400, 0.05, "everything", 12)
     assert config.codes.identity == Codes.load(PACKAGED / "metaworld" / WEIGHTS).identity
     assert assembly.make_retriever({**values, "codes": ""}, tmp_path)._config.codes is None
     assert (config.visual, config.latent, config.proprio) == (0.5, 0.25, 0.125)
@@ -419,3 +427,51 @@ def test_a_learner_is_what_the_parameters_say_and_what_it_cannot_do_is_named(tmp
     assert learner.registry.directory == tmp_path / "bank" / "efn"
     with pytest.raises(ValueError, match=message):
         assembly.make_learner(*{**parts, node: {**parts[node], **change}}.values())
+
+
+# The bridge to a robot's arms
+
+
+def bridge_parameters(robot="agibot_g1", **change):
+    node = {"agibot_g1": "agibot_g1_bridge", "arm_7dof": "trajectory_bridge"}[robot]
+    return Graph.load(robot).parameters(node) | change
+
+
+def test_shipped_parameters_make_a_bridge_within_the_limits_of_the_corrector():
+    for robot, joints, grippers in (("agibot_g1", 14, 2), ("arm_7dof", 7, 0)):
+        bridge, made = assembly.make_bridge(bridge_parameters(robot))
+        limits, corrector = bridge._stream.limits, Graph.load(robot).parameters("efn_corrector")
+        assert (len(limits.low), len(made)) == (joints, grippers)
+        entries = bridge_parameters(robot)["action.joints"]
+        for name in ("low", "high"):
+            assert np.array_equal(getattr(limits, name), np.take(corrector[f"limits.{name}"], entries)), name
+
+
+def test_the_speed_scale_is_of_all_rates():
+    limits = assembly.make_bridge(bridge_parameters(speed_scale=0.1))[0]._stream.limits
+    assert (limits.velocity[0], limits.acceleration[0], limits.jerk[0]) == pytest.approx((0.1, 0.3, 1.0))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"joints.low": [0.0] * 6}, "joints.low has 6 entries; there are 14 joints"),
+        ({"joints.names": ["a"] * 14}, "each joint needs a name of its own"),
+        ({"joints.names": ["a", "b"]}, "14 joints and 2 grippers; the robot has 2 and 2"),
+        ({"action.grippers": [7, 7]}, "joints and grippers name"),
+        ({"grippers.opened": [0.0]}, "grippers.opened has 1 entries; there are 2 grippers"),
+        ({"action.kind": "relative"}, "kind of action is 'relative'"),
+        ({"workspace.model": "hal9000"}, "workspace.model is 'hal9000'"),
+        ({"workspace.model": ""}, "workspace has bounds but no model"),
+        ({"workspace.box": [0.0, 1.0]}, "box has 2 numbers"),
+        ({"patience.state_s": 0.0}, "state_s is 0.0"),
+    ],
+)
+def test_parameters_of_a_bridge_that_do_not_fit_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        assembly.make_bridge(bridge_parameters(**change))
+
+
+def test_a_workspace_of_two_arms_is_not_taken_for_one():
+    with pytest.raises(ValueError, match="postures have shape"):
+        assembly.make_bridge(bridge_parameters("arm_7dof", **{"workspace.model": "agibot_g1"}))

@@ -13,7 +13,7 @@ from efn_ros.graph import RESTART, STOP, Graph, config_directory, robots
 from efn_ros.ros.node import COMMON, EfnNode
 from efn_ros.worlds.deployment import Deployment
 
-ROBOTS = ("agibot_g1", "libero_sim", "replay")
+ROBOTS = ("agibot_g1", "arm_7dof", "libero_sim", "replay")
 DEPLOYMENTS = sorted(path.stem for path in (config_directory() / "deployments").glob("*.yaml"))
 
 
@@ -164,7 +164,9 @@ def test_these_robots_are_shipped():
 def node_class(executable):
     module = importlib.import_module(f"efn_ros.nodes.{executable}")
     (found,) = [
-        c for _, c in inspect.getmembers(module, inspect.isclass) if issubclass(c, EfnNode) and c is not EfnNode
+        c
+        for _, c in inspect.getmembers(module, inspect.isclass)
+        if issubclass(c, EfnNode) and c.__module__ == module.__name__
     ]
     return found
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
+MAX_GAP_S = 0.5  # for which a topic may be silent
 TEACHERS = 10  # rollouts that are shown; --json has all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    commands = parser.add_subparsers(dest="verb", required=True, metavar="ACTION")
     for action, (_, what, *arguments) in ACTIONS.items():
         command = commands.add_parser(action, help=what, description=what)
         command.add_argument("bank", type=Path, metavar="BANK", help="directory of the bank")
@@ -27,11 +30,11 @@ def run(args: argparse.Namespace) -> int:
     from efn_ros.bank.catalogue import CATALOGUE
 
     args.bank = args.bank.expanduser()
-    if args.action not in MAKE and not (args.bank / CATALOGUE).is_file():
+    if args.verb not in MAKE and not (args.bank / CATALOGUE).is_file():
         print(f"efn bank: there is no bank in {args.bank}: it holds no {CATALOGUE}", file=sys.stderr)
         return 2
     try:
-        return ACTIONS[args.action][0](args)
+        return ACTIONS[args.verb][0](args)
     except (BankError, OSError, ValueError, KeyError) as error:
         print(f"efn bank: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
         return 2
@@ -237,35 +240,97 @@ def export(args: argparse.Namespace) -> int:
 
 
 def import_(args: argparse.Namespace) -> int:
-    from efn_ros.assembly import make_inference, make_writer
+    from efn_ros.assembly import make_writer
     from efn_ros.bank import BankReader
-    from efn_ros.bank.demonstrations import as_rollout
-    from efn_ros.bank.lerobot import INFO, read
     from efn_ros.graph import Graph
-    from efn_ros.types import Outcome
 
     graph = Graph.load(args.robot, tuple(args.params_file or ()))
-    inference, remembered = make_inference(graph.parameters("vla_policy")), graph.parameters("bank_writer")
-    spec = inference.policy.spec
-    cameras = {name: name for name in spec.cameras} | dict(_pair(text) for text in args.camera or ())
-    told = {"robot": remembered["robot"], "cameras": cameras, "image_size": spec.image_size}
-    told |= {"task": args.task, "outcome": Outcome[args.outcome.upper()]}
-    prefix, there = args.prefix or args.dataset.resolve().name, {r.id for r in BankReader(args.bank).rollouts()}
-    episodes, added, already = read(args.dataset), [], []
-    with make_writer(remembered, args.bank) as writer:
-        for frames in _progress("episodes")(episodes):
-            name = f"{prefix}-{frames.index}"
+    there, added, already = {r.id for r in BankReader(args.bank).rollouts()}, [], []
+    with _recording(args, graph) as episodes, make_writer(graph.parameters("bank_writer"), args.bank) as writer:
+        for name, make in _progress("episodes")(episodes):
             if name in there:
                 already.append(name)
                 continue
-            made_ns = (args.dataset / INFO).stat().st_mtime_ns
-            writer.append(as_rollout(frames, inference, episode_id=name, start_ns=made_ns, **told))
+            writer.append(make())
             added.append(name)
     if args.json:
         print(json.dumps({"added": added, "there_already": already}, indent=1))
     else:
         print(f"{len(added)} episodes are added to {args.bank}, {len(already)} were there already")
     return 0
+
+
+@contextlib.contextmanager
+def _recording(args: argparse.Namespace, graph) -> Iterator[Iterable[tuple[str, Callable]]]:
+    """The episodes of what was recorded: their names, and what makes their rollouts."""
+    from efn_ros.bank.lerobot import INFO, read
+    from efn_ros.bank.rosbag import FILES, METADATA, is_bag, open_bag
+
+    if (args.source / INFO).is_file():
+        _refuse(args, "a LeRobotDataset", OPERATED)
+        made_ns = (args.source / INFO).stat().st_mtime_ns
+        yield _seen_again(args, graph, ((made_ns, frames) for frames in read(args.source)))
+    elif is_bag(args.source):
+        with open_bag(args.source) as bag:
+            if bag.of_graph:
+                _refuse(args, "a bag of the graph itself", (*OPERATED, "camera", "task", "prefix", "outcome"))
+                yield _as_remembered(graph, bag)
+            else:
+                yield _seen_again(args, graph, [_operated(args, graph, bag)])
+    else:
+        raise ValueError(
+            f"{args.source} is no recording: neither a LeRobotDataset, with {INFO}, nor a rosbag2, with {METADATA} or "
+            f"as one file {' or '.join(FILES)}"
+        )
+
+
+def _as_remembered(graph, bag) -> Iterator[tuple[str, Callable]]:
+    from efn_ros.ros.recordings import rollouts
+
+    robot = graph.parameters("bank_writer")["robot"]
+    for rollout in rollouts(bag, robot, lambda said: print(f"efn bank: {said}", file=sys.stderr)):
+        yield rollout.episode_id, lambda rollout=rollout: rollout
+
+
+def _seen_again(args: argparse.Namespace, graph, episodes: Iterable[tuple]) -> Iterator[tuple[str, Callable]]:
+    """As the frozen policy sees them. episodes: the stamp of the first frame, nanoseconds, and the frames of each."""
+    from efn_ros.assembly import make_inference
+    from efn_ros.bank.demonstrations import as_rollout
+    from efn_ros.types import Outcome
+
+    inference, source = make_inference(graph.parameters("vla_policy")), args.source.resolve()
+    spec, prefix = inference.policy.spec, args.prefix or (source.name if source.is_dir() else source.stem)
+    cameras = {name: name for name in spec.cameras} | _cameras(args)
+    told = {"robot": graph.parameters("bank_writer")["robot"], "cameras": cameras, "image_size": spec.image_size}
+    told |= {"task": args.task, "outcome": Outcome[(args.outcome or OUTCOMES[0]).upper()]}
+    for start_ns, frames in episodes:
+        name = f"{prefix}-{frames.index}"
+        yield name, partial(as_rollout, frames, inference, episode_id=name, start_ns=start_ns, **told)
+
+
+def _operated(args: argparse.Namespace, graph, bag) -> tuple:
+    """The one episode of a bag of a robot that somebody operated; images and states as camera_ingest gives them."""
+    from efn_ros.bank.rosbag import frames
+    from efn_ros.ros.recordings import image, vector
+
+    if missing := [word for word in (*OPERATED, "camera") if not getattr(args, word)]:
+        raise ValueError(f"{args.source} is a bag of a robot that somebody operated; say --{missing[0]} too")
+    ingested = graph.parameters("camera_ingest")
+    joints = [joint for joint in ingested.get("joints", ()) if joint]
+    readers = dict.fromkeys(_cameras(args).values(), image)
+    readers |= {args.action: vector, args.state: partial(vector, joints=joints)}
+    words = {word: getattr(args, word) for word in OPERATED}
+    return frames(bag, readers, **words, max_gap_s=args.max_gap, image_size=ingested["image_size"])
+
+
+def _cameras(args: argparse.Namespace) -> dict[str, str]:
+    return dict(_pair(text) for text in args.camera or ())
+
+
+def _refuse(args: argparse.Namespace, source: str, words: Iterable[str]) -> None:
+    for word in words:
+        if getattr(args, word):
+            raise ValueError(f"{args.source} is {source}; leave out --{word}")
 
 
 def migrate(args: argparse.Namespace) -> int:
@@ -355,6 +420,15 @@ def _dataset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="directory of a LeRobotDataset, version 3.0")
 
 
+def _source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source",
+        type=Path,
+        metavar="SOURCE",
+        help="a LeRobotDataset, version 3.0, or a rosbag2 (directory, .mcap, .db3)",
+    )
+
+
 def _rate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fps", type=float, default=0.0, help="frames a second; default: what the stamps say")
 
@@ -363,11 +437,28 @@ def _policy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--robot", default="libero_sim", help="which config/<robot>.yaml: policy, projection, cameras")
     parser.add_argument("--params-file", action="append", help="parameters laid over the robot's own")
     parser.add_argument(
-        "--camera", nargs="+", metavar="OURS=THEIRS", help="cameras whose names in the dataset are not the policy's"
+        "--camera", nargs="+", metavar="OURS=THEIRS", help="cameras, or topics, whose names are not the policy's"
     )
-    parser.add_argument("--task", default="", help="short name of the task; default: the dataset's own words")
-    parser.add_argument("--outcome", default="unknown", choices=OUTCOMES, help="where the dataset does not say")
-    parser.add_argument("--prefix", default="", help="of the identifiers; default: the dataset's directory")
+    parser.add_argument("--task", default="", help="short name of the task; default: what the robot was told")
+    parser.add_argument("--outcome", default="", choices=OUTCOMES, help="where the source does not say")
+    parser.add_argument("--prefix", default="", help="of the identifiers; default: the name of the source")
+
+
+def _teleoperation(parser: argparse.ArgumentParser) -> None:
+    said = parser.add_argument_group("of a rosbag2 of a robot that somebody operated, which is one episode")
+    said.add_argument("--state", default="", metavar="TOPIC", help="of proprioception")
+    said.add_argument("--action", default="", metavar="TOPIC", help="of what was commanded")
+    said.add_argument(
+        "--rate", type=float, default=0.0, metavar="HZ", help="frames a second: the policy's control steps"
+    )
+    said.add_argument("--instruction", default="", help="what the robot was told")
+    said.add_argument(
+        "--max-gap",
+        type=float,
+        default=MAX_GAP_S,
+        metavar="SECONDS",
+        help="for which a topic may be silent; %(default)s",
+    )
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -381,6 +472,7 @@ def _skip(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip-corrupt", action="store_true", help="leave corrupt rollouts behind and name them")
 
 
+OPERATED = ("state", "action", "rate", "instruction")  # that only a bag of an operated robot needs
 OUTCOMES = ("unknown", "success", "failure", "aborted")
 MAKE = ("import", "merge", "rebuild")  # that need no catalogue yet
 ACTIONS: dict[str, tuple] = {
@@ -393,7 +485,7 @@ ACTIONS: dict[str, tuple] = {
     "forget": (forget, "remove rollouts for good", _where, _consent),
     "merge": (merge, "add the rollouts of other banks of the same projection", _sources),
     "export": (export, "write rollouts as a LeRobotDataset", _dataset, _where, _rate),
-    "import": (import_, "add the episodes of a LeRobotDataset, as the frozen policy sees them", _dataset, _policy),
+    "import": (import_, "add the episodes of a LeRobotDataset or of a rosbag2", _source, _policy, _teleoperation),
     "rebuild": (rebuild, "make a lost or damaged catalogue anew out of the payloads"),
     "migrate": (migrate, "make a bank of an earlier format one of the present format, in place", _skip),
 }

@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from efn_ros.graph import Graph, robots
+from efn_ros.graph import Graph, dry_run, robots
 from efn_ros.ros.bringup import Bringup
 
 WATCH_S = 0.2
@@ -16,6 +16,7 @@ WATCH_S = 0.2
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("robot", choices=robots(), help="which config/<robot>.yaml")
     parser.add_argument("--params-file", type=Path, action="append", default=[], help="laid over the robot's own")
+    parser.add_argument("--dry-run", action="store_true", help="a simulated robot in place of the real one")
     parser.add_argument("--bank", help="directory of the experience bank; default: what the robot's file says")
     parser.add_argument("--namespace", default="efn")
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warn", "error", "fatal"))
@@ -27,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     settings = {"autostart": not args.no_autostart, "use_sim_time": args.use_sim_time}
     settings |= {"bank": args.bank} if args.bank else {}
-    graph = Graph.load(args.robot, args.params_file, **settings)
+    overlays = [dry_run(args.robot), *args.params_file] if args.dry_run else args.params_file
+    graph = Graph.load(args.robot, overlays, **settings)
     if args.on_exit:
         graph = Graph(graph.robot, graph.nodes, args.on_exit)
 

@@ -228,6 +228,7 @@ def describe(action) -> list[str]:
         ("episode", f"{context.episode_id}, step {context.step}: {context.instruction}"),
         ("mode", MODES[action.mode] + probed + (f": {action.reason}" if action.reason else "")),
         ("confidence", f"{action.confidence:.2f}{recall}"),
+        ("chance", "not known" if action.chance != action.chance else f"{action.chance:.2f}"),
         ("trust", f"{action.trust:.2f}"),
         *((part, _row(getattr(action, part))) for part in ("base", "residual", "corrected", "proposed")),
         ("from", source),

@@ -127,6 +127,7 @@ class Corrector:
             residual=residual,
             corrected=corrected,
             confidence=recall.confidence,
+            chance=recall.chance,
             mode=mode,
             reason=reason,
             rollout_id=drawn.rollout_id if drawn else "",

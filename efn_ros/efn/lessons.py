@@ -19,6 +19,7 @@ import numpy as np
 from efn_ros.assembly import make_inference, make_recall, make_simulation, make_writer
 from efn_ros.bank import BankReader, Retriever
 from efn_ros.bank.payload import before, successors
+from efn_ros.bank.retrieval import INSTRUCTION
 from efn_ros.efn.learned import LearnedResidual
 from efn_ros.graph import Graph
 from efn_ros.policies.inference import Inference
@@ -177,7 +178,7 @@ class _School:
         recall = make_recall({**self._graph.parameters("experience_retrieval"), "codes": ""})  # that of the student
         codes = self._student.codes if self._student else None
         sizes = {"rollouts_n": config.remembered, "k": config.nearest, "context": config.context}
-        recall = replace(recall, codes=codes, **sizes)
+        recall = replace(recall, codes=codes, search=INSTRUCTION, **sizes)  # which compares all that is remembered
         retrievers = [Retriever(BankReader(view.bank), recall) for view in self.views]
         share, probe = np.float32(rng.choice([0.0, 0.5, 1.0])), np.zeros(len(bound), np.float32)
         driven = self._student is not None and rng.random() < 0.5

@@ -9,12 +9,11 @@ from efn_ros.assembly import make_writer
 from efn_ros.bank import BankError, BankReader, RolloutRecorder
 from efn_ros.bank.query import matching
 from efn_ros.msg import BankChanged, CorrectedAction, EpisodeState, Observation, PolicyStep
-from efn_ros.ros import conversions
+from efn_ros.ros import conversions, episodes
 from efn_ros.ros.diagnostics import ERROR, OK
 from efn_ros.ros.node import EfnNode, Parameter, run
 from efn_ros.ros.qos import EVERY_KEPT_STEP, LATCHED
 from efn_ros.srv import Forget
-from efn_ros.types import Outcome
 
 
 class BankWriterNode(EfnNode):
@@ -77,14 +76,7 @@ class BankWriterNode(EfnNode):
             if self._episode is not None:
                 self._finish()
             self._episode = episode
-            self._recorder.begin(
-                episode.episode_id,
-                robot=self.parameter("robot"),
-                task=episode.task,
-                instruction=episode.instruction,
-                seed=episode.seed,
-                start_ns=conversions.from_time(episode.stamp),
-            )
+            episodes.begin(self._recorder, episode, self.parameter("robot"))
         elif self._episode is not None and self._episode.episode_id == episode.episode_id:
             self._episode = episode
             self._grace.reset()
@@ -92,13 +84,13 @@ class BankWriterNode(EfnNode):
         elif episode.episode_id in self._writer:  # written by this node before it was restarted
             self._announce(episode.episode_id, 0.0)
         else:
-            self._refuse(episode.episode_id, "its beginning was missed")
+            self._refuse(episode.episode_id, episodes.MISSED)
 
     def _add(self, item) -> None:
-        if self._episode is None or not item.context.record:
-            return
-        self._recorder.add(item)
-        self._finish_if_whole()
+        """Also of an episode of which nothing was heard yet: its first steps may overtake that news."""
+        if item.context.record:
+            self._recorder.add(item)
+            self._finish_if_whole()
 
     def _finish_if_whole(self) -> None:
         """Steps and the end of the episode travel on different topics, so the end may overtake the last steps."""
@@ -114,16 +106,11 @@ class BankWriterNode(EfnNode):
     def _finish(self) -> None:
         self._grace.cancel()
         episode, self._episode = self._episode, None
-        outcome = Outcome(episode.outcome) if episode.phase == EpisodeState.ENDED else Outcome.ABORTED
-        length = episode.length or self._recorder.complete
-        rollout = self._recorder.finish(outcome, length=length)
+        rollout, reason = episodes.finish(self._recorder, episode)
         self.diagnostics.counts["incomplete_steps"] += self._recorder.incomplete
         if rollout is None:
-            self._refuse(episode.episode_id, "it held no whole step")
-            return
-        if rollout.steps[0].observation.context.step > 0:  # this node was started in mid-episode
-            self.diagnostics.counts["missed_beginnings"] += 1
-            self._refuse(episode.episode_id, "its beginning was missed")
+            self.diagnostics.counts["missed_beginnings"] += reason == episodes.MISSED  # started in mid-episode
+            self._refuse(episode.episode_id, reason)
             return
         started = time.perf_counter()
         try:

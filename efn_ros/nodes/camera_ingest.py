@@ -88,21 +88,8 @@ class CameraIngest(EfnNode):
         self._add(camera, conversions.from_time(image.header.stamp), pixels)
 
     def _on_state(self, state: JointState) -> None:
-        positions = conversions.from_field(state.position)
-        if not len(positions):
-            raise ValueError("joint_states holds no positions")
-        if len(state.name) not in (0, len(positions)):
-            raise ValueError(f"joint_states has {len(state.name)} names and {len(positions)} positions")
-        names = list(state.name) or list(range(len(positions)))
-        if self._joints:
-            missing = [joint for joint in self._joints if joint not in names]
-            if missing:
-                raise ValueError(f"joint_states lacks {', '.join(missing)}; it has {', '.join(map(str, names))}")
-            names, positions = self._joints, positions[[names.index(joint) for joint in self._joints]]
-        if not np.isfinite(positions).all():
-            entry = int(np.argmin(np.isfinite(positions)))
-            raise ValueError(f"joint_states position {names[entry]!r} is {positions[entry]}")
-        self._add(STATE, conversions.from_time(state.header.stamp), positions.astype(np.float32))
+        _, positions = conversions.positions_from_msg(state, self._joints)
+        self._add(STATE, conversions.from_time(state.header.stamp), positions)
 
     def _add(self, source: str, stamp_ns: int, item: np.ndarray) -> None:
         chosen = self._synchroniser.add(source, stamp_ns, item)

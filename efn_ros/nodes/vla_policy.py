@@ -18,16 +18,20 @@ class VlaPolicy(EfnNode):
     """In: observation. Out: policy_step. Service: ~/decode, a residual on the latent action tokens of this step."""
 
     PARAMETERS = (
-        Parameter("policy", "pocket_vla", "Backbone: pocket_vla, untrained or constant."),
+        Parameter("policy", "pocket_vla", "Backbone: pocket_vla, untrained, constant or sway."),
         Parameter(
             "checkpoint", "", "Directory of its checkpoint, or packaged:libero; empty: the package's for Meta-World."
         ),
         Parameter("threads", 1, "Threads of inference.", 1, 256),
-        Parameter("cameras", ["left", "right"], "Cameras of an untrained or constant policy."),
-        Parameter("horizon", 4, "Chunk length of an untrained or constant policy, control steps.", 1, 1000),
-        Parameter("proprio_size", 4, "Entries of proprioception of an untrained or constant policy.", 1, 256),
-        Parameter("action_size", 4, "Entries of an action of an untrained or constant policy.", 1, 256),
-        Parameter("image_size", 96, "Image side of an untrained or constant policy, pixels.", 16, 2048),
+        Parameter("cameras", ["left", "right"], "Cameras of a policy without a checkpoint."),
+        Parameter("horizon", 4, "Chunk length of a policy without a checkpoint, control steps.", 1, 1000),
+        Parameter("proprio_size", 4, "Entries of proprioception of a policy without a checkpoint.", 1, 256),
+        Parameter("action_size", 4, "Entries of an action of a policy without a checkpoint.", 1, 256),
+        Parameter("image_size", 96, "Image side of a policy without a checkpoint, pixels.", 16, 2048),
+        Parameter("sway.posture", [0.0], "Action that a sway policy sways about."),
+        Parameter("sway.amplitude", 0.1, "By so much, in units of the action.", 0.0, 3.2),
+        Parameter("sway.rate_hz", 0.2, "So often a second.", 0.001, 10.0),
+        Parameter("sway.rows_hz", 30.0, "Rows of its chunk a second.", 1.0, 1000.0),
         Parameter("tokens_width", 128, "Width of the policy's visual tokens.", 1, 65536),
         Parameter("descriptor_size", 128, "Width of keys and sketches, equation (30).", 8, 4096),
         Parameter("projection_seed", 0, "Seed of the projection; a bank remembers which it was made with.", 0),

@@ -14,7 +14,14 @@ import matplotlib.pyplot as plt  # noqa: E402 - the backend is chosen first
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from efn_ros.report.results import EVALUATION, WAYS, comparisons_of, largest_memory, working_ways  # noqa: E402
+from efn_ros.report.results import (  # noqa: E402
+    CONFIDENCE,
+    EVALUATION,
+    WAYS,
+    comparisons_of,
+    largest_memory,
+    working_ways,
+)
 
 BASE, MEMORY, OTHER, WORK = "#9a9a9a", "#d66020", "#3b5b8c", "#7a3b10"
 
@@ -79,7 +86,7 @@ def volumes_figure(path: Path, results: dict) -> None:
         handles, labels = axis.get_legend_handles_labels()
         one = dict(zip(reversed(labels), reversed(handles), strict=True))  # the first of each label
         axis.legend(one.values(), one.keys(), frameon=False)
-    save(figure, path, results)
+    save(figure, path, results["comparisons"])
 
 
 def changes_figure(path: Path, results: dict) -> None:
@@ -100,27 +107,49 @@ def changes_figure(path: Path, results: dict) -> None:
         axis.xaxis.set_major_formatter(lambda value, _: f"{abs(value):.0f}")
         axis.set(title=title, xlabel=f"of the scenes in brackets; {volume} rollouts in memory")
         axis.legend(frameon=False)
-    save(figure, path, results)
+    save(figure, path, results["comparisons"])
 
 
-FIGURES = {"docs/images/volumes.png": volumes_figure, "docs/images/changes.png": changes_figure}
+def reliability_figure(path: Path, results: dict) -> None:
+    """Share of episodes that succeeded, by what was said of them before; 95 % intervals."""
+    figure, axis = plt.subplots(figsize=(5.4, 5), constrained_layout=True)
+    axis.plot((0, 100), (0, 100), "--", color=BASE, label="as often as said")
+    for name, colour in (("confidence", OTHER), ("chance", MEMORY)):
+        column = {
+            key: [100 * b[key] for b in results["forms"][name]["bins"]] for key in ("said", "ended", "low", "high")
+        }
+        axis.vlines(column["said"], column["low"], column["high"], color=colour, alpha=0.5)
+        axis.plot(column["said"], column["ended"], "o-", color=colour, label=name)
+    axis.set(xlabel="said before, %", ylabel="succeeded, %", xlim=(0, 102), ylim=(0, 102), title="Following memory")
+    axis.legend(frameon=False, loc="upper left")
+    save(figure, path, results["forms"])
+
+
+# Name -> results file, what of it is shown, and how.
+FIGURES = {
+    "docs/images/volumes.png": (EVALUATION, "comparisons", volumes_figure),
+    "docs/images/changes.png": (EVALUATION, "comparisons", changes_figure),
+    "docs/images/reliability.png": (CONFIDENCE, "forms", reliability_figure),
+}
 
 
 def refresh(root: Path, draw: bool) -> list[str]:
     """Names of the figures that show other results than the files in a checkout; with `draw` they are drawn anew."""
-    if not (root / EVALUATION).is_file():
-        return []
-    results = json.loads((root / EVALUATION).read_text())
-    stale = [name for name in FIGURES if _drawn_from(root / name) != _digest(results)]
-    for name in stale if draw else ():
-        FIGURES[name](root / name, results)
+    stale = []
+    for name, (file, part, drawn) in FIGURES.items():
+        if not (root / file).is_file():
+            continue
+        results = json.loads((root / file).read_text())
+        if _drawn_from(root / name) != _digest(results[part]):
+            stale.append(name)
+            if draw:
+                drawn(root / name, results)
     return stale
 
 
-def _digest(results: dict) -> str:
+def _digest(shown: list | dict) -> str:
     """Of all that a figure shows, and of how it is drawn."""
-    shown = json.dumps(results["comparisons"]).encode() + Path(__file__).read_bytes()
-    return hashlib.blake2b(shown, digest_size=16).hexdigest()
+    return hashlib.blake2b(json.dumps(shown).encode() + Path(__file__).read_bytes(), digest_size=16).hexdigest()
 
 
 def _drawn_from(path: Path) -> str:
@@ -135,9 +164,10 @@ def _or_nan(value: float | None) -> float:
     return np.nan if value is None else value
 
 
-def save(figure: plt.Figure, path: Path, results: dict | None = None) -> None:
+def save(figure: plt.Figure, path: Path, shown: list | dict | None = None) -> None:
+    """shown: what of a results file the figure shows; a digest of it is written into the image."""
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130, metadata={"Comment": _digest(results)} if results else None)
+    figure.savefig(path, dpi=130, metadata={"Comment": _digest(shown)} if shown else None)
     plt.close(figure)

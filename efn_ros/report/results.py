@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from itertools import groupby
 from pathlib import Path
 
 from efn_ros.efn.exploration import MODES
@@ -242,18 +243,67 @@ def bank_block(results: dict) -> str:
     table = tables.markdown([*columns, "open, s", "MB held", "bytes a step"], rows)
     smallest, largest = results["banks"][0], results["banks"][-1]
     ingest = [b["ingest"]["rollouts_a_second"] for b in results["banks"] if "ingest" in b]
-    kept, filters = results["fidelity"], results["filter"]
+    filters, size = results["filter"], results["bytes"]
     every = filters["distinct"][str(filters["rollouts"])]
     grown = largest["recall_s"] / smallest["recall_s"]
     said = (
         f"{smallest['candidates']} steps are compared; recall takes {grown:.2f} x as long in the largest bank as in "
         f"the smallest. {min(ingest):.0f} rollouts a second go in, each on disk before it is acknowledged. The "
         f"instruction filter over {filters['rollouts']} rollouts that were all told something else takes "
-        f"{1e3 * every['filter_s']:.1f} ms. Of the ten nearest steps by the float projection, int8 finds "
-        f"{tables.percent(kept['int8_of_float'])}; of those by the full keys ({kept['tokens']} tokens) "
-        f"{tables.percent(kept['projected_of_full'])}."
+        f"{1e3 * every['filter_s']:.1f} ms. Of tokens of the paper's size a step has {size['raw'] / 1e6:.1f} MB; its "
+        f"sketch has {size['sketch'] / 1e3:.0f} kB and its key {size['key']} bytes."
     )
-    return f"{table}\n\n{said} {source(results, largest['n'])}"
+    shares = [
+        [k["tokens"], k["keys"], tables.percent(k["int8_of_float"]), tables.percent(k["projected_of_full"])]
+        for k in results["fidelity"]
+    ]
+    nearest = [
+        "of the ten nearest steps",
+        "keys",
+        "int8 finds of the projection's",
+        "projected finds of the full keys'",
+    ]
+    return f"{table}\n\n{tables.markdown(nearest, shares)}\n\n{said} {source(results, largest['n'])}"
+
+
+def search_block(results: dict) -> str:
+    """Indexes over all keys, and recall with the one that is used beside recall by instruction."""
+    header = ["index", "recall@10", "search, ms", "p99", "made, s", "bytes a step", "elsewhere", "ms"]
+    rows = [
+        [f"{i['index']} ({i['missing']})", *["-"] * 7]
+        if "missing" in i
+        else [
+            i["index"],
+            f"{i['found']:.3f}",
+            *(tables.milliseconds(i[name]) for name in ("search_s", "search_p99_s")),
+            f"{i['made_s']:.1f}",
+            f"{i['bytes_a_step']:.0f}",
+            f"{i['found_elsewhere']:.3f}",
+            tables.milliseconds(i["search_elsewhere_s"]),
+        ]
+        for i in results["indexes"]
+    ]
+    indexes = tables.markdown(header, rows)
+    rows = [
+        [
+            f"{b['steps']:,}".replace(",", " "),
+            b["search"],
+            b["candidates"],
+            *(
+                "-" if b[name] is None else tables.milliseconds(b[name])
+                for name in ("recall_s", "recall_p99_s", "search_s", "start_s")
+            ),
+            tables.percent(b["chosen_anew"]),
+            f"{b['warm_s']:.1f}",
+            f"{b['resident_bytes'] / 1e6:.0f}",
+        ]
+        for b in results["banks"]
+    ]
+    header = ["steps", "search", "compared", "recall, ms", "p99", "index, ms", "start, ms", "chosen anew"]
+    banks = tables.markdown([*header, "read ahead, s", "MB held"], rows)
+    steps = f"{results['steps']:,}".replace(",", " ")
+    said = f"{steps} keys, {results['queries']} queries of {results['hits']} hits each, one thread."
+    return f"{indexes}\n\n{said}\n\n{banks}\n\n{source(results, results['banks'][-1]['n'])}"
 
 
 def crashes_block(results: dict) -> str:
@@ -265,6 +315,59 @@ def crashes_block(results: dict) -> str:
         f"`verify` found {flips['found']}."
     )
     return f"{said} {source(results, kills['n'])}"
+
+
+def confidence_block(results: dict) -> str:
+    columns = ["what is said of an episode that follows memory", "Brier score", "calibration error"]
+    forms = [(words, results["forms"][name]) for name, words in CHANCES.items()]
+    rows = [[words, f"{form['brier']:.3f}", f"{form['calibration_error']:.3f}"] for words, form in forms]
+    method = results["success"]
+    said = (
+        f"{results['deployments']} deployments, {results['rollouts']} rollouts at work in each with the packaged "
+        f"network ({tables.percent(method['learned'])} succeed) and as many without training "
+        f"({tables.percent(method['recalled'])}). Brier score: mean squared difference from how episodes ended, 0 is "
+        f"best; calibration error: mean difference of said and happened over {len(forms[0][1]['bins'])} bins of as "
+        "many episodes."
+    )
+    return f"{tables.markdown(columns, rows)}\n\n{said} {source(results, results['n'])}"
+
+
+def fuzz_block(results: dict) -> str:
+    told, became = results["told"], results["became"]
+    broken = sum(results["broken"].values())
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(told.items()))
+    said = (
+        f"Of {results['commands']} commands that the bridge sent while it was told {results['n']} chunks ({kinds}), "
+        "the robot lagged, was pushed, fell silent and froze, and an operator stopped, reset and handed over, "
+        f"{broken} were outside a limit. {became['actions actions']} chunks were followed."
+    )
+    return f"{said} {source(results, results['n'])}"
+
+
+def faults_block(results: dict) -> str:
+    header = ["fault", "reaction", "after, ms", "hold error, rad", "reason", "to go on"]
+    rows = [
+        [
+            fault["fault"],
+            " -&gt; ".join(state for state, _ in groupby(fault["reaction"].split(" -> "))),
+            "-" if fault["after_s"] is None else tables.milliseconds(fault["after_s"]),
+            "-" if fault["hold_error_rad"] is None else f"{fault['hold_error_rad']:.4f}",
+            fault["reason"],
+            fault["then"],
+        ]
+        for fault in results["faults"]
+    ]
+    return f"{tables.markdown(header, rows)}\n\n{source(results, len(rows))}"
+
+
+def jitter_block(results: dict) -> str:
+    header = ["machine", "scheduling", "median, ms", "p99", "p99.9", "largest", "n"]
+    shares = ("p50_s", "p99_s", "p999_s", "max_s")
+    rows = [
+        [name, way["scheduling"], *(tables.milliseconds(way[share]) for share in shares), way["n"]]
+        for name, way in results["ways"].items()
+    ]
+    return f"{tables.markdown(header, rows)}\n\n{source(results, sum(w['n'] for w in results['ways'].values()))}"
 
 
 def source(results: dict, n: int) -> str:
@@ -282,6 +385,12 @@ EVALUATION, AS_TRAINED, VOLUMES, AT_WORK, WEAK, LIBERO = (
     f"bench/results/{name}.json" for name in ("evaluation", "as_trained", "volumes", "work", "weak", "libero")
 )
 EVALUATE = f"./efn evaluate --deployments 40 --memoryless efn_memoryless/round_1 --work noise --results {EVALUATION}"
+CONFIDENCE = "bench/results/confidence.json"
+CHANCES = {
+    "chance": "the chance, as learned from the bank",
+    "confidence": "confidence, as it is",
+    "share": "the share that succeeded so far",
+}
 BLOCKS = {
     "latency": ("bench/results/latency.json", latency_block, "./efn shell python bench/latency.py"),
     "evaluation": (EVALUATION, evaluation_block, EVALUATE),
@@ -321,6 +430,11 @@ BLOCKS = {
         crashes_block,
         "./efn shell python bench/bank_crashes.py",
     ),
+    "confidence": (CONFIDENCE, confidence_block, "./efn shell python bench/confidence.py"),
+    "search": ("bench/results/search.json", search_block, "./efn shell python bench/search.py"),
+    "faults": ("bench/results/faults.json", faults_block, "./efn shell python bench/faults.py"),
+    "jitter": ("bench/results/jitter.json", jitter_block, "./efn shell python bench/jitter.py"),
+    "fuzz": ("bench/results/fuzz.json", fuzz_block, "./efn shell python bench/fuzz.py"),
     "rewards": ("bench/results/rewards.json", rewards_block, "./efn shell python bench/rewards.py"),
     "policy": (
         "efn_ros/policies/pocket_vla/checkpoints/metaworld/card.json",

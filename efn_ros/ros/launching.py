@@ -1,10 +1,12 @@
 """The launch description of a graph, for `ros2 launch`; thin over the same data as `./efn bringup`."""
 
+import contextlib
+
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from efn_ros.graph import RESTART, Graph
+from efn_ros.graph import RESTART, Graph, dry_run
 from launch import LaunchDescription
 
 RESPAWN_DELAY_S = 1.0
@@ -36,6 +38,16 @@ def describe(robot: str) -> LaunchDescription:
             description="What follows when a node dies; empty: what the robot's file says.",
         ),
     ]
+    with contextlib.suppress(FileNotFoundError):
+        dry_run(robot)
+        arguments.append(
+            DeclareLaunchArgument(
+                "dry_run",
+                default_value="false",
+                choices=list(FLAGS),
+                description="A simulated robot in place of the real one, on topics of its own; of agibot_g1.",
+            )
+        )
     return LaunchDescription([*arguments, OpaqueFunction(function=lambda context: _nodes(context, robot))])
 
 
@@ -43,7 +55,8 @@ def _nodes(context, robot: str) -> list[Node]:
     def value(name: str) -> str:
         return LaunchConfiguration(name).perform(context)
 
-    overlays = [value("params_file")] if value("params_file") else []
+    overlays = [dry_run(robot)] if FLAGS[context.launch_configurations.get("dry_run", "false")] else []
+    overlays += [value("params_file")] if value("params_file") else []
     graph = Graph.load(
         robot,
         overlays,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import faulthandler
 import gc
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,11 +100,11 @@ class EfnNode(LifecycleNode):
     def now_ns(self) -> int:
         return self.get_clock().now().nanoseconds
 
-    def listen(self, kind, topic: str, callback: Callable, qos) -> None:
+    def listen(self, kind, topic: str, callback: Callable, qos):
         """Subscribe; messages that come while the node is not active are dropped, errors of bad input are reported."""
-        self._made.append(
-            (self.destroy_subscription, self.create_subscription(kind, topic, self._guard(callback), qos))
-        )
+        subscription = self.create_subscription(kind, topic, self._guard(callback), qos)
+        self._made.append((self.destroy_subscription, subscription))
+        return subscription
 
     def serve(self, kind, name: str, callback: Callable) -> None:
         self._made.append((self.destroy_service, self.create_service(kind, name, callback)))
@@ -164,6 +165,7 @@ class EfnNode(LifecycleNode):
         return result
 
     def _transition(self, hook: Callable[[], None]) -> TransitionCallbackReturn:
+        self.diagnostics.state(OK, "")
         try:
             hook()
         except Exception as error:  # noqa: BLE001 - the lifecycle must get an answer, whatever went wrong
@@ -171,7 +173,6 @@ class EfnNode(LifecycleNode):
             self.diagnostics.error(f"{hook.__name__}: {error}")
             self.diagnostics.state(ERROR, f"{hook.__name__} failed: {error}")
             return TransitionCallbackReturn.FAILURE
-        self.diagnostics.state(OK, "")
         return TransitionCallbackReturn.SUCCESS
 
     def start_by_itself(self) -> None:
@@ -186,17 +187,21 @@ class EfnNode(LifecycleNode):
         self._diagnostics_out.publish(self.diagnostics.message(self.get_clock().now().to_msg(), lifecycle))
 
 
-def run(make_node: Callable[[], EfnNode], niceness: int = 0) -> None:
+def run(make_node: Callable[[], EfnNode], niceness: int = 0, *, leaves: bool = False) -> None:
     """Spin one node until SIGINT or SIGTERM, then leave within a second. The main function of every executable.
 
-    niceness: above zero for a node that has time, so that it does not run where one in the robot's loop could.
+    niceness: above zero for a node that has time, so that it does not run where one in the robot's loop could. leaves:
+    at the first signal the node's `leave` is called, which ends rclpy when it is done; a second signal does so at once.
     """
     faulthandler.enable()
     os.nice(niceness)  # before there are threads: each has its own
     if not any(name in os.environ for name in FAST_DDS_PROFILES):
         os.environ.update(dict.fromkeys(FAST_DDS_PROFILES, str(Path(__file__).resolve().with_name("fastdds.xml"))))
-    rclpy.init(signal_handler_options=SignalHandlerOptions.ALL)
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO if leaves else SignalHandlerOptions.ALL)
     node = make_node()
+    if leaves:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: node.leave())
     executor = make_executor()
     executor.add_node(node)
     code = 0
@@ -204,7 +209,7 @@ def run(make_node: Callable[[], EfnNode], niceness: int = 0) -> None:
         if node.parameter("autostart"):
             node.start_by_itself()
         gc.freeze()  # what is there now stays; collecting it again and again would only cost time
-        spin(executor)
+        spin(executor, node.get_logger().error)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except SystemExit as failure:

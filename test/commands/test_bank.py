@@ -201,3 +201,88 @@ def test_a_bank_exported_and_imported_is_remembered_as_the_packaged_policy_sees_
         assert (cosine > 0.98).all(), "images pass through JPEG twice"
     code, _, err = run(capsys, *words[:-1], "--camera", "left")
     assert code == 2 and "--camera 'left' is no pair" in err
+
+
+# Out of a rosbag2
+
+BEGIN, MS = 1_700_000_000 * 10**9, 10**6
+OPERATED = ["--state", "/state", "--action", "/action", "--rate", "5", "--instruction", "push the puck"]
+CAMERAS = ["--camera", "left=/top", "right=/wrist"]
+
+
+@pytest.fixture
+def operated(tmp_path):
+    """A second of somebody operating a robot of four joints, with two cameras."""
+    bags = pytest.importorskip("sample_bags", reason="no ROS 2 here")
+    said = []
+    for t in range(0, 1001, 50):
+        stamp = BEGIN + t * MS
+        said += [("/state", bags.joints(stamp, 0.0, 0.1, 0.2, t / 1000, names=("x", "y", "z", "gripper")), stamp)]
+        said += [(topic, bags.picture(stamp, 90, (120, 160)), stamp + MS) for topic in ("/top", "/wrist")]
+        said += [("/action", bags.numbers(t / 1000, 0.0, 0.0, 1.0), stamp + 2 * MS)]
+    return bags.write_bag(tmp_path / "monday", said)
+
+
+def test_what_somebody_operated_is_remembered_as_the_packaged_policy_sees_it(capsys, operated, tmp_path):
+    words = ["import", tmp_path / "bank", operated, *OPERATED, *CAMERAS, "--json"]
+    words += ["--task", "push", "--outcome", "success"]
+    assert json.loads(run(capsys, *words)[1]) == {"added": ["monday-0"], "there_already": []}
+    assert json.loads(run(capsys, *words)[1]) == {"added": [], "there_already": ["monday-0"]}
+    (rollout,) = BankReader(tmp_path / "bank").snapshot(verified=True).rollouts
+    record, arrays = rollout.record, rollout.arrays
+    assert (record.task, record.instruction, record.outcome.name) == ("push", "push the puck", "SUCCESS")
+    assert (record.start_ns, record.decisions) == (BEGIN + 2 * MS, 6), "from when the last topic had spoken"
+    np.testing.assert_array_equal(arrays.stamps_ns, BEGIN + 2 * MS + np.arange(6) * 200 * MS)
+    np.testing.assert_allclose(arrays.proprio[:, 3], np.arange(6) / 5, atol=1e-6)
+    np.testing.assert_allclose(arrays.executed[:, 0, 0], np.arange(6) / 5, atol=1e-6)
+    np.testing.assert_allclose(arrays.executed[-1, :, 0], 1.0)
+    assert BankReader(tmp_path / "bank").image("monday-0", 0, "right").shape == (96, 96, 3)
+
+
+def test_the_state_is_of_the_joints_that_camera_ingest_names(capsys, operated, tmp_path):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("/efn/camera_ingest: {ros__parameters: {joints: [gripper, x, y, z]}}")
+    words = [operated, *OPERATED, *CAMERAS, "--params-file", overlay]
+    assert run(capsys, "import", tmp_path / "bank", *words)[0] == 0
+    (rollout,) = BankReader(tmp_path / "bank").snapshot().rollouts
+    np.testing.assert_allclose(rollout.arrays.proprio[:, 0], np.arange(6) / 5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (CAMERAS, "is a bag of a robot that somebody operated; say --state too"),
+        (OPERATED, "is a bag of a robot that somebody operated; say --camera too"),
+        ([*OPERATED, "--camera", "left=/top"], "the dataset has no camera 'right'; there are /top: say which is which"),
+        ([*OPERATED, "--camera", "left=/top", "right=/left"], "holds no message of topic '/left'; there are /state, "),
+        ([*OPERATED, *CAMERAS, "--state", "/top"], "/top is of type sensor_msgs/msg/Image; only sensor_msgs/msg/Joint"),
+        ([*OPERATED, *CAMERAS, "--max-gap", "0.01"], "is silent for 0.0"),
+        ([*OPERATED, *CAMERAS, "--state", "/action", "--action", "/state", "--rate", "-5"], "the rate is -5.0"),
+    ],
+)
+def test_a_bag_of_which_too_little_is_said_is_refused(capsys, operated, tmp_path, words, says):
+    code, _, err = run(capsys, "import", tmp_path / "bank", operated, *words)
+    assert code == 2 and says in err and not BankReader(tmp_path / "bank").rollouts()
+
+
+def test_a_recorded_graph_needs_no_words_and_takes_none(capsys, tmp_path):
+    bags = pytest.importorskip("sample_bags", reason="no ROS 2 here")
+    path = bags.write_bag(tmp_path / "bag", bags.at(bags.of_graph(make_rollout("a"))[:-2]))
+    code, out, err = run(capsys, "import", tmp_path / "bank", path, "--json")
+    assert code == 0 and json.loads(out) == {"added": [], "there_already": []}
+    assert "efn bank: episode a is left out: its end was missed" in err
+    for words in (["--rate", "5"], CAMERAS, ["--prefix", "x"], ["--task", "x"], ["--outcome", "success"]):
+        code, _, err = run(capsys, "import", tmp_path / "bank", path, *words)
+        assert code == 2 and f"is a bag of the graph itself; leave out {words[0]}" in err
+
+
+def test_what_is_no_recording_is_refused_with_what_was_expected(capsys, tmp_path):
+    (tmp_path / "notes.txt").write_text("notes")
+    for source in (tmp_path / "notes.txt", tmp_path, tmp_path / "nothing.mcap"):
+        code, _, err = run(capsys, "import", tmp_path / "bank", source)
+        assert code == 2 and f"{source} is no recording: neither a LeRobotDataset, with meta/info.json, nor a" in err
+        assert not (tmp_path / "bank").exists()
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta/info.json").write_text("{}")
+    code, _, err = run(capsys, "import", tmp_path / "bank", tmp_path, "--state", "/state")
+    assert code == 2 and "is a LeRobotDataset; leave out --state" in err

@@ -92,13 +92,79 @@ RESULTS = {
             }
             for steps, grown in ((10_000, 1.0), (10_000_000, 1.1))
         ],
-        "fidelity": {"int8_of_float": 0.99, "projected_of_full": 0.91, "tokens": "synthetic", "keys": 3000},
+        "fidelity": [{"int8_of_float": 0.99, "projected_of_full": 0.91, "tokens": "synthetic", "keys": 3000}],
+        "bytes": {"raw": 2_000_000, "sketch": 66_000, "key": 260},
         "filter": {"rollouts": 100_000, "distinct": {"100000": {"filter_s": 0.0015, "faiss_flat_s": 0.001}}},
     },
     "bank-crashes": {
         **MADE_BY,
         "kills": {"n": 1000, "acknowledged": 5000, "forgotten": 4000, "lost": 0, "back": 0, "torn": 0},
         "flips": {"n": 200, "found": 200},
+    },
+    "confidence": {
+        **MADE_BY,
+        "deployments": 8,
+        "rollouts": 100,
+        "n": 1440,
+        "success": {"learned": 0.91, "recalled": 0.7},
+        "forms": {
+            name: {
+                "brier": 0.1,
+                "calibration_error": error,
+                "bins": [{"said": 0.5, "ended": 0.75, "low": 0.6, "high": 0.9, "n": 720}] * 2,
+            }
+            for name, error in (("chance", 0.012), ("confidence", 0.25), ("share", 0.02))
+        },
+    },
+    "search": {
+        **MADE_BY,
+        "steps": 1_000_000,
+        "queries": 400,
+        "hits": 256,
+        "indexes": [
+            {
+                **{"index": "Flat", "found": 1.0, "search_s": 0.04, "search_p99_s": 0.05, "made_s": 0.8, "n": 400},
+                **{"bytes_a_step": 1024.0, "found_elsewhere": 0.98, "search_elsewhere_s": 0.06},
+            },
+            {"index": "hnswlib", "missing": "not installed"},
+        ],
+        "banks": [
+            {
+                **{"steps": 10_000, "search": search, "rollouts": 67, "candidates": 7500, "recall_s": 1e-3, "n": 500},
+                **{"recall_p99_s": 2e-3, "search_s": searched, "start_s": 4e-3, "chosen_anew": 0.5, "warm_s": 12.34},
+                **{"resident_bytes": 3e8},
+            }
+            for search, searched in (("instruction", None), ("everything", 6e-4))
+        ],
+    },
+    "faults": {
+        **MADE_BY,
+        "faults": [
+            {
+                **{
+                    "fault": "kill -9 of vla_policy",
+                    "reaction": "holding -> tracking",
+                    "after_s": 0.0612,
+                    "then": "nothing",
+                },
+                **{"hold_error_rad": None, "reason": "actions have ceased", "sent_at_rest": None, "moved_rad": None},
+            }
+        ],
+    },
+    "jitter": {
+        **MADE_BY,
+        "seconds": 60.0,
+        "ways": {
+            "busy": {"p50_s": 0.01, "p99_s": 0.011, "p999_s": 0.012, "max_s": 0.02, "n": 6000, "scheduling": "as usual"}
+        },
+    },
+    "fuzz": {
+        **MADE_BY,
+        "n": 1000,
+        "told": {"near": 600, "huge": 400},
+        "became": {"actions actions": 550},
+        "commands": 2000,
+        "broken": {},
     },
     "rewards": {
         **MADE_BY,
@@ -120,12 +186,34 @@ RESULTS = {
     "policy-libero": POLICY,
 }
 SAID = {
+    "faults": ["| kill -9 of vla_policy | holding -&gt; tracking |     61.20 |               - |", "n = 1"],
+    "jitter": ["| busy    |   as usual |      10.00 | 11.00 | 12.00 |   20.00 | 6000 |", "n = 6000"],
+    "fuzz": [
+        "Of 2000 commands that the bridge sent while it was told 1000 chunks (400 huge, 600 near)",
+        "0 were outside a limit. 550 chunks were followed.",
+        "n = 1000",
+    ],
+    "confidence": [
+        "| the chance, as learned from the bank           |       0.100 |             0.012 |",
+        "| confidence, as it is                           |       0.100 |             0.250 |",
+        "8 deployments, 100 rollouts at work in each with the packaged network (91 % succeed)",
+        "over 2 bins of as many episodes",
+        "n = 1440",
+    ],
     "bank-crashes": ["Of 5000 rollouts", "in 1000 lives", "0 were lost and 0 torn", "`verify` found 200."],
     "bank": [
         "| 10 000 000 |   100000 |       0.44 | 1.00 |          0.30 |           0.20 |            4.00 |    40.00 |",
         "recall takes 1.10 x as long in the largest bank",
         "200 rollouts a second go in",
-        "int8 finds 99 %; of those by the full keys (synthetic tokens) 91 %.",
+        "| synthetic                | 3000 |                           99 % |                              91 % |",
+        "a step has 2.0 MB; its sketch has 66 kB and its key 260 bytes.",
+    ],
+    "search": [
+        "| Flat                    |     1.000 |      40.00 | 50.00 |     0.8 |         1024 |     0.980 | 60.00 |",
+        "| hnswlib (not installed) |         - |          - |     - |       - |            - |         - |     - |",
+        "| 10 000 | instruction |     7500 |       1.00 | 2.00 |         - |      4.00 |        50 % |",
+        "| 10 000 |  everything |     7500 |       1.00 | 2.00 |      0.60 |      4.00 |        50 % |          12.3 |",
+        "1 000 000 keys, 400 queries of 256 hits each, one thread.",
     ],
     "latency": [
         "| image stamp to corrected action |   1.20 | 2.00 | 3.40 | 10.00 | 990 |",
@@ -220,7 +308,7 @@ def test_figures_are_drawn_anew_where_they_show_other_results(checkout):
     put_results(checkout, evaluation={**EVALUATION, "date": "2026-01-03"})
     assert refresh(checkout, draw=False) == [], "a figure shows no date"
     put_results(checkout, evaluation={**EVALUATION, "comparisons": [ALONE, *EVALUATION["comparisons"][2:]]})
-    assert refresh(checkout, draw=True) == list(FIGURES)
+    assert refresh(checkout, draw=True) == ["docs/images/volumes.png", "docs/images/changes.png"]
     assert (checkout / "docs/images/volumes.png").read_bytes() != drawn
     (checkout / "docs/images/changes.png").unlink()
     assert refresh(checkout, draw=False) == ["docs/images/changes.png"]

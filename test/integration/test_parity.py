@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,20 @@ def test_probes_are_bit_for_bit_those_of_the_agent(start, tmp_path: Path):
     assert all(c.exploration == "" for c in corrections if c.context.seed == plain)
     records = BankReader(tmp_path / "bank_nodes").rollouts()
     assert [set(record.explored) for record in records[-2:]] == [{"branch"}, set()]
+
+
+def test_what_images_rank_is_bit_for_bit_what_they_rank_for_the_agent(start, tmp_path: Path):
+    """The image reaches the memory on a way of its own, in time for the question."""
+    sys.path.append(str(Path(__file__).parents[1] / "semantics"))
+    from sample_checkpoints import clip, save
+
+    encoder = save(tmp_path / "encoder", clip)
+    rerank = {"rerank.encoder": str(encoder), "rerank.camera": "left", "rerank.weight": 5.0}
+    rerank |= {"rerank.shortlist": 16, "rerank.wait_s": 5.0}
+    _, corrections = meet(
+        start, tmp_path, [("reach", 1), ("reach", 2)], merged(TRUSTING, {"experience_retrieval": rerank})
+    )
+    assert sum(c.mode == Mode.CORRECTED for c in corrections) > 20
 
 
 def test_changes_of_latent_tokens_are_bit_for_bit_those_of_the_agent(start, tmp_path: Path):

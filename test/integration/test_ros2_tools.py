@@ -104,11 +104,11 @@ def end(process: subprocess.Popen, mark: str) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("robot", ["libero_sim", "agibot_g1", "replay"])
+@pytest.mark.parametrize("robot", ["libero_sim", "agibot_g1", "arm_7dof", "replay"])
 def test_every_argument_of_a_launch_file_is_described(robot):
     shown = ros2("launch", "efn_ros", f"{robot}.launch.py", "--show-args")
     described = dict(re.findall(r"'(\w+)':\n +(\S.*)\n", shown))
-    assert set(described) == ARGUMENTS
+    assert set(described) == ARGUMENTS | ({"dry_run"} if robot == "agibot_g1" else set())
     assert all(len(text) > 10 for text in described.values())
 
 
@@ -156,10 +156,20 @@ def test_ros2_launch_restarts_or_stops_as_it_is_told(launch, run_mark):
         time.sleep(0.02)
 
 
-def test_the_graph_beside_an_agibot_g1_starts_and_ends(launch, run_mark):
+def test_the_graph_beside_an_agibot_g1_starts_without_moving_it_and_ends(launch, run_mark):
     process = launch("agibot_g1", {"**": {"diagnostics_period_s": 0.2}})
+    bridge, others = "agibot_g1_bridge", [node.executable for node in Graph.load("agibot_g1").nodes]
+    others.remove(bridge)
     with Client() as client:
-        client.wait_ready([node.executable for node in Graph.load("agibot_g1").nodes], READY_S)
+        client.wait_ready(others, READY_S)
+        client.spin_until(lambda: client.lifecycle.get(bridge) == "inactive", READY_S, "the bridge says nothing")
+        end(process, run_mark)
+
+
+def test_a_dry_run_of_an_agibot_g1_is_launched(launch, run_mark):
+    process = launch("agibot_g1", {"**": {"diagnostics_period_s": 0.2}}, dry_run="true")
+    with Client() as client:
+        client.wait_ready(["agibot_g1_driver", "agibot_g1_bridge", "vla_policy"], READY_S)
         end(process, run_mark)
 
 
