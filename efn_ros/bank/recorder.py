@@ -15,7 +15,8 @@ class RolloutRecorder:
     """Joins observations, policy steps and corrections by (episode_id, step, stamp_ns).
 
     Counted since the last `begin`: duplicates, items that had come before; foreign, items of other episodes;
-    unrecorded, items whose context says not to record; incomplete, decisions that lacked a part at `finish`.
+    unrecorded, items whose context says not to record; incomplete, decisions that lacked a part at `finish`. Before
+    `finish`, `first` is the earliest decision of which any part came.
     """
 
     def __init__(self) -> None:
@@ -46,6 +47,10 @@ class RolloutRecorder:
     def complete(self) -> int:
         """Decisions of which all parts are there."""
         return sum(len(parts) == PARTS for parts in self._parts.values())
+
+    @property
+    def first(self) -> int | None:
+        return min((step for step, _ in self._parts), default=None)
 
     def add(self, item: Observation | PolicyStep | Correction) -> None:
         """Take one part of one decision; parts of a decision and decisions may come in any order."""

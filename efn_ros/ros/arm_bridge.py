@@ -150,8 +150,8 @@ class ArmBridge(EfnNode):
         return super().on_deactivate(state)
 
     def leave(self) -> None:
-        """Come to a standstill, then end; asked again, at once."""
-        if self._leaving or not self.active or self.bridge.at_rest:
+        """Come to a standstill, then end with a tick, so that nothing is being published; asked again, at once."""
+        if self._leaving or not hasattr(self, "bridge"):
             rclpy.try_shutdown()
             return
         self._leaving = True

@@ -24,11 +24,13 @@ def begin(recorder: RolloutRecorder, episode: EpisodeState, robot: str) -> None:
 
 def finish(recorder: RolloutRecorder, episode: EpisodeState) -> tuple[Rollout | None, str]:
     """The rollout of an episode, or why there is none. episode: the last that was said of it; without an end it was
-    aborted. Raises ValueError for an outcome that is none."""
+    aborted. A first decision that nobody answered in time is a gap; one of which nothing was heard is a beginning
+    that was missed. Raises ValueError for an outcome that is none."""
+    first = recorder.first
     outcome = Outcome(episode.outcome) if episode.phase == EpisodeState.ENDED else Outcome.ABORTED
     rollout = recorder.finish(outcome, length=episode.length or recorder.complete)
     if rollout is None:
         return None, EMPTY
-    if rollout.steps[0].observation.context.step > 0:
+    if first:
         return None, MISSED
     return rollout, ""

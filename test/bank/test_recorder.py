@@ -77,6 +77,14 @@ def test_complete_counts_the_decisions_that_have_all_their_parts():
     assert counts == [0, 0, 1, 1, 1, 2]
 
 
+def test_the_first_decision_is_known_also_where_nobody_answered_it():
+    recorder = begun()
+    assert recorder.first is None
+    for item in [*parts(STEPS[2]), STEPS[1].observation]:
+        recorder.add(item)
+    assert recorder.first == 1
+
+
 def test_an_incomplete_step_is_dropped_and_counted():
     recorder, rollout = record(parts(STEPS[0]) + parts(STEPS[1])[:2] + parts(STEPS[2]))
     assert [step.policy_step.context.step for step in rollout.steps] == [0, 2]

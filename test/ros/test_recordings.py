@@ -97,11 +97,17 @@ def test_an_episode_whose_beginning_or_end_is_not_there_is_told_of_and_left_out(
 def test_an_episode_that_lacks_its_first_decision_or_all_is_left_out(tmp_path):
     first, second = of_graph(ROLLOUTS[0]), of_graph(ROLLOUTS[1])
     nothing_whole = [pair for pair in second if "corrected_action" not in pair[0]]
-    imported, told = found(write_bag(tmp_path / "bag", at([*without(first, 1), *nothing_whole])))
+    imported, told = found(write_bag(tmp_path / "bag", at([*without(first, 1, 2, 3), *nothing_whole])))
     assert not imported and told == [
         "episode a is left out: its beginning was missed",
         "episode b is left out: it held no whole step",
     ]
+
+
+def test_a_first_decision_that_nobody_answered_is_a_gap(tmp_path):
+    imported, told = found(write_bag(tmp_path / "bag", at(without(of_graph(ROLLOUTS[1]), 3))))
+    assert [s.observation.context.step for s in imported[0].steps] == [1, 2, 3]
+    assert told == ["episode b lacks 1 of its decisions"]
 
 
 def test_decisions_that_the_bag_lacks_are_told_of(tmp_path):
