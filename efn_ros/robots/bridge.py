@@ -15,6 +15,7 @@ from efn_ros.robots.limits import RefusedActionError
 from efn_ros.robots.streaming import Stream, TrackingError
 
 SAME = 5  # joint states in a row that do not differ, before they count as frozen
+DRIFT = 1e-3  # s/s, by which the robot's clock may fall behind this one's
 
 
 class State(enum.Enum):
@@ -87,13 +88,15 @@ class Bridge:
         self.health = Health(notes=("the robot has said nothing of itself",))
         self.counts = dict.fromkeys(("actions", "late", "repeated", "refused"), 0)
         self._seen: list[tuple[float, np.ndarray]] = []  # postures of the last rest_s, with their times
-        self._stamp_ns = -1
+        self._stamp_ns, self._heard_s, self._least_lag_s = -1, -np.inf, np.inf
+        self._old_s, self._ticked_s = np.inf, -np.inf  # since when states are old, and of the last tick
         self._forget_actions()
         self._closed = np.full(len(layout.grippers), np.nan)
 
     def measured(self, posture: np.ndarray, stamp_ns: int, now_s: float) -> None:
-        """Joint states (J,), rad, in the layout's order. Those whose stamp does not grow are not news. Raises
-        ValueError, naming the joint, for what is no posture; the one before stays then."""
+        """Joint states (J,), rad, in the layout's order. Those whose stamp does not grow are not news, unless nothing
+        was heard for a while: then the robot's clock was set back. Raises ValueError, naming the joint, for what is no
+        posture; the one before stays then."""
         posture = np.asarray(posture, np.float64)
         if posture.shape != np.shape(self._stream.limits.low):
             raise ValueError(
@@ -102,9 +105,12 @@ class Bridge:
         if not np.isfinite(posture).all():
             joint = int(np.argmin(np.isfinite(posture)))
             raise ValueError(f"the position of joint {joint} is {posture[joint]}")
-        if stamp_ns <= self._stamp_ns and not self._expired(now_s):
-            return
-        self._stamp_ns = stamp_ns
+        if stamp_ns <= self._stamp_ns:
+            if stamp_ns == self._stamp_ns or now_s - self._heard_s <= self._patience.state_s:
+                return
+            self._least_lag_s = np.inf
+        at_s = self._measured_at(stamp_ns, now_s)
+        self._stamp_ns, self._heard_s = stamp_ns, now_s
         commanded = self._stream.posture
         if not self._seen or self._moved_at is None or not np.array_equal(posture, self._seen[-1][1]):
             self._moved_at, self._same, self._frozen = commanded, 0, False
@@ -112,8 +118,16 @@ class Bridge:
             self._same += 1
             went_on = (np.abs(commanded - self._moved_at) > self._patience.frozen_rad).any()
             self._frozen = bool(went_on) and self._same >= SAME
-        self._seen = [seen for seen in self._seen if now_s - seen[0] <= 2 * self._patience.rest_s]
-        self._seen.append((now_s, posture))
+        self._seen = [seen for seen in self._seen if at_s - seen[0] <= 2 * self._patience.rest_s]
+        self._seen.append((at_s, posture))
+
+    def _measured_at(self, stamp_ns: int, now_s: float) -> float:
+        """When that was, on this clock. What took longer than the quickest was late by the difference: clocks need not
+        agree, and may drift apart."""
+        lag_s = now_s - stamp_ns * 1e-9
+        drifted = DRIFT * (now_s - self._heard_s) if np.isfinite(self._heard_s) else 0.0
+        self._least_lag_s = min(lag_s, self._least_lag_s + drifted)
+        return now_s - (lag_s - self._least_lag_s)
 
     def act(self, chunk: np.ndarray, episode: str, step: int, age_s: float, now_s: float) -> None:
         """Follow an action chunk (H, A) from now on. age_s: of what it answers. Late, repeated and refused ones are
@@ -209,8 +223,11 @@ class Bridge:
         return self.state not in (State.HOLDING, State.TRACKING) or self._stream.at_rest
 
     def tick(self, now_s: float) -> Order:
-        """Once every command period."""
+        """Once every command period. After a pause without it, motion begins anew from where the last command was."""
         posture = None
+        if now_s - self._ticked_s > self._patience.state_s and self._stream.posture is not None:
+            self._stream.stand()
+        self._ticked_s = now_s
         if self.state in (State.HOLDING, State.TRACKING):
             self._judge(now_s)
         if self.state in (State.HOLDING, State.TRACKING):
@@ -227,9 +244,13 @@ class Bridge:
     def _judge(self, now_s: float) -> None:
         """Whether to track, to hold or to stop, and why."""
         patience, age_s = self._patience, self._age_s(now_s)
+        if age_s <= patience.state_s:
+            self._old_s = np.inf
+        elif np.isinf(self._old_s):
+            self._old_s = now_s - (age_s - patience.state_s)
         if self.health.faults:
             self.stop("; ".join(self.health.faults))
-        elif age_s > patience.state_s + patience.stop_s:
+        elif now_s - self._old_s > patience.stop_s:
             self.stop(f"joint states are {age_s:.3f} s old")
         elif self._frozen:
             self.stop("joint states have not changed while commands went on")
@@ -260,14 +281,11 @@ class Bridge:
         if against:
             raise StartRefusedError("; ".join(against))
         self._forget_actions()
+        self._old_s, self._ticked_s = np.inf, now_s
         self._closed[:] = np.nan
 
     def _age_s(self, now_s: float) -> float:
         return now_s - self._seen[-1][0] if self._seen else np.inf
-
-    def _expired(self, now_s: float) -> bool:
-        """Whether stamps may begin anew, as after a restart of the driver or a jump of its clock."""
-        return self._age_s(now_s) > self._patience.state_s
 
     def _forget_actions(self) -> None:
         self._episode, self._step, self._acted_s = "", -1, -np.inf

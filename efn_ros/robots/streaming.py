@@ -89,9 +89,13 @@ class Stream:
             )
         if self._free is not None and not self._free(measured[None])[0]:
             raise ValueError("the measured posture is outside the workspace; move the arms back by hand")
-        self.posture, self._chunk = measured.copy(), None
-        self._speed = self._acceleration = np.zeros(len(measured))
-        self._rest, self._first = (measured[None], self._speed[None], self._acceleration[None]), True
+        self.posture, self._chunk, self._first = measured.copy(), None, True
+        self.stand()
+
+    def stand(self) -> None:
+        """The robot was sent nothing for so long that it stands still at the last posture."""
+        self._speed = self._acceleration = np.zeros(len(self.posture))
+        self._rest = self.posture[None], self._speed[None], self._acceleration[None]
 
     def follow(self, chunk: np.ndarray, rate_hz: float, began_s: float) -> None:
         """From now on follow the targets (H, J), rad, of which the first is due at `began_s`. Raises RefusedActionError

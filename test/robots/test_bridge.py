@@ -23,13 +23,13 @@ class Robot:
         self.bridge = Bridge(Stream(limits, RATE_HZ), Layout((0, 1, 3), (2,), **layout), POLICY_HZ, Patience())
         self.bridge.health = HEALTHY
         self.now_s, self.step, self.posture, self.sent = 100.0, 0, np.zeros(JOINTS), []
-        self.speaks = True
+        self.speaks, self.lag_s = True, 0.0  # lag_s: of the robot's clock, and of the way from it
 
     def tick(self, times=1):
         for _ in range(times):
             self.now_s += PERIOD_S
             if self.speaks:
-                self.bridge.measured(self.posture, round(self.now_s * 1e9), self.now_s)
+                self.bridge.measured(self.posture, round((self.now_s - self.lag_s) * 1e9), self.now_s)
             order = self.bridge.tick(self.now_s)
             if order.posture is not None:
                 self.posture = order.posture.copy()
@@ -119,6 +119,67 @@ def test_states_with_the_same_stamp_are_no_news():
         robot.tick()
     robot.act()
     assert robot.tick(2).state == State.HOLDING
+
+
+def test_states_that_take_longer_than_they_did_are_old_although_they_keep_coming():
+    robot = Robot()
+    robot.lag_s = 5.0  # clocks need not agree
+    robot.tracking()
+    robot.lag_s += 0.15
+    states = []
+    for tick in range(31):
+        robot.speaks = tick >= 15  # what was sent is still on its way
+        robot.act()
+        states.append(robot.tick().state)
+    assert states[10] == states[27] == State.HOLDING and states[-1] == State.STOPPED
+    assert "joint states are 0.1" in robot.bridge.reason
+
+
+def test_states_that_come_all_at_once_after_a_stall_are_as_old_as_they_are():
+    robot = Robot().tracking()
+    robot.speaks, began = False, robot.now_s
+    for _ in range(20):
+        robot.act()
+        robot.tick()
+    assert robot.bridge.state == State.HOLDING
+    robot.speaks = True
+    for late in range(20):
+        robot.bridge.measured(robot.posture, round((began + (late + 1) * PERIOD_S) * 1e9), robot.now_s)
+    robot.act()
+    assert robot.tick().state == State.TRACKING
+
+
+@pytest.mark.parametrize("rate", [1 - 5e-4, 1 + 5e-4])
+def test_clocks_that_drift_apart_make_nothing_old(rate):
+    robot = Robot()
+    for _ in range(20_000):
+        robot.now_s += 0.05
+        robot.bridge.measured(robot.posture, round(robot.now_s * rate * 1e9), robot.now_s)
+        assert not robot.bridge.against_start(robot.now_s) or robot.now_s < 101
+
+
+def test_a_clock_that_is_set_back_is_believed_after_a_moment_and_one_that_is_set_forward_at_once():
+    for jump_s, lost in ((5.0, 10), (-5.0, 1)):
+        robot = Robot().tracking()
+        robot.lag_s += jump_s
+        states = []
+        for _ in range(20):
+            robot.act()
+            states.append(robot.tick().state)
+        assert states.count(State.HOLDING) <= lost and states[-1] == State.TRACKING
+
+
+def test_after_a_pause_of_its_own_it_begins_at_rest_where_it_was():
+    robot = Robot().tracking(0.4, decisions=12)
+    before = [order.posture for order in robot.sent[-2:]]
+    assert np.abs(np.diff(before, axis=0)).min() > 1e-3, "it moves"
+    robot.now_s += 0.5
+    robot.bridge.measured(robot.posture, round(robot.now_s * 1e9), robot.now_s)
+    robot.act(0.4)
+    after = np.array([before[-1], *(robot.tick().posture for _ in range(3))])
+    for order, bound in enumerate((1, 3, 10), start=1):
+        padded = np.concatenate([after[:1]] * 3 + [after])
+        assert np.abs(np.diff(padded, order, axis=0)).max() <= bound * PERIOD_S**order * (1 + 1e-6) + 1e-12
 
 
 def test_actions_that_come_late_hold_and_then_stop():
