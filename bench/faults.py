@@ -1,8 +1,10 @@
 """What the bridge of the AgiBot G1 does when something fails, and how soon: faults in the real processes of a dry run.
 
-Run as `./efn shell python bench/faults.py`; five minutes. The shipped patience of the bridge applies, not the dry
+Run as `./efn shell python bench/faults.py`; ten minutes. The shipped patience of the bridge applies, not the dry
 run's. Each fault is injected while the arms are tracking; its reaction is the next state that the bridge says, its time
-that of the message's stamp. Then it is seen whether anything moved, and what it takes to go on. Prints a table, writes
+that of the message's stamp. Then it is seen whether anything moved, and what it takes to go on. Faults of the wire come
+in a second run, in which joint states, actions, commands and one camera pass a relay that loses and delays, and the
+robot's clock is one that can jump. All commands, as published, are checked against every limit. Prints a table, writes
 results/faults.json.
 """
 
@@ -10,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import tempfile
 import time
@@ -19,134 +20,70 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-import yaml
-from efn_ros.msg import BridgeState
-from sensor_msgs.msg import JointState
-from std_msgs.msg import Int32
-from std_srvs.srv import SetBool, Trigger
+from checker import Checker
+from dry_run import BRIDGE, DRIVER, DryRun, shipped_patience
+from efn_ros.msg import CorrectedAction
+from sensor_msgs.msg import Image, JointState
 
-from efn_ros.graph import Graph, dry_run
 from efn_ros.report import provenance, tables
-from efn_ros.ros.bringup import Bringup
-from efn_ros.ros.client import Client
-from efn_ros.ros.conversions import from_field, from_time
-from efn_ros.ros.qos import EVERY_STEP, LATCHED, SENSOR_DATA, STEPS
+from efn_ros.ros.qos import SENSOR_DATA, STEPS
+from efn_ros.ros.wire import Wire
 
 RESULTS = Path(__file__).parent / "results" / "faults.json"
 WATCHED_S, SETTLED_S = 3.0, 1.0  # after a fault; of which the last part is at rest
 KILLED = ("vla_policy", "camera_ingest", "efn_corrector", "experience_retrieval", "bank_writer", "episode_manager")
 PAUSES_S = (0.05, 0.5, 5.0)
+LOSS, LATE_S, JUMP_S = 0.3, 0.2, 1.0
+CAMERA = "camera/head/image"
+THROUGH = {BRIDGE: ("arm_state", "corrected_action"), DRIVER: ("arm_command",), "camera_ingest": (CAMERA,)}
+WIRED = (
+    ("arm_state", JointState, SENSOR_DATA),
+    ("corrected_action", CorrectedAction, STEPS),
+    ("arm_command", JointState, STEPS),
+    (CAMERA, Image, SENSOR_DATA),
+)
+KNOWN_S = 0.4  # age of joint states that a command may refer to: the bridge holds, then stops, beyond
+CHAIN = 4  # states in a row that a table shows
 
 
-class Run:
-    """A dry run, with all that the bridge says, and what it sends and hears."""
-
-    def __init__(self, directory: Path) -> None:
-        patience = Graph.load("agibot_g1", ()).parameters("agibot_g1_bridge")
-        shipped = {name: value for name, value in patience.items() if name.startswith("patience.")}
-        overlay = directory / "overlay.yaml"
-        overlay.write_text(yaml.safe_dump({"/efn/agibot_g1_bridge": {"ros__parameters": shipped}}))
-        graph = Graph.load("agibot_g1", [dry_run("agibot_g1"), overlay], bank=f"{directory}/bank")
-        self.bringup, self.client = Bringup(graph, output=directory / "log"), Client()
-        self.states: list[tuple[float, str, str]] = []
-        self.commands: list[tuple[float, np.ndarray]] = []
-        self.measured: list[tuple[float, np.ndarray]] = []
-        self._nodes = [node.executable for node in graph.nodes]
-
-    def __enter__(self) -> Run:
-        self.bringup.__enter__()
-        self.client.__enter__()
-        self.client.wait_ready(self._nodes, 120.0, watch=self.bringup.watch)
-        node = self.client.node
-
-        def keep(into: list) -> Callable[[JointState], None]:
-            return lambda m: into.append((from_time(m.header.stamp) * 1e-9, from_field(m.position)))
-
-        node.create_subscription(
-            BridgeState, "bridge_state", lambda m: self.states.append((from_time(m.stamp) * 1e-9, m.state, m.reason)),
-            LATCHED,
-        )  # fmt: skip
-        node.create_subscription(JointState, "arm_command", keep(self.commands), EVERY_STEP)
-        node.create_subscription(JointState, "arm_state", keep(self.measured), SENSOR_DATA)
-        self._clients: dict[str, object] = {}
-        self._mode = node.create_publisher(Int32, "control_mode", STEPS)
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self.client.__exit__(*exception)
-        self.bringup.__exit__(*exception)
-
-    def spin(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-
-        def passed() -> bool:
-            self.bringup.watch()
-            return time.monotonic() > until
-
-        self.client.spin_until(passed, seconds + 30, "time does not pass")
-
-    def until(self, *states: str, timeout_s: float = 60.0) -> str:
-        self.client.spin_until(
-            lambda: self.states and self.states[-1][1] in states and not self.bringup.watch(), timeout_s,
-            f"the bridge is not {' or '.join(states)}: {self.states[-1:]}",
-        )  # fmt: skip
-        return self.states[-1][1]
-
-    def call(self, kind, name: str, **request):
-        """Of a service whose server may have been killed and started anew since it was called last."""
-        if name not in self._clients or not self._clients[name].service_is_ready():
-            self._clients[name] = self.client.node.create_client(kind, name)
-        client = self._clients[name]
-        self.client.spin_until(lambda: self.bringup.watch() or client.service_is_ready(), 60.0, f"{name} is not there")
-        return self.client.call(client, kind.Request(**request), timeout_s=30.0)
-
-    def track(self) -> str:
-        """Go on until it tracks; what that took."""
-        took = []
-        self.spin(0.5)
-        deadline = time.monotonic() + 60
-        while self.states[-1][1] != "tracking" and time.monotonic() < deadline:
-            if self.states[-1][1] == "stopped":
-                for fault in ("estop", "freeze", "collide"):
-                    self.call(SetBool, f"agibot_g1_driver/{fault}", data=False)
-                self._mode.publish(Int32(data=1))
-                self.spin(0.5)
-                if self.call(Trigger, "agibot_g1_bridge/reset").success:
-                    took.append("reset")
-            if self.client.episode.phase != self.client.episode.RUNNING:
-                self.client.start_episode("sway", "sway", 0, record=False)
-                took.append("a new episode")
-            self.spin(0.5)
-        self.until("tracking")
-        self.spin(1.0)
-        return ", ".join(dict.fromkeys(took)) or "nothing"
-
-    def watch(self, what: str, inject: Callable[[], None]) -> dict:
-        """Inject a fault, and see."""
-        self.track()
-        states, commands, began_s = len(self.states), len(self.commands), time.time()
-        inject()
-        self.spin(WATCHED_S)
-        said = self.states[states:]
-        after = [posture for at, posture in self.commands[commands:] if at > began_s + WATCHED_S - SETTLED_S]
-        seen = [posture for at, posture in self.measured if at > time.time() - SETTLED_S / 2]
-        first = said[0] if said else None
-        held = first is not None and said[-1][1] != "tracking"
-        rests = held and len(seen) > 1
-        error = np.abs(np.mean(seen, axis=0) - after[-1]).max() if rests and after else None
-        result = {
-            "fault": what,
-            "reaction": " -> ".join(state for state, _ in groupby(state for _, state, _ in said)) or "goes on",
-            "reason": said[-1][2] if said else "",
-            "after_s": first[0] - began_s if first else None,
-            "sent_at_rest": len(after) if held else None,
-            "hold_error_rad": None if error is None else float(error),
-            "moved_rad": float(np.ptp(seen, axis=0).max()) if rests else None,
-        }
-        return result | {"then": self.track()}
+def watch(run: DryRun, checker: Checker, what: str, inject: Callable[[], None], end: Callable[[], None]) -> dict:
+    """Inject a fault, see what it does, end it."""
+    run.track()
+    states, commands, measured, began_s = len(run.states), len(run.commands), len(run.measured), time.time()
+    inject()
+    run.spin(WATCHED_S)
+    said = run.states[states:]
+    after = [posture for at, posture in run.commands[commands:] if at > began_s + WATCHED_S - SETTLED_S]
+    seen = [posture for _, posture in run.measured[-round(100 * SETTLED_S / 2) :]]
+    first = said[0] if said else None
+    held = first is not None and said[-1][1] != "tracking" and len(said) < CHAIN
+    rests = held and len(run.measured) > measured
+    error = np.abs(np.mean(seen, axis=0) - after[-1]).max() if rests and after else None
+    end()
+    then = run.track()
+    broken, checked = checker.broken.copy(), checker.checked
+    checker.check_topic(run.commands[commands:], run.measured[max(measured - 100, 0) :], KNOWN_S)
+    return {
+        "fault": what,
+        "reaction": reaction([state for state, _ in groupby(state for _, state, _ in said)]),
+        "reason": said[-1][2] if held else "",
+        "after_s": first[0] - began_s if first else None,
+        "sent_at_rest": len(after) if held else None,
+        "hold_error_rad": None if error is None else float(error),
+        "moved_rad": float(np.ptp(seen, axis=0).max()) if rests else None,
+        "commands": checker.checked - checked,
+        "broken": dict(checker.broken - broken),
+        "then": then,
+    }
 
 
-def faults(run: Run) -> list[dict]:
+def reaction(states: list[str]) -> str:
+    if len(states) > CHAIN:
+        return f"{' and '.join(dict.fromkeys(states))} in turn"
+    return " -> ".join(states) or "goes on"
+
+
+def of_processes(run: DryRun, see: Callable[..., dict]) -> list[dict]:
     def kill(node: str) -> Callable[[], None]:
         return lambda: run.bringup.process(node).send_signal(signal.SIGKILL)
 
@@ -159,40 +96,67 @@ def faults(run: Run) -> list[dict]:
 
         return paused
 
-    def driver(fault: str) -> Callable[[], None]:
-        return lambda: run.call(SetBool, f"agibot_g1_driver/{fault}", data=True)
-
-    told = [run.watch(f"kill -9 of {node}", kill(node)) for node in KILLED]
-    for node in ("vla_policy", "agibot_g1_driver", "agibot_g1_bridge"):
-        told += [run.watch(f"{node} is stopped for {s:g} s", pause(node, s)) for s in PAUSES_S]
-    for fault in ("estop", "collide", "freeze"):  # that asking takes no longer than it has to
-        run.call(SetBool, f"agibot_g1_driver/{fault}", data=False)
-    run.track()
-    told.append(run.watch("the e-stop is pressed", driver("estop")))
-    told.append(run.watch("a collision", driver("collide")))
-    told.append(run.watch("joint states freeze, stamps go on", driver("freeze")))
-    told.append(run.watch("an operator stops", lambda: run.call(Trigger, "agibot_g1_bridge/stop")))
-    told.append(run.watch("kill -9 of agibot_g1_driver", kill("agibot_g1_driver")))
-    told.append(run.watch("kill -9 of agibot_g1_bridge", kill("agibot_g1_bridge")))
+    told = [see(f"kill -9 of {node}", kill(node)) for node in KILLED]
+    for node in ("vla_policy", DRIVER, BRIDGE):
+        told += [see(f"{node} is stopped for {s:g} s", pause(node, s)) for s in PAUSES_S]
+    run.recover()  # that asking takes no longer than it has to
+    told.append(see("the e-stop is pressed", lambda: run.fault("estop")))
+    told.append(see("a collision", lambda: run.fault("collide")))
+    told.append(see("joint states freeze, stamps go on", lambda: run.fault("freeze")))
+    told.append(see("an operator stops", lambda: run.ask("stop")))
+    told += [see(f"kill -9 of {node}", kill(node)) for node in (DRIVER, BRIDGE)]
     return told
+
+
+def of_the_wire(wire: Wire, see: Callable[..., dict]) -> list[dict]:
+    share, late, jump = f"{LOSS:.0%}", f"{LATE_S * 1e3:.0f} ms", f"{JUMP_S:g} s"
+    lost = lambda *topics: lambda: wire.lose(1.0, *topics)  # noqa: E731
+    found = lambda: wire.lose(0.0)  # noqa: E731
+    return [
+        see(f"{share} of joint states, actions, commands and images are lost", lambda: wire.lose(LOSS), found),
+        see(f"nothing passes for {late}, then all at once", lambda: wire.stall(LATE_S)),
+        see(f"everything comes {late} later", lambda: wire.delay(LATE_S), lambda: wire.delay(0.0)),
+        see(f"joint states come {late} later", lambda: wire.delay(LATE_S, "arm_state"), lambda: wire.delay(0.0)),
+        see("joint states are lost", lost("arm_state"), found),
+        see("commands are lost", lost("arm_command"), found),
+        see("a camera is gone", lost(CAMERA), found),
+        see(f"the robot's clock jumps ahead by {jump}", lambda: wire.jump(JUMP_S), lambda: wire.jump(0.0)),
+        see(f"the robot's clock jumps back by {jump}", lambda: wire.jump(-JUMP_S), lambda: wire.jump(0.0)),
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
-    os.environ.setdefault("ROS_DOMAIN_ID", str(80 + os.getpid() % 20))
-    with tempfile.TemporaryDirectory() as directory, Run(Path(directory)) as run:
-        run.client.start_episode("sway", "sway", 0, record=False)
-        told = faults(run)
+    told = []
+
+    def see(what: str, inject: Callable[[], None], end: Callable[[], None] = lambda: None) -> dict:
+        one = watch(run, checker, what, inject, end)
+        print(f"{one['fault']}: {one['reaction']}; {one['broken'] or 'within every limit'}", flush=True)
+        return one
+
+    with tempfile.TemporaryDirectory() as directory:
+        run = DryRun(Path(directory), **{BRIDGE: shipped_patience()})
+        checker = Checker(run.graph.parameters(BRIDGE))
+        with run:
+            told += of_processes(run, see)
+    remappings = {f"remap.{node}": [f"{t}:=wire/{t}" for t in topics] for node, topics in THROUGH.items()}
+    remappings["remap.camera_ingest"].append("joint_states:=proprioception")
+    with tempfile.TemporaryDirectory() as directory, Wire(WIRED) as wire:
+        run = DryRun(Path(directory), graph=remappings, **{BRIDGE: shipped_patience(), DRIVER: {"use_sim_time": True}})
+        with run:
+            told += of_the_wire(wire, see)
     ms = lambda value: "-" if value is None else tables.milliseconds(value)  # noqa: E731
     rad = lambda value: "-" if value is None else f"{value:.4f}"  # noqa: E731
     rows = [
         [f["fault"], f["reaction"], ms(f["after_s"]), rad(f["hold_error_rad"]), f["reason"], f["then"]] for f in told
     ]
     print(tables.markdown(["fault", "reaction", "after, ms", "hold error, rad", "reason", "to go on"], rows))
-    args.results.write_text(json.dumps({**provenance.here(), "faults": told}, indent=1) + "\n")
-    print(f"\nresults  {args.results}")
+    print(f"\n{checker.checked} commands checked, outside a limit: {dict(checker.broken) or 'none'}")
+    result = {"commands": checker.checked, "broken": dict(checker.broken), "faults": told}
+    args.results.write_text(json.dumps({**provenance.here(), **result}, indent=1) + "\n")
+    print(f"results  {args.results}")
 
 
 if __name__ == "__main__":

@@ -12,19 +12,12 @@ import json
 import multiprocessing
 import os
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
-import yaml
-from sensor_msgs.msg import JointState
+from dry_run import BRIDGE, DryRun
 
-from efn_ros.graph import Graph, dry_run
 from efn_ros.report import provenance, tables
-from efn_ros.ros.bringup import Bringup
-from efn_ros.ros.client import Client
-from efn_ros.ros.conversions import from_time
-from efn_ros.ros.qos import EVERY_STEP
 
 RESULTS = Path(__file__).parent / "results" / "jitter.json"
 WAYS = {
@@ -41,7 +34,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="of each way")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
-    os.environ.setdefault("ROS_DOMAIN_ID", str(80 + os.getpid() % 20))
     ways = {name: measure(busy, parameters, args.seconds) for name, (busy, parameters) in WAYS.items()}
     columns = [*SHARES, "max_s"]
     rows = [[n, w["scheduling"], *(tables.milliseconds(w[c]) for c in columns), w["n"]] for n, w in ways.items()]
@@ -55,25 +47,17 @@ def measure(busy: bool, parameters: dict, seconds: float) -> dict:
     """Intervals between commands while the robot sways."""
     context = multiprocessing.get_context("spawn")
     load = [context.Process(target=burn, daemon=True) for _ in range(os.cpu_count() if busy else 0)]
-    with tempfile.TemporaryDirectory() as directory:
-        overlay = Path(directory) / "overlay.yaml"
-        overlay.write_text(yaml.safe_dump({"/efn/agibot_g1_bridge": {"ros__parameters": parameters}}))
-        graph = Graph.load("agibot_g1", [dry_run("agibot_g1"), overlay], bank=f"{directory}/bank")
-        with Bringup(graph, output=Path(directory) / "log") as bringup, Client() as client:
-            client.wait_ready([node.executable for node in graph.nodes], 120.0, watch=bringup.watch)
-            stamps: list[int] = []
-            client.node.create_subscription(
-                JointState, "arm_command", lambda m: stamps.append(from_time(m.header.stamp)), EVERY_STEP
-            )
-            client.start_episode("sway", "sway", 0, record=False)
-            for process in load:
-                process.start()
-            until = time.monotonic() + seconds
-            client.spin_until(lambda: time.monotonic() > until, seconds + 60, "time does not pass")
-            facts = {v.key: v.value for v in client.statuses["agibot_g1_bridge: state"].values}
-            for process in load:
-                process.terminate()
-    gaps = np.diff(stamps[len(stamps) // 20 :]) * 1e-9
+    with tempfile.TemporaryDirectory() as directory, DryRun(Path(directory), **{BRIDGE: parameters}) as run:
+        run.track()
+        for process in load:
+            process.start()
+        began = len(run.commands)
+        run.spin(seconds)
+        facts = {v.key: v.value for v in run.client.statuses[f"{BRIDGE}: state"].values}
+        for process in load:
+            process.terminate()
+    stamps = np.array([at for at, _ in run.commands[began:]])
+    gaps = np.diff(stamps[len(stamps) // 20 :])
     found = {name: float(np.percentile(gaps, share)) for name, share in SHARES.items()}
     return found | {
         "max_s": float(gaps.max()),

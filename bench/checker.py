@@ -1,0 +1,99 @@
+"""Whether what is sent to the arms of the AgiBot G1 is within every limit. Knows nothing of the bridge: it looks at
+commands one after another and at what was measured, and asks MuJoCo where the links are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import mujoco
+import numpy as np
+
+from efn_ros.robots.agibot_g1 import BASE, JOINTS, TIPS, URDF, WRISTS
+
+ORDERS = ("velocity", "acceleration", "jerk")
+PAUSE_S, START_RAD = 0.1, 0.005
+ROUNDING = 1e-9  # rad; a third difference at 100 Hz is of the size of 1e-5
+
+Stamped = Sequence[tuple[float, np.ndarray]]
+
+
+class Checker:
+    """Of the commands one after another; after `begin` anew at rest. broken: limit to how often."""
+
+    def __init__(self, p: dict) -> None:
+        """p: parameters of the bridge."""
+        each = lambda name: np.asarray(p[f"joints.{name}"]) * np.ones(len(JOINTS))  # noqa: E731
+        self.low, self.high, self.tracking = each("low"), each("high"), each("tracking")
+        rates = [each(name) * p["speed_scale"] for name in ORDERS]
+        self._bounds = [rate / p["command_rate_hz"] ** order for order, rate in enumerate(rates, 1)]
+        spec = mujoco.MjSpec.from_file(str(URDF))
+        spec.compiler.fusestatic = False  # or fixed links would lose their names
+        self._model = spec.compile()
+        self._data = mujoco.MjData(self._model)
+        self._joints = [self._model.joint(name).qposadr[0] for name in JOINTS]
+        chains = [_chain(self._model, tip) for tip in TIPS]
+        self._links = np.concatenate(chains)
+        self._wrists = [self._model.body(wrist).id for wrist in WRISTS]
+        self._held = [*self._wrists, *(self._model.body(tip).id for tip in TIPS)]
+        self._base = self._model.body(BASE).id
+        box, keep_out = p["workspace.box"], p["workspace.keep_out"]
+        self._box = np.reshape(box if len(box) > 1 else [-np.inf] * 3 + [np.inf] * 3, (2, 3))
+        self._keep_out = np.reshape(keep_out if len(keep_out) > 1 else [], (-1, 2, 3))
+        self._apart = p["workspace.wrists_apart_m"]
+        self.broken, self.checked = Counter(), 0
+        self.begin()
+
+    def begin(self) -> None:
+        self._sent: list[np.ndarray] = []
+
+    def check(self, command: np.ndarray, *measured: np.ndarray) -> None:
+        """measured: of which at least one must be near enough."""
+        self.checked += 1
+        if not np.isfinite(command).all() or (command < self.low).any() or (command > self.high).any():
+            self.broken["position"] += 1
+        if all((np.abs(command - state) > self.tracking + ROUNDING).any() for state in measured):
+            self.broken["tracking"] += 1
+        self._sent = (self._sent or [command] * 3)[-3:] + [command]
+        for order, (name, bound) in enumerate(zip(ORDERS, self._bounds, strict=True), 1):
+            if (np.abs(np.diff(self._sent[-order - 1 :], order, axis=0)) > bound * (1 + 1e-6) + ROUNDING).any():
+                self.broken[name] += 1
+        self._check_space(command)
+
+    def check_topic(self, commands: Stamped, measured: Stamped, known_s: float) -> None:
+        """Of a topic, with stamps in seconds. After a pause the first command is where the one before was or where the
+        robot is. known_s: age of joint states that the bridge may still go by."""
+        stamps, last = np.array([at for at, _ in measured]), None
+        for at, command in commands:
+            known = slice(*np.searchsorted(stamps, (at - known_s, at)))
+            states = [state for _, state in measured[known]]
+            if last is None or at - last[0] > PAUSE_S:
+                places = states if last is None else [*states, last[1]]
+                if states and min(np.abs(command - place).max() for place in places) > START_RAD:
+                    self.broken["start"] += 1
+                self.begin()
+            self.check(command, *states) if states else self.check(command, command)
+            last = at, command
+
+    def _check_space(self, command: np.ndarray) -> None:
+        data = self._data
+        data.qpos[self._joints] = command
+        mujoco.mj_kinematics(self._model, data)
+        places = (data.xpos - data.xpos[self._base]) @ data.xmat[self._base].reshape(3, 3)
+        held, links = places[self._held], places[self._links]
+        if (held < self._box[0] - ROUNDING).any() or (held > self._box[1] + ROUNDING).any():
+            self.broken["box"] += 1
+        for low, high in self._keep_out:
+            if ((links > low + ROUNDING) & (links < high - ROUNDING)).all(axis=1).any():
+                self.broken["keep-out"] += 1
+        if np.linalg.norm(places[self._wrists[0]] - places[self._wrists[1]]) < self._apart - ROUNDING:
+            self.broken["wrists"] += 1
+
+
+def _chain(model: mujoco.MjModel, tip: str) -> list[int]:
+    """Bodies from behind the base to the tip."""
+    body, chain = model.body(tip).id, []
+    while body != model.body(BASE).id:
+        chain.append(body)
+        body = model.body_parentid[body]
+    return chain
