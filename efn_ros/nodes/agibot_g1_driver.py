@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import rclpy
 from rclpy.clock import Clock, ClockType
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Header, Int32
@@ -68,6 +69,14 @@ class AgibotG1Driver(EfnNode):
                 timer = self.create_timer(1 / rate_hz, does, clock=Clock(clock_type=ClockType.STEADY_TIME))
                 self._made.append((self.destroy_timer, timer))
 
+    _leaving = False
+
+    def leave(self) -> None:
+        """End with a step, so that nothing is being published; asked again, at once."""
+        if self._leaving or not self.active:
+            rclpy.try_shutdown()
+        self._leaving = True
+
     def teardown(self) -> None:
         if hasattr(self, "_plant"):
             self._plant.close()
@@ -99,6 +108,8 @@ class AgibotG1Driver(EfnNode):
             RobotStatus(stamp=header.stamp, mode=int(state.mode), estop=state.estop, errors=errors, collisions=pairs)
         )
         self.diagnostics.tick(0.0)
+        if self._leaving:
+            rclpy.try_shutdown()
 
     def _look(self) -> None:
         if not self.active:
@@ -109,4 +120,4 @@ class AgibotG1Driver(EfnNode):
 
 
 def main() -> None:
-    run(lambda: AgibotG1Driver("agibot_g1_driver"))
+    run(lambda: AgibotG1Driver("agibot_g1_driver"), leaves=True)

@@ -7,20 +7,23 @@ import time
 
 import numpy as np
 import pytest
-from efn_ros.msg import BridgeState, EpisodeState
+from efn_ros.msg import BridgeState, CorrectedAction, EpisodeState
 from efn_ros.srv import EndEpisode
-from sensor_msgs.msg import JointState
+from harness import write_overlay
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Int32
 from std_srvs.srv import SetBool, Trigger
 
 from efn_ros.graph import dry_run
 from efn_ros.ros.conversions import from_field
 from efn_ros.ros.qos import LATCHED, SENSOR_DATA, STEPS
+from efn_ros.ros.wire import Wire
 
 pytestmark = [pytest.mark.integration, pytest.mark.simulator]
 
 RATE_HZ, VELOCITY, ACCELERATION, JERK, TRACKING = 100.0, 1.0, 3.0, 10.0, 0.2
 QUIET = {"**": {"diagnostics_period_s": 0.2}}
-INSTRUCTION = "sway"
+INSTRUCTION, CAMERA = "sway", "camera/head/image"
 
 
 class Watched:
@@ -30,6 +33,7 @@ class Watched:
         self.graph = graph
         self.states = graph.collect(BridgeState, "bridge_state", LATCHED)
         self.commands = graph.collect(JointState, "arm_command", STEPS)
+        self.mode = graph.client.node.create_publisher(Int32, "control_mode", STEPS)
         self.measured = graph.collect(JointState, "arm_state", SENSOR_DATA)
 
     def until(self, state, timeout_s=20.0, **why):
@@ -48,6 +52,16 @@ class Watched:
 
     def driver(self, fault, on=True):
         return self.call(SetBool, f"agibot_g1_driver/{fault}", data=on)
+
+    def release(self):
+        """Out of a stop."""
+        self.mode.publish(Int32(data=1))
+
+        def released():
+            self.graph.spin_for(0.3)
+            return self.bridge("reset").success
+
+        self.graph.spin_until(released, "it stays stopped")
 
     def positions(self, messages):
         return np.array([from_field(message.position) for message in messages])
@@ -104,15 +118,61 @@ def test_an_operator_stops_it_and_only_a_reset_releases(robot):
     assert not refused.success and "mode of motion control is 0, not 1" in refused.message
 
 
-@pytest.mark.parametrize(
-    "fault, said", [("estop", "the e-stop is pressed"), ("collide", "collision"), ("freeze", "have not changed")]
-)
-def test_a_fault_of_the_robot_stops_it_with_the_reason_in_words(robot, fault, said):
+def test_a_fault_of_the_robot_stops_it_with_the_reason_in_words_and_a_reset_releases(robot):
+    robot.until("holding")
+    robot.begin()
+    for fault, said in (("estop", "the e-stop is pressed"), ("collide", "collision"), ("freeze", "have not changed")):
+        robot.until("tracking")
+        assert robot.driver(fault).success
+        assert said in robot.until("stopped")
+        assert robot.driver(fault, on=False).success
+        robot.release()
+
+
+@pytest.fixture
+def wired(start, tmp_path):
+    """Through a wire: joint states, actions, commands and a camera."""
+    remap = {
+        "remap.agibot_g1_bridge": ["arm_state:=wire/arm_state", "corrected_action:=wire/corrected_action"],
+        "remap.agibot_g1_driver": ["arm_command:=wire/arm_command"],
+        "remap.camera_ingest": ["joint_states:=proprioception", f"{CAMERA}:=wire/{CAMERA}"],
+    }
+    topics = (
+        ("arm_state", JointState, SENSOR_DATA),
+        ("corrected_action", CorrectedAction, STEPS),
+        ("arm_command", JointState, STEPS),
+        (CAMERA, Image, SENSOR_DATA),
+    )
+    overlays = [dry_run("agibot_g1"), write_overlay(tmp_path / "wire.yaml", {"graph": remap})]
+    with Wire(topics) as wire:
+        graph = start(robot="agibot_g1", base=QUIET, overlays=overlays, ready=False)
+        watched = Watched(graph)
+        graph.wait_active()
+        yield watched, wire
+
+
+def test_on_a_bad_wire_it_stays_within_every_limit_holds_and_stops(wired):
+    robot, wire = wired
     robot.until("holding")
     robot.begin()
     robot.until("tracking")
-    assert robot.driver(fault).success
-    assert said in robot.until("stopped")
+    wire.lose(0.3)
+    robot.graph.spin_for(3.0)
+    wire.lose(0.0)
+    robot.until("tracking")
+    wire.stall(0.2)
+    robot.until("holding")
+    robot.until("tracking")
+    wire.lose(1.0, CAMERA)
+    assert robot.until("holding") == "actions have ceased"
+    wire.lose(0.0)
+    robot.until("tracking")
+    assert_within(robot.positions(robot.commands))
+    wire.lose(1.0, "arm_state")
+    assert "joint states are" in robot.until("stopped")
+    wire.lose(0.0)
+    robot.release()
+    robot.until("tracking")
 
 
 def test_without_actions_it_holds_and_goes_on_with_them(robot):
