@@ -42,6 +42,11 @@ class Checker:
         self._keep_out = np.reshape(keep_out if len(keep_out) > 1 else [], (-1, 2, 3))
         self._apart = p["workspace.wrists_apart_m"]
         self.broken, self.checked = Counter(), 0
+        self.begin_topic()
+
+    def begin_topic(self) -> None:
+        """Of a robot that nothing was sent to."""
+        self._last: tuple[float, np.ndarray] | None = None
         self.begin()
 
     def begin(self) -> None:
@@ -61,10 +66,11 @@ class Checker:
         self._check_space(command)
 
     def check_topic(self, commands: Stamped, measured: Stamped, known_s: float) -> None:
-        """Of a topic, with stamps in seconds. After a pause the first command is where the one before was or where the
-        robot is. known_s: age of joint states that the bridge may still go by."""
-        stamps, last = np.array([at for at, _ in measured]), None
+        """Of a topic, by stamps in seconds, gone on with from one call to the next. After a pause the first command is
+        where the one before was or where the robot is. known_s: age of joint states that the bridge may go by."""
+        stamps = np.array([at for at, _ in measured])
         for at, command in commands:
+            last = self._last
             known = slice(*np.searchsorted(stamps, (at - known_s, at)))
             states = [state for _, state in measured[known]]
             if last is None or at - last[0] > PAUSE_S:
@@ -73,7 +79,7 @@ class Checker:
                     self.broken["start"] += 1
                 self.begin()
             self.check(command, *states) if states else self.check(command, command)
-            last = at, command
+            self._last = at, command
 
     def _check_space(self, command: np.ndarray) -> None:
         data = self._data

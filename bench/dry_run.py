@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import yaml
 from efn_ros.msg import BridgeState
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Int32
 from std_srvs.srv import SetBool, Trigger
@@ -23,7 +25,7 @@ from efn_ros.ros.qos import EVERY_STEP, LATCHED, SENSOR_DATA, STEPS
 
 BRIDGE, DRIVER, TASK = "agibot_g1_bridge", "agibot_g1_driver", "sway"
 FAULTS = ("estop", "freeze", "collide")  # that the driver can be asked for
-READY_S, RECOVERY_S = 120.0, 60.0
+READY_S, RECOVERY_S, ANSWER_S, ATTEMPTS = 120.0, 60.0, 5.0, 4
 
 
 def shipped_patience() -> dict[str, float]:
@@ -36,9 +38,11 @@ class DryRun:
     """A context manager. states: (when, state, reason). commands, measured: (when, posture). Times are stamps, s."""
 
     def __init__(self, directory: Path, *, only: Iterable[str] = (), **parameters: dict[str, Any]) -> None:
-        """parameters: of nodes, and of the graph, laid over those of a dry run. only: these nodes alone."""
+        """parameters: of nodes, and of the graph, laid over those of a dry run. only: these nodes alone. The bridge is
+        activated as by an operator, when its first command will be heard here."""
         os.environ.setdefault("ROS_DOMAIN_ID", str(80 + os.getpid() % 20))
         overlay = directory / "overlay.yaml"
+        parameters[BRIDGE] = {"activate": "operator", **parameters.get(BRIDGE, {})}
         sections = {f"/efn/{node}": {"ros__parameters": values} for node, values in parameters.items()}
         overlay.write_text(yaml.safe_dump(sections))
         graph = Graph.load("agibot_g1", [dry_run("agibot_g1"), overlay], bank=f"{directory}/bank")
@@ -53,7 +57,8 @@ class DryRun:
     def __enter__(self) -> DryRun:
         self.bringup.__enter__()
         self.client.__enter__()
-        self.client.wait_ready([n.executable for n in self.graph.nodes], READY_S, watch=self.bringup.watch)
+        others = [node.executable for node in self.graph.nodes if node.executable != BRIDGE]
+        self.client.wait_ready(others, READY_S, watch=self.bringup.watch)
         subscribe = self.client.node.create_subscription
 
         def keep(into: list) -> Callable[[JointState], None]:
@@ -63,9 +68,10 @@ class DryRun:
             self.states.append((from_time(m.stamp) * 1e-9, m.state, m.reason))
 
         subscribe(BridgeState, "bridge_state", keep_state, LATCHED)
-        subscribe(JointState, "arm_command", keep(self.commands), EVERY_STEP)
+        self._heard = subscribe(JointState, "arm_command", keep(self.commands), EVERY_STEP)
         subscribe(JointState, "arm_state", keep(self.measured), SENSOR_DATA)
         self._mode = self.client.node.create_publisher(Int32, "control_mode", STEPS)
+        self._until(self.activate, READY_S, "it does not activate")
         return self
 
     def __exit__(self, *exception) -> None:
@@ -87,12 +93,17 @@ class DryRun:
         return self.state
 
     def call(self, kind, name: str, **request):
-        """Of a service whose server may have been killed and started anew since it was called last."""
-        if name not in self._services or not self._services[name].service_is_ready():
-            self._services[name] = self.client.node.create_client(kind, name)
-        client = self._services[name]
-        self._until(client.service_is_ready, RECOVERY_S, f"{name} is not there")
-        return self.client.call(client, kind.Request(**request), timeout_s=30.0)
+        """Of a service whose server may have been killed a moment ago, and still be listed."""
+        for _ in range(ATTEMPTS):
+            if name not in self._services:
+                self._services[name] = self.client.node.create_client(kind, name)
+            client = self._services[name]
+            self._until(client.service_is_ready, RECOVERY_S, f"{name} is not there")
+            try:
+                return self.client.call(client, kind.Request(**request), timeout_s=ANSWER_S)
+            except TimeoutError:
+                del self._services[name]
+        raise TimeoutError(f"{name} does not answer")
 
     def fault(self, name: str, on: bool = True) -> None:
         """One that the driver can be asked for."""
@@ -101,6 +112,14 @@ class DryRun:
     def ask(self, verb: str) -> bool:
         """stop, reset, hand_over or take_back, of the bridge."""
         return self.call(Trigger, f"{BRIDGE}/{verb}").success
+
+    def activate(self) -> bool:
+        """Once somebody publishes commands; whether it holds now."""
+        self.spin(0.5)
+        activated = self._heard.get_publisher_count() > 0 and self.call(
+            ChangeState, f"{BRIDGE}/change_state", transition=Transition(id=Transition.TRANSITION_ACTIVATE)
+        )
+        return bool(activated and activated.success)
 
     def recover(self) -> bool:
         """End the faults of the driver and reset the bridge, where it is stopped; whether it was reset."""
@@ -118,6 +137,8 @@ class DryRun:
         while self.state != "tracking" and time.monotonic() < deadline:
             if self.state == "stopped" and self.recover():
                 took.append("reset")
+            if self.state == "idle" and self.activate():
+                took.append("activation")
             if self.client.episode.phase != self.client.episode.RUNNING:
                 self.client.start_episode(TASK, TASK, 0, record=False)
                 took.append("a new episode")

@@ -49,11 +49,11 @@ CHAIN = 4  # states in a row that a table shows
 def watch(run: DryRun, checker: Checker, what: str, inject: Callable[[], None], end: Callable[[], None]) -> dict:
     """Inject a fault, see what it does, end it."""
     run.track()
-    states, commands, measured, began_s = len(run.states), len(run.commands), len(run.measured), time.time()
+    states, measured, began_s = len(run.states), len(run.measured), time.time()
     inject()
     run.spin(WATCHED_S)
     said = run.states[states:]
-    after = [posture for at, posture in run.commands[commands:] if at > began_s + WATCHED_S - SETTLED_S]
+    after = [posture for at, posture in run.commands if at > began_s + WATCHED_S - SETTLED_S]
     seen = [posture for _, posture in run.measured[-round(100 * SETTLED_S / 2) :]]
     first = said[0] if said else None
     held = first is not None and said[-1][1] != "tracking" and len(said) < CHAIN
@@ -62,7 +62,8 @@ def watch(run: DryRun, checker: Checker, what: str, inject: Callable[[], None], 
     end()
     then = run.track()
     broken, checked = checker.broken.copy(), checker.checked
-    checker.check_topic(run.commands[commands:], run.measured[max(measured - 100, 0) :], KNOWN_S)
+    checker.check_topic(run.commands, run.measured, KNOWN_S)
+    run.commands.clear()
     return {
         "fault": what,
         "reaction": reaction([state for state, _ in groupby(state for _, state, _ in said)]),
@@ -144,6 +145,7 @@ def main() -> None:
     remappings = {f"remap.{node}": [f"{t}:=wire/{t}" for t in topics] for node, topics in THROUGH.items()}
     remappings["remap.camera_ingest"].append("joint_states:=proprioception")
     with tempfile.TemporaryDirectory() as directory, Wire(WIRED) as wire:
+        checker.begin_topic()
         run = DryRun(Path(directory), graph=remappings, **{BRIDGE: shipped_patience(), DRIVER: {"use_sim_time": True}})
         with run:
             told += of_the_wire(wire, see)

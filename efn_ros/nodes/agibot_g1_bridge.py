@@ -6,12 +6,13 @@ import time
 from functools import partial
 
 import numpy as np
+from rclpy.publisher import Publisher
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Header, Int32
 
 from efn_ros.msg import RobotStatus
 from efn_ros.robots import agibot_g1_status as spoken
-from efn_ros.robots.bridge import Order
+from efn_ros.robots.bridge import Health, Order
 from efn_ros.ros.arm_bridge import ArmBridge
 from efn_ros.ros.node import Parameter, run
 from efn_ros.ros.qos import SENSOR_DATA, STEPS
@@ -40,7 +41,7 @@ class AgibotG1Bridge(ArmBridge):
         Parameter("stop_input_type", 54, "input_type of a MotionStop.", 0, 255),
     )
 
-    def connect(self) -> None:
+    def connect(self) -> Publisher:
         named = self.parameter("grippers.joints")
         self._joined = named if all(named) else []
         if self._joined and len(named) != len(self.grippers):
@@ -49,7 +50,7 @@ class AgibotG1Bridge(ArmBridge):
         required = {*known, *filter(None, self.parameter("required_status"))}
         self._reports = spoken.Reports(("status", *known), self.parameter("patience.status_s"), required)
         self.diagnostics.facts["messages"] = WITHOUT_SDK if genie is None else "genie_msgs"
-        self._commands = self.publisher(JointState, "arm_command", STEPS)
+        self._out = self.publisher(JointState, "arm_command", STEPS)
         self.hear(RobotStatus, "status", partial(self._on_status, "status", spoken.robot_status), SENSOR_DATA)
         if genie is not None:
             for source, kind, faults in (
@@ -66,7 +67,7 @@ class AgibotG1Bridge(ArmBridge):
         self._told_is_measured = not self.parameter("gripper_states")
         if self._told_is_measured:
             self.closures[:] = 0.0
-        self.examine()
+        return self._out
 
     def send(self, order: Order) -> None:
         header = Header(stamp=self.get_clock().now().to_msg())
@@ -77,7 +78,7 @@ class AgibotG1Bridge(ArmBridge):
             if i in values:
                 names.append(joint)
                 positions.append(values[i])
-        self._commands.publish(JointState(header=header, name=names, position=positions))
+        self._out.publish(JointState(header=header, name=names, position=positions))
         for i, out in enumerate(self._grips):
             if i in values:
                 out.publish(JointState(header=header, name=[self.grippers[i].name], position=[values[i]]))
@@ -109,8 +110,8 @@ class AgibotG1Bridge(ArmBridge):
             said = [f"{source} is of another version of genie_msgs: {error}"]
         self._reports.hear(source, said, time.monotonic())
 
-    def examine(self) -> None:
-        self.bridge.health = self._reports.health(time.monotonic())
+    def heard(self) -> Health:
+        return self._reports.health(time.monotonic())
 
 
 def main() -> None:

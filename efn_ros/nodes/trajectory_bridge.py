@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from builtin_interfaces.msg import Duration
+from rclpy.publisher import Publisher
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from efn_ros.robots.bridge import Health, Order
+from efn_ros.robots.bridge import Order
 from efn_ros.ros.arm_bridge import ArmBridge
 from efn_ros.ros.node import run
 from efn_ros.ros.qos import STEPS
-
-UNHEARD = Health(notes=("this robot says nothing of its mode, errors or e-stop",))
 
 
 class TrajectoryBridge(ArmBridge):
     """Out: joint_trajectory, one point, due after one command period."""
 
-    def connect(self) -> None:
-        self.bridge.health = UNHEARD
+    def connect(self) -> Publisher:
         period_ns = round(1e9 / self.parameter("command_rate_hz"))
         self._due = Duration(sec=period_ns // 1_000_000_000, nanosec=period_ns % 1_000_000_000)
-        self._commands = self.publisher(JointTrajectory, "joint_trajectory", STEPS)
+        self._out = self.publisher(JointTrajectory, "joint_trajectory", STEPS)
+        return self._out
 
     def send(self, order: Order) -> None:
         point = JointTrajectoryPoint(positions=order.posture.tolist(), time_from_start=self._due)
-        self._commands.publish(JointTrajectory(joint_names=self.joints, points=[point]))
+        self._out.publish(JointTrajectory(joint_names=self.joints, points=[point]))
 
 
 def main() -> None:

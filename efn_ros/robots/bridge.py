@@ -57,10 +57,11 @@ class Patience:
 @dataclass(frozen=True)
 class Health:
     """What the robot says of itself: faults, in words, each of which forbids motion, and notes, of what it does not
-    say."""
+    say. unready: what forbids only that motion begins."""
 
     faults: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    unready: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ class Bridge:
     def against_start(self, now_s: float, *, resetting: bool = False) -> list[str]:
         """Why motion may not begin, in words; empty where it may. resetting: a stop is no reason."""
         against = [f"it is stopped ({self.reason})"] * (self.state == State.STOPPED and not resetting)
-        against += self.health.faults
+        against += [*self.health.faults, *self.health.unready]
         age_s = self._age_s(now_s)
         if age_s > self._patience.state_s:
             against.append("no joint states have come" if np.isinf(age_s) else f"joint states are {age_s:.3f} s old")

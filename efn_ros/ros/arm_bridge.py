@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import State as LifecycleState
 from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.publisher import Publisher
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
 from efn_ros.assembly import make_bridge
 from efn_ros.msg import BridgeState, CorrectedAction
-from efn_ros.robots.bridge import Order, StartRefusedError, State
+from efn_ros.robots.bridge import Health, Order, StartRefusedError, State
 from efn_ros.robots.realtime import lock_memory, run_first
 from efn_ros.ros import conversions
 from efn_ros.ros.diagnostics import ERROR, OK, WARN
@@ -23,6 +25,7 @@ from efn_ros.ros.node import EfnNode, Parameter
 from efn_ros.ros.qos import LATCHED, SENSOR_DATA, STEPS
 from efn_ros.types import Mode
 
+UNHEARD = Health(notes=("this robot says nothing of its mode, errors or e-stop",))
 OPERATOR, WHEN_READY = "operator", "when ready"
 RETRY_S = 1.0
 LEAST_GAP = 0.5  # of a period: a tick that comes sooner after the one before is left out
@@ -70,8 +73,8 @@ class ArmBridge(EfnNode):
 
     # What the bridge to one robot fills in.
 
-    def connect(self) -> None:
-        """Create the publishers and subscriptions of that robot."""
+    def connect(self) -> Publisher:
+        """Create the publishers and subscriptions of that robot. Returns what commands the arms."""
 
     def send(self, order: Order) -> None:
         """Command a posture and closures."""
@@ -79,8 +82,9 @@ class ArmBridge(EfnNode):
     def halt(self, reason: str) -> None:
         """Tell the robot to stop, where it has a way to be told."""
 
-    def examine(self) -> None:
-        """Before every tick: `bridge.health` anew, where the robot speaks of it."""
+    def heard(self) -> Health:
+        """What the robot says of itself, where it does."""
+        return UNHEARD
 
     # What it uses.
 
@@ -123,12 +127,13 @@ class ArmBridge(EfnNode):
             ("take_back", lambda: self.bridge.take_back(time.monotonic())),
         ):
             self.serve(Trigger, f"~/{name}", self._answer(release))
-        self.connect()
+        self._commands = self.connect()
         # Commands go out at their rate whatever the time of day does.
         timer = self.create_timer(self._period_s, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._made.append((self.destroy_timer, timer))
         locked = lock_memory() if p["realtime.lock_memory"] else "not locked"
         self.diagnostics.facts |= {"scheduling": run_first(p["realtime.priority"]), "memory": locked}
+        self._examine()
         self._tell()
 
     def start(self) -> None:
@@ -225,12 +230,17 @@ class ArmBridge(EfnNode):
 
         return answered
 
+    def _examine(self) -> None:
+        listened = self._commands.get_subscription_count() > 0
+        unready = () if listened else (f"nobody listens to {self._commands.topic_name}",)
+        self.bridge.health = replace(self.heard(), unready=unready)
+
     def _tick(self) -> None:
         now_s = time.monotonic()
         if now_s - self._ticked_s < LEAST_GAP * self._period_s:
             return
         self._ticked_s = now_s
-        self.examine()
+        self._examine()
         try:
             order = self.bridge.tick(now_s)
         except Exception as error:  # noqa: BLE001 - whatever it is, the robot is told to stop

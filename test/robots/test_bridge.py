@@ -73,6 +73,18 @@ def test_it_starts_where_the_robot_is_and_holds_until_an_action_comes():
     assert np.array_equal(robot.tick(100).posture, np.full(JOINTS, 0.4))
 
 
+def test_what_is_not_ready_forbids_to_begin_and_no_more():
+    robot, unready = Robot(), Health(unready=("nobody listens",))
+    robot.bridge.health = unready
+    with pytest.raises(StartRefusedError, match="nobody listens"):
+        robot.started()
+    robot.bridge.health = HEALTHY
+    robot.tracking()
+    robot.bridge.health = unready
+    robot.act()
+    assert robot.tick().state == State.TRACKING
+
+
 def test_actions_are_followed():
     robot = Robot().tracking(0.1, decisions=40)
     assert np.abs(robot.posture - 0.1).max() < 1e-3
