@@ -42,11 +42,12 @@ def run(args: argparse.Namespace) -> int:
     from efn_ros.bank import BankReader
     from efn_ros.graph import Graph, config_directory
     from efn_ros.report import figures, latency, tables, video
-    from efn_ros.ros import conversions
+    from efn_ros.ros import conversions, discovery
     from efn_ros.ros.bringup import Bringup
     from efn_ros.ros.client import Client
     from efn_ros.worlds.metaworld import TASKS as INSTRUCTIONS
 
+    discovery.settle()
     unknown = set(args.tasks) - set(INSTRUCTIONS)
     if unknown:
         raise SystemExit(f"unknown task {', '.join(sorted(unknown))}; there are {', '.join(INSTRUCTIONS)}")

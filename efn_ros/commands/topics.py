@@ -35,6 +35,9 @@ def run(args: argparse.Namespace) -> int:
     def end(signum, frame) -> None:
         raise KeyboardInterrupt
 
+    from efn_ros.ros import discovery
+
+    discovery.settle()
     signal.signal(signal.SIGTERM, end)
     in_place = sys.stdout.isatty() and not args.once
     with Watch(args.namespace) as watch:

@@ -14,7 +14,6 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import rclpy
@@ -24,6 +23,7 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, State, TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 
+from efn_ros.ros import discovery
 from efn_ros.ros.diagnostics import ERROR, OK, Diagnostics
 from efn_ros.ros.executor import make_executor, spin
 
@@ -49,9 +49,6 @@ class Parameter:
                 descriptor.floating_point_range = [FloatingPointRange(from_value=float(low or 0.0), to_value=top)]
         return descriptor
 
-
-# As Fast DDS calls it from 3.0 on, and before.
-FAST_DDS_PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 
 COMMON = (
     Parameter("autostart", True, "Configure and activate at start, without a lifecycle manager."),
@@ -195,8 +192,7 @@ def run(make_node: Callable[[], EfnNode], niceness: int = 0, *, leaves: bool = F
     """
     faulthandler.enable()
     os.nice(niceness)  # before there are threads: each has its own
-    if not any(name in os.environ for name in FAST_DDS_PROFILES):
-        os.environ.update(dict.fromkeys(FAST_DDS_PROFILES, str(Path(__file__).resolve().with_name("fastdds.xml"))))
+    discovery.settle()
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO if leaves else SignalHandlerOptions.ALL)
     node = make_node()
     if leaves:
