@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +87,16 @@ def dry_run(robot: str) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"{robot} has no dry run: there is no {path}")
     return path
+
+
+def enclave(namespace: str, name: str) -> str:
+    """Where the keys of a process are in a keystore of SROS2: those of each node apart."""
+    return "/".join(("", *filter(None, [namespace.strip("/")]), name))
+
+
+def enclave_arguments(namespace: str, executable: str) -> list[str]:
+    """What ROS 2 is told of it, where the environment asks for security."""
+    return ["--enclave", enclave(namespace, executable)] if os.environ.get("ROS_SECURITY_ENABLE") == "true" else []
 
 
 def robots() -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from efn_ros.assembly import make_corrector, make_deployment
-from efn_ros.graph import RESTART, STOP, Graph, config_directory, robots
+from efn_ros.graph import RESTART, STOP, Graph, config_directory, enclave_arguments, robots
 from efn_ros.ros.node import COMMON, EfnNode
 from efn_ros.worlds.deployment import Deployment
 
@@ -277,3 +277,15 @@ def test_a_shipped_deployment_lies_over_the_simulation_and_shifts_something(name
     for node in graph.nodes:
         if node.executable != "libero_bridge":
             assert node.parameters == plain.parameters(node.executable)
+
+
+# Security
+
+
+def test_a_node_is_told_its_enclave_only_where_security_is_asked_for(monkeypatch):
+    monkeypatch.delenv("ROS_SECURITY_ENABLE", raising=False)
+    assert enclave_arguments("efn", "vla_policy") == []
+    monkeypatch.setenv("ROS_SECURITY_ENABLE", "true")
+    assert enclave_arguments("efn", "vla_policy") == ["--enclave", "/efn/vla_policy"]
+    assert enclave_arguments("/", "vla_policy") == ["--enclave", "/vla_policy"]
+    assert enclave_arguments("/left/efn/", "vla_policy") == ["--enclave", "/left/efn/vla_policy"]

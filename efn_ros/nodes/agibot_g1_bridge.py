@@ -41,12 +41,14 @@ class AgibotG1Bridge(ArmBridge):
         Parameter("stop_input_type", 54, "input_type of a MotionStop.", 0, 255),
     )
 
+    MAY_HEAR = ("whole_body_status", "motion_control_status")
+
     def connect(self) -> Publisher:
         named = self.parameter("grippers.joints")
         self._joined = named if all(named) else []
         if self._joined and len(named) != len(self.grippers):
             raise ValueError(f"grippers.joints has {len(named)} entries; there are {len(self.grippers)} grippers")
-        known = () if genie is None else ("whole_body_status", "motion_control_status")
+        known = () if genie is None else self.MAY_HEAR
         required = {*known, *filter(None, self.parameter("required_status"))}
         self._reports = spoken.Reports(("status", *known), self.parameter("patience.status_s"), required)
         self.diagnostics.facts["messages"] = WITHOUT_SDK if genie is None else "genie_msgs"

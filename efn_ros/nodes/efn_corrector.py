@@ -84,6 +84,8 @@ class EfnCorrector(EfnNode):
         Parameter("limits.holds_last", [False], "True: holding repeats the last command. False: it means zero."),
     )
 
+    MAY_HEAR = ("episode",)
+
     def setup(self) -> None:
         self._corrector = make_corrector(self.parameters())
         self._switching = make_switching(self.parameters(), self._corrector)

@@ -84,6 +84,8 @@ class ExperienceRetrieval(EfnNode):
         Parameter("rerank.opening_range", [0.0, 1.0], "Its values shut and open."),
     )
 
+    MAY_HEAR = ("observation",)
+
     def setup(self) -> None:
         self._retriever = make_retriever(self.parameters(), self.parameter("bank"))
         if self._retriever.looks:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from efn_ros.graph import RESTART, Graph, NodeSpec
+from efn_ros.graph import RESTART, Graph, NodeSpec, enclave_arguments
 
 END_S = 3.0  # from SIGINT to SIGKILL
 RESTART_DELAY_S = 1.0
@@ -87,6 +87,7 @@ class Bringup:
         command = [sys.executable, "-c", f"from efn_ros.nodes.{node.executable} import main; main()", "--ros-args"]
         command += ["-r", f"__ns:=/{self._namespace.strip('/')}", "-r", f"__node:={node.executable}"]
         command += ["--params-file", str(file), "--log-level", f"{node.executable}:={self._log_level}"]
+        command += enclave_arguments(self._namespace, node.executable)
         for source, target in node.remappings:
             command += ["-r", f"{source}:={target}"]
         output = None

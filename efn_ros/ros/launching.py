@@ -6,7 +6,7 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from efn_ros.graph import RESTART, Graph, dry_run
+from efn_ros.graph import RESTART, Graph, dry_run, enclave_arguments
 from launch import LaunchDescription
 
 RESPAWN_DELAY_S = 1.0
@@ -77,7 +77,10 @@ def _nodes(context, robot: str) -> list[Node]:
             respawn=restart,
             respawn_delay=RESPAWN_DELAY_S,
             on_exit=None if restart else Shutdown(reason=f"{node.executable} ended"),
-            arguments=["--ros-args", "--log-level", f"{node.executable}:={value('log_level')}"],
+            ros_arguments=[
+                *("--log-level", f"{node.executable}:={value('log_level')}"),
+                *enclave_arguments(value("namespace"), node.executable),
+            ],
         )
         for node in graph.nodes
     ]

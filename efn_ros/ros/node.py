@@ -60,6 +60,7 @@ class EfnNode(LifecycleNode):
     """One lifecycle node a process."""
 
     PARAMETERS: tuple[Parameter, ...] = ()
+    MAY_HEAR: tuple[str, ...] = ()  # topics that it listens to with some parameters, or where more is installed
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
