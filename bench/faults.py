@@ -49,14 +49,14 @@ CHAIN = 4  # states in a row that a table shows
 def watch(run: DryRun, checker: Checker, what: str, inject: Callable[[], None], end: Callable[[], None]) -> dict:
     """Inject a fault, see what it does, end it."""
     run.track()
-    states, measured, began_s = len(run.states), len(run.measured), time.time()
+    before, measured, began_s = len(run.states), len(run.measured), time.time()
     inject()
     run.spin(WATCHED_S)
-    said = run.states[states:]
+    said = run.states[before:]
     after = [posture for at, posture in run.commands if at > began_s + WATCHED_S - SETTLED_S]
     seen = [posture for _, posture in run.measured[-round(100 * SETTLED_S / 2) :]]
-    first = said[0] if said else None
-    held = first is not None and said[-1][1] != "tracking" and len(said) < CHAIN
+    first, states = said[0] if said else None, [state for state, _ in groupby(state for _, state, _ in said)]
+    held = bool(states) and states[-1] != "tracking" and len(states) <= CHAIN
     rests = held and len(run.measured) > measured
     error = np.abs(np.mean(seen, axis=0) - after[-1]).max() if rests and after else None
     end()
@@ -66,7 +66,7 @@ def watch(run: DryRun, checker: Checker, what: str, inject: Callable[[], None], 
     run.commands.clear()
     return {
         "fault": what,
-        "reaction": reaction([state for state, _ in groupby(state for _, state, _ in said)]),
+        "reaction": reaction(states),
         "reason": said[-1][2] if held else "",
         "after_s": first[0] - began_s if first else None,
         "sent_at_rest": len(after) if held else None,

@@ -45,9 +45,10 @@ class Graph:
                 sections.setdefault(name, {}).update(values)
         graph = sections.pop("graph", {})
         common = {**sections.pop("**", {}), **parameters}
-        executables, on_exit = list(graph.get("nodes", [])), graph.get("on_exit", RESTART)
+        left_out, on_exit = set(graph.get("without", [])), graph.get("on_exit", RESTART)
+        executables = [name for name in graph.get("nodes", []) if name not in left_out]
         optional = {name.removeprefix("when."): more for name, more in graph.items() if name.startswith("when.")}
-        unknown = set(sections) - set(executables).union(*optional.values())
+        unknown = set(sections) - left_out.union(executables, *optional.values())
         executables += [name for flag, more in optional.items() if common.get(flag) for name in more]
         if not executables or unknown:
             raise ValueError(

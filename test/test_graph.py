@@ -13,6 +13,7 @@ from efn_ros.graph import RESTART, STOP, Graph, config_directory, enclave_argume
 from efn_ros.ros.node import COMMON, EfnNode
 from efn_ros.worlds.deployment import Deployment
 
+WORLDS = sorted((config_directory() / "worlds").glob("agibot_g1_*.yaml"))
 ROBOTS = ("agibot_g1", "arm_7dof", "libero_sim", "replay")
 DEPLOYMENTS = sorted(path.stem for path in (config_directory() / "deployments").glob("*.yaml"))
 
@@ -155,6 +156,18 @@ def test_a_node_that_is_not_in_the_graph_has_no_parameters():
 
 
 # What is shipped
+
+
+@pytest.mark.parametrize("world", WORLDS, ids=lambda path: path.stem)
+def test_what_is_laid_over_the_agibot_fits_its_graph(world):
+    assert Graph.load("agibot_g1", [world]).nodes
+
+
+def test_a_node_that_is_left_out_may_have_parameters(tmp_path):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("/graph: {ros__parameters: {without: [agibot_g1_bridge]}}")
+    names = [node.executable for node in Graph.load("agibot_g1", [overlay]).nodes]
+    assert "agibot_g1_bridge" not in names and "efn_corrector" in names
 
 
 def test_these_robots_are_shipped():

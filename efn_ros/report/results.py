@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from itertools import groupby
 from pathlib import Path
 
 from efn_ros.efn.exploration import MODES
@@ -341,7 +340,12 @@ def fuzz_block(results: dict) -> str:
         "the robot lagged, was pushed, fell silent and froze, and an operator stopped, reset and handed over, "
         f"{broken} were outside a limit. {became['actions actions']} chunks were followed."
     )
-    return f"{said} {source(results, results['n'])}"
+    topic = results["topic"]
+    said += (
+        f" Its process, told {topic['n']} more beside that of a simulated robot, published {topic['commands']} "
+        f"commands in {topic['seconds'] / 60:.0f} minutes, of which {sum(topic['broken'].values())} were."
+    )
+    return f"{said} {source(results, results['n'] + topic['n'])}"
 
 
 def faults_block(results: dict) -> str:
@@ -349,7 +353,7 @@ def faults_block(results: dict) -> str:
     rows = [
         [
             fault["fault"],
-            " -&gt; ".join(state for state, _ in groupby(fault["reaction"].split(" -> "))),
+            fault["reaction"].replace("->", "-&gt;"),
             "-" if fault["after_s"] is None else tables.milliseconds(fault["after_s"]),
             "-" if fault["hold_error_rad"] is None else f"{fault['hold_error_rad']:.4f}",
             fault["reason"],
@@ -357,7 +361,25 @@ def faults_block(results: dict) -> str:
         ]
         for fault in results["faults"]
     ]
-    return f"{tables.markdown(header, rows)}\n\n{source(results, len(rows))}"
+    moved = max((fault["moved_rad"] for fault in results["faults"] if fault["moved_rad"] is not None), default=0.0)
+    said = (
+        f"Of {results['commands']} commands, {sum(results['broken'].values())} were outside a limit. Where it stood "
+        f"still in the end, no joint was measured to move by more than {moved:.4f} rad, noise of 0.0005 included."
+    )
+    return f"{tables.markdown(header, rows)}\n\n{said} {source(results, len(rows))}"
+
+
+def soak_block(results: dict) -> str:
+    megabytes = lambda size: f"{size / 1e6:.1f}"  # noqa: E731
+    rows = [[node, *(megabytes(m[at]) for at in ("first", "last", "drift"))] for node, m in results["memory"].items()]
+    holds = ", ".join(f"{reason}: {count}" for reason, count in results["holds"].items()) or "none"
+    said = (
+        f"{results['episodes']} episodes in {results['seconds'] / 60:.0f} minutes, {results['saved']} remembered; "
+        f"holds within them: {holds}; the largest gap between two of {results['commands']} commands: "
+        f"{results['largest_gap_s'] * 1e3:.1f} ms."
+    )
+    header = ["process", "after a minute, MB", "at the end", "drift, MB/min"]
+    return f"{tables.markdown(header, rows)}\n\n{said} {source(results, results['episodes'])}"
 
 
 def jitter_block(results: dict) -> str:
@@ -433,6 +455,7 @@ BLOCKS = {
     "confidence": (CONFIDENCE, confidence_block, "./efn shell python bench/confidence.py"),
     "search": ("bench/results/search.json", search_block, "./efn shell python bench/search.py"),
     "faults": ("bench/results/faults.json", faults_block, "./efn shell python bench/faults.py"),
+    "soak": ("bench/results/soak.json", soak_block, "./efn shell python bench/soak.py"),
     "jitter": ("bench/results/jitter.json", jitter_block, "./efn shell python bench/jitter.py"),
     "fuzz": ("bench/results/fuzz.json", fuzz_block, "./efn shell python bench/fuzz.py"),
     "rewards": ("bench/results/rewards.json", rewards_block, "./efn shell python bench/rewards.py"),

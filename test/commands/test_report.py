@@ -139,6 +139,8 @@ RESULTS = {
     },
     "faults": {
         **MADE_BY,
+        "commands": 9000,
+        "broken": {"jerk": 2, "start": 1},
         "faults": [
             {
                 **{
@@ -147,9 +149,19 @@ RESULTS = {
                     "after_s": 0.0612,
                     "then": "nothing",
                 },
-                **{"hold_error_rad": None, "reason": "actions have ceased", "sent_at_rest": None, "moved_rad": None},
+                **{"hold_error_rad": None, "reason": "actions have ceased", "sent_at_rest": None, "moved_rad": 0.0031},
             }
         ],
+    },
+    "soak": {
+        **MADE_BY,
+        "seconds": 600.0,
+        "episodes": 20,
+        "saved": 19,
+        "holds": {"actions have ceased": 2},
+        "commands": 60000,
+        "largest_gap_s": 0.0154,
+        "memory": {"bank_writer": {"first": 100e6, "last": 103e6, "drift": 0.25e6}},
     },
     "jitter": {
         **MADE_BY,
@@ -165,6 +177,7 @@ RESULTS = {
         "became": {"actions actions": 550},
         "commands": 2000,
         "broken": {},
+        "topic": {"seconds": 600.0, "n": 500, "commands": 700, "broken": {"box": 1}},
     },
     "rewards": {
         **MADE_BY,
@@ -186,12 +199,23 @@ RESULTS = {
     "policy-libero": POLICY,
 }
 SAID = {
-    "faults": ["| kill -9 of vla_policy | holding -&gt; tracking |     61.20 |               - |", "n = 1"],
+    "faults": [
+        "| kill -9 of vla_policy | holding -&gt; tracking |     61.20 |               - |",
+        "9000 commands, 3 were outside",
+        "n = 1",
+    ],
+    "soak": [
+        "| bank_writer |              100.0 |      103.0 |           0.2 |",
+        "20 episodes in 10 minutes, 19 remembered; holds within them: actions have ceased: 2; the largest gap",
+        "60000 commands: 15.4 ms",
+        "n = 20",
+    ],
     "jitter": ["| busy    |   as usual |      10.00 | 11.00 | 12.00 |   20.00 | 6000 |", "n = 6000"],
     "fuzz": [
         "Of 2000 commands that the bridge sent while it was told 1000 chunks (400 huge, 600 near)",
         "0 were outside a limit. 550 chunks were followed.",
-        "n = 1000",
+        "told 500 more beside that of a simulated robot, published 700 commands in 10 minutes, of which 1 were.",
+        "n = 1500",
     ],
     "confidence": [
         "| the chance, as learned from the bank           |       0.100 |             0.012 |",
