@@ -30,9 +30,11 @@ EPISODE_S, PERIOD_S = 30.0, 1.0
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--rollouts", type=int, default=0, help="budget of the bank; 0: none, it grows")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory, DryRun(Path(directory)) as run:
+    budget = {"retention.strategy": "recency", "retention.rollouts": args.rollouts}
+    with tempfile.TemporaryDirectory() as directory, DryRun(Path(directory), bank_writer=budget) as run:
         told = soak(run, args.seconds)
     mb = lambda size: f"{size / 1e6:.1f}"  # noqa: E731
     columns = ["process", "after a minute, MB", "at the end", "drift, MB/min"]

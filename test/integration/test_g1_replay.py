@@ -62,15 +62,13 @@ def play(graph, bag):
         now_ns += TICK_NS
         clock.publish(Clock(clock=Time(sec=now_ns // 10**9, nanosec=now_ns % 10**9)))
 
-    graph.client.wait_ready([n.executable for n in graph.graph.nodes], 60.0, watch=tick)
+    node.create_timer(TICK_NS * 1e-9, tick)
+    graph.wait_active()
     now_ns = messages[0][0] - 1_000_000_000
-    tick()
     graph.spin_for(0.2)
     graph.start_episode(TASK, instruction=TASK, record=False)
     for stamp_ns, topic, raw in messages:
-        while now_ns < stamp_ns:
-            tick()
-            graph.spin_for(TICK_NS * 1e-9)
+        graph.spin_until(lambda: now_ns >= stamp_ns, "time does not pass")  # noqa: B023
         outs[topic].publish(raw)
     graph.spin_for(0.5)
 
