@@ -19,7 +19,8 @@ Stamped = Sequence[tuple[float, np.ndarray]]
 
 
 class Checker:
-    """Of the commands one after another; after `begin` anew at rest. broken: limit to how often."""
+    """Of the commands one after another; after `begin` anew, at rest where the first one is. broken: limit to how
+    often."""
 
     def __init__(self, p: dict) -> None:
         """p: parameters of the bridge."""
@@ -52,6 +53,10 @@ class Checker:
     def begin(self) -> None:
         self._sent: list[np.ndarray] = []
 
+    def pause(self) -> None:
+        """Nothing is sent for so long that the robot stands still at the last command."""
+        self._sent = self._sent[-1:] * 3
+
     def check(self, command: np.ndarray, *measured: np.ndarray) -> None:
         """measured: of which at least one must be near enough."""
         self.checked += 1
@@ -77,7 +82,8 @@ class Checker:
                 places = states if last is None else [*states, last[1]]
                 if states and min(np.abs(command - place).max() for place in places) > START_RAD:
                     self.broken["start"] += 1
-                self.begin()
+                stayed = last is not None and np.abs(command - last[1]).max() <= self._bounds[-1].max()
+                self.pause() if stayed else self.begin()
             self.check(command, *states) if states else self.check(command, command)
             self._last = at, command
 

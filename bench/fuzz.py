@@ -76,7 +76,7 @@ def part(seed: int) -> tuple[Counter, Counter, Counter, int]:
         now_s += PERIOD_S
         if rng.random() < 2e-4:  # the bridge itself did not run: it begins at rest where it was
             now_s += 0.3
-            checker.begin()
+            checker.pause()
         if until <= 0:
             way, until = rng.choice(["follows"] * 6 + ["lags", "pushed", "silent", "frozen"]), int(rng.integers(5, 120))
         until -= 1
