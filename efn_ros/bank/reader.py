@@ -95,8 +95,14 @@ class StepsCache:
         """Skip a rollout from now on."""
         with self._mutex:
             self._corrupt[rollout.path] = rollout.record.id, str(error), _signature(rollout.path)
-            if (known := self._steps.pop(rollout.path, None)) is not None:
-                self._bytes -= known[0].nbytes
+        self.drop(rollout)
+
+    def drop(self, *rollouts: StoredRollout) -> None:
+        """What was read of them."""
+        with self._mutex:
+            for rollout in rollouts:
+                if (known := self._steps.pop(rollout.path, None)) is not None:
+                    self._bytes -= known[0].nbytes
 
     def corrupt(self, paths: set[Path] | None = None) -> dict[Path, tuple[str, str]]:
         """Identifier and error of what is skipped, by path: of these, where they are named, and unchanged since."""
@@ -323,8 +329,10 @@ class BankReader:
         """Take in what has changed since a revision; all of it or, where an error is raised, nothing."""
         snapshot, serials, unsealed = self._snapshot, self._serials, dict(self._unsealed)
         gone = catalogue.execute("SELECT serial, id FROM forgotten WHERE revision > ?", (since,)).fetchall()
+        forgotten: list[StoredRollout] = []
         if gone:
             kept = ~np.isin(serials, [serial for serial, _ in gone])
+            forgotten = [snapshot.rollouts[i] for i in np.flatnonzero(~kept)]
             snapshot, serials = snapshot.only(kept), serials[kept]
             for _, id_ in gone:
                 unsealed.pop(id_, None)
@@ -348,6 +356,7 @@ class BankReader:
         snapshot, mark = snapshot.extended(rollouts, revision), _mark(catalogue, revision)
         self._snapshot, self._mark, self._unsealed = snapshot, mark, unsealed
         self._serials = np.concatenate([serials, np.array(added, np.int64)])
+        self._cache.drop(*forgotten)
 
 
 def _mark(catalogue: sqlite3.Connection, revision: int) -> list[tuple]:

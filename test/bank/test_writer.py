@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import sqlite3
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,16 @@ def test_what_recall_has_read_is_kept_until_there_is_more_than_its_share(writer,
     assert rollouts[2].steps is c and rollouts[1].steps is b, "the two that were used last"
     assert rollouts[0].steps is not a
     np.testing.assert_array_equal(rollouts[0].steps.key, a.key)
+
+
+def test_what_recall_has_read_of_a_rollout_goes_with_it(writer, reader):
+    for name in "ab":
+        writer.append(make_rollout(name))
+    read = [weakref.ref(rollout.steps) for rollout in reader.snapshot().rollouts]
+    writer.forget("a", reason="told")
+    assert all(read), "until somebody looks"
+    (left,) = reader.snapshot().rollouts
+    assert read[0]() is None and read[1]() is left.steps
 
 
 def test_what_recall_reads_is_what_was_written(writer, reader):
