@@ -20,7 +20,7 @@ from efn_ros.types import Correction, Mode, StepContext
 pytestmark = pytest.mark.integration
 
 GENIE = config_directory() / "worlds" / "agibot_g1_genie_sim.yaml"
-READY = {"activate": "when ready", "patience.state_s": 0.5, "patience.late_s": 1.0, "patience.stop_s": 2.0}
+READY = {"activate": "when ready", "patience.state_s": 2.0, "patience.late_s": 3.0, "patience.stop_s": 5.0}
 UNCHECKED = {"workspace.model": "", "workspace.wrists_apart_m": 0.0}
 
 
