@@ -12,7 +12,7 @@ import numpy as np
 from efn_ros.robots.agibot_g1 import BASE, JOINTS, TIPS, URDF, WRISTS
 
 ORDERS = ("velocity", "acceleration", "jerk")
-PAUSE_S, START_RAD = 0.1, 0.005
+SHORT_S, PAUSE_S, START_RAD = 0.04, 0.06, 0.005  # a pause may, and must, be taken for one; of where it begins
 ROUNDING = 1e-9  # rad; a third difference at 100 Hz is of the size of 1e-5
 
 Stamped = Sequence[tuple[float, np.ndarray]]
@@ -78,12 +78,15 @@ class Checker:
             last = self._last
             known = slice(*np.searchsorted(stamps, (at - known_s, at)))
             states = [state for _, state in measured[known]]
-            if last is None or at - last[0] > PAUSE_S:
+            gap_s = np.inf if last is None else at - last[0]
+            stayed = last is not None and np.abs(command - last[1]).max() <= self._bounds[-1].max()
+            if gap_s > SHORT_S and stayed:
+                self.pause()
+            elif gap_s > PAUSE_S:
                 places = states if last is None else [*states, last[1]]
                 if states and min(np.abs(command - place).max() for place in places) > START_RAD:
                     self.broken["start"] += 1
-                stayed = last is not None and np.abs(command - last[1]).max() <= self._bounds[-1].max()
-                self.pause() if stayed else self.begin()
+                self.begin()
             self.check(command, *states) if states else self.check(command, command)
             self._last = at, command
 

@@ -50,6 +50,7 @@ def watch(run: DryRun, checker: Checker, what: str, inject: Callable[[], None], 
     """Inject a fault, see what it does, end it."""
     run.track()
     before, measured, began_s = len(run.states), len(run.measured), time.time()
+    robot = run.bringup.process(DRIVER).pid
     inject()
     run.spin(WATCHED_S)
     said = run.states[before:]
@@ -57,7 +58,7 @@ def watch(run: DryRun, checker: Checker, what: str, inject: Callable[[], None], 
     seen = [posture for _, posture in run.measured[-round(100 * SETTLED_S / 2) :]]
     first, states = said[0] if said else None, [state for state, _ in groupby(state for _, state, _ in said)]
     held = bool(states) and states[-1] != "tracking" and len(states) <= CHAIN
-    rests = held and len(run.measured) > measured
+    rests = held and len(run.measured) > measured and run.bringup.process(DRIVER).pid == robot
     error = np.abs(np.mean(seen, axis=0) - after[-1]).max() if rests and after else None
     end()
     then = run.track()

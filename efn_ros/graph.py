@@ -36,7 +36,8 @@ class Graph:
     def load(cls, robot: str, overlays: Iterable[str | Path] = (), **parameters: Any) -> Graph:
         """Read the robot's graph, lay `overlays` (parameter files) and then `parameters` (for every node) over it.
 
-        `when.<flag>` of the graph lists nodes that are part of it only where that parameter of every node is true.
+        `when.<flag>` of the graph lists nodes that are part of it only where that parameter of every node is true,
+        `without` those that are left out.
         Raises FileNotFoundError for an unknown robot or file, ValueError naming the file and the entry that is wrong.
         """
         sections: dict[str, dict[str, Any]] = {}
@@ -46,10 +47,14 @@ class Graph:
         graph = sections.pop("graph", {})
         common = {**sections.pop("**", {}), **parameters}
         left_out, on_exit = set(graph.get("without", [])), graph.get("on_exit", RESTART)
-        executables = [name for name in graph.get("nodes", []) if name not in left_out]
+        executables = list(graph.get("nodes", []))
         optional = {name.removeprefix("when."): more for name, more in graph.items() if name.startswith("when.")}
-        unknown = set(sections) - left_out.union(executables, *optional.values())
+        known = set(executables).union(*optional.values())
+        unknown = set(sections) - known
+        if not left_out <= known:
+            raise ValueError(f"graph of {robot!r} is to be without {sorted(left_out - known)}; it has {sorted(known)}")
         executables += [name for flag, more in optional.items() if common.get(flag) for name in more]
+        executables = [name for name in executables if name not in left_out]
         if not executables or unknown:
             raise ValueError(
                 f"graph of {robot!r}: nodes are {executables}, but there are parameters for {sorted(unknown)}"

@@ -170,6 +170,13 @@ def test_a_node_that_is_left_out_may_have_parameters(tmp_path):
     assert "agibot_g1_bridge" not in names and "efn_corrector" in names
 
 
+def test_a_node_that_is_left_out_must_be_one(tmp_path):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("/graph: {ros__parameters: {without: [agibot_g1_brigde]}}")
+    with pytest.raises(ValueError, match="is to be without .'agibot_g1_brigde'."):
+        Graph.load("agibot_g1", [overlay])
+
+
 def test_these_robots_are_shipped():
     assert tuple(robots()) == ROBOTS
 

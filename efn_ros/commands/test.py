@@ -7,6 +7,7 @@ and skip, saying why, where they are not.
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,7 @@ def run(args) -> int:
 def pytest(*words: str) -> int:
     sys.stdout.flush()
     with subprocess.Popen([sys.executable, "-m", "pytest", *words]) as process:
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         while True:
             with contextlib.suppress(KeyboardInterrupt):  # reaches pytest too, which says how far it came
                 return process.wait()

@@ -94,7 +94,9 @@ class AgibotG1Driver(EfnNode):
         return response
 
     def _step(self) -> None:
-        if not self.active:
+        if self._leaving:
+            rclpy.try_shutdown()
+        if self._leaving or not self.active:
             return
         state = self._plant.step()
         header = Header(stamp=self.get_clock().now().to_msg())
@@ -108,8 +110,6 @@ class AgibotG1Driver(EfnNode):
             RobotStatus(stamp=header.stamp, mode=int(state.mode), estop=state.estop, errors=errors, collisions=pairs)
         )
         self.diagnostics.tick(0.0)
-        if self._leaving:
-            rclpy.try_shutdown()
 
     def _look(self) -> None:
         if not self.active:

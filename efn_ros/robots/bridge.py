@@ -15,7 +15,8 @@ from efn_ros.robots.limits import RefusedActionError
 from efn_ros.robots.streaming import Stream, TrackingError
 
 SAME = 5  # joint states in a row that do not differ, before they count as frozen
-DRIFT = 1e-3  # s/s, by which the robot's clock may fall behind this one's
+DRIFT = 1e-4  # s/s, by which the robot's clock may fall behind this one's
+PAUSE = 5  # command periods without a tick, after which the robot stands still where it was told to be last
 
 
 class State(enum.Enum):
@@ -95,9 +96,9 @@ class Bridge:
         self._closed = np.full(len(layout.grippers), np.nan)
 
     def measured(self, posture: np.ndarray, stamp_ns: int, now_s: float) -> None:
-        """Joint states (J,), rad, in the layout's order. Those whose stamp does not grow are not news, unless nothing
-        was heard for a while: then the robot's clock was set back. Raises ValueError, naming the joint, for what is no
-        posture; the one before stays then."""
+        """Joint states (J,), rad, in the layout's order. Those whose stamp does not grow are not news, unless it went
+        back by more than the while in which nothing was heard: then the robot's clock was set back. Raises ValueError,
+        naming the joint, for what is no posture; the one before stays then."""
         posture = np.asarray(posture, np.float64)
         if posture.shape != np.shape(self._stream.limits.low):
             raise ValueError(
@@ -107,7 +108,8 @@ class Bridge:
             joint = int(np.argmin(np.isfinite(posture)))
             raise ValueError(f"the position of joint {joint} is {posture[joint]}")
         if stamp_ns <= self._stamp_ns:
-            if stamp_ns == self._stamp_ns or now_s - self._heard_s <= self._patience.state_s:
+            silent_s, back_s = now_s - self._heard_s, (self._stamp_ns - stamp_ns) * 1e-9
+            if not self._patience.state_s < silent_s < back_s:
                 return
             self._least_lag_s = np.inf
         at_s = self._measured_at(stamp_ns, now_s)
@@ -123,8 +125,10 @@ class Bridge:
         self._seen.append((at_s, posture))
 
     def _measured_at(self, stamp_ns: int, now_s: float) -> float:
-        """When that was, on this clock. What took longer than the quickest was late by the difference: clocks need not
-        agree, and may drift apart."""
+        """When that was, on this clock. What took longer than the quickest since motion began was late by the
+        difference: clocks need not agree, and may drift apart."""
+        if self.state not in (State.HOLDING, State.TRACKING):
+            self._least_lag_s = np.inf
         lag_s = now_s - stamp_ns * 1e-9
         drifted = DRIFT * (now_s - self._heard_s) if np.isfinite(self._heard_s) else 0.0
         self._least_lag_s = min(lag_s, self._least_lag_s + drifted)
@@ -226,8 +230,10 @@ class Bridge:
     def tick(self, now_s: float) -> Order:
         """Once every command period. After a pause without it, motion begins anew from where the last command was."""
         posture = None
-        if now_s - self._ticked_s > self._patience.state_s and self._stream.posture is not None:
+        if now_s - self._ticked_s > PAUSE * self._stream.period_s and self._stream.posture is not None:
             self._stream.stand()
+            if self._age_s(now_s) > self._patience.state_s:  # what waits to be heard may be fresh
+                self._old_s = now_s
         self._ticked_s = now_s
         if self.state in (State.HOLDING, State.TRACKING):
             self._judge(now_s)

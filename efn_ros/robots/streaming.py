@@ -60,10 +60,10 @@ class Stream:
     def __init__(self, limits: JointLimits, command_rate_hz: float, free: Free | None = None) -> None:
         if not 0 < command_rate_hz < np.inf:
             raise ValueError(f"command_rate_hz is {command_rate_hz}; it must be positive and finite")
-        self.limits, self._free, self._period_s = limits, free, 1 / command_rate_hz
+        self.limits, self._free, self.period_s = limits, free, 1 / command_rate_hz
         joints = len(limits.low)
         self._generator, self._goal, self._step = (
-            Ruckig(joints, self._period_s),
+            Ruckig(joints, self.period_s),
             InputParameter(joints),
             OutputParameter(joints),
         )
@@ -154,7 +154,7 @@ class Stream:
         lead, fastest = LEAD * self.limits.tracking, self.limits.velocity
         target = np.clip(aim, measured - lead, measured + lead).clip(self.limits.low, self.limits.high)
         drift = np.where(target == aim, np.clip(drift, -FOLLOWED * fastest, FOLLOWED * fastest), 0.0)
-        goal, moved = self._goal, drift * self._period_s
+        goal, moved = self._goal, drift * self.period_s
         goal.max_velocity, goal.min_velocity = fastest - drift, -fastest - drift
         goal.current_position, goal.current_velocity = self.posture + moved - target, self._speed - drift
         goal.current_acceleration = self._acceleration
@@ -189,7 +189,7 @@ class Stream:
             Ruckig(len(posture)).calculate(brake, way)
         except RuckigError:
             return None
-        times = np.append(np.arange(0, way.duration, self._period_s), way.duration)
+        times = np.append(np.arange(0, way.duration, self.period_s), way.duration)
         rest = tuple(np.array(part) for part in zip(*(way.at_time(t) for t in times), strict=True))
         within = (self.limits.low <= rest[0]).all() and (rest[0] <= self.limits.high).all()
         return rest if within and (self._free is None or self._free(rest[0]).all()) else None

@@ -115,6 +115,7 @@ class ArmBridge(EfnNode):
         if self._latched:
             self.bridge.stop(self._latched)
         self._said: tuple[State, str] | None = None
+        self._simulated_time, self._stamp_ns, self._news_ns = self.parameter("use_sim_time"), -1, -1
         self._ticked_s, self._period_s = -np.inf, 1 / p["command_rate_hz"]
         self._state_out = self.publisher(BridgeState, "bridge_state", LATCHED)
         self._body_out = self.publisher(JointState, "proprioception", SENSOR_DATA)
@@ -195,7 +196,12 @@ class ArmBridge(EfnNode):
         _, positions = conversions.positions_from_msg(state, () if by_order else self.joints)
         if not conversions.from_time(state.header.stamp):  # some drivers leave it empty
             state.header.stamp = self.get_clock().now().to_msg()
-        self.bridge.measured(positions, conversions.from_time(state.header.stamp), time.monotonic())
+        stamp_ns = conversions.from_time(state.header.stamp)
+        if self._simulated_time:  # passes at a rate of its own: what is new counts from when it came
+            if stamp_ns != self._stamp_ns:
+                self._stamp_ns, self._news_ns = stamp_ns, time.monotonic_ns()
+            stamp_ns = self._news_ns
+        self.bridge.measured(positions, stamp_ns, time.monotonic())
         body = np.concatenate([positions, self.closures])[self._entries]
         if np.isfinite(body).all():
             self._body_out.publish(JointState(header=state.header, position=body.tolist()))
@@ -240,8 +246,8 @@ class ArmBridge(EfnNode):
         if now_s - self._ticked_s < LEAST_GAP * self._period_s:
             return
         self._ticked_s = now_s
-        self._examine()
         try:
+            self._examine()
             order = self.bridge.tick(now_s)
         except Exception as error:  # noqa: BLE001 - whatever it is, the robot is told to stop
             self.bridge.stop(f"{type(error).__name__}: {error}")
