@@ -309,3 +309,9 @@ def test_a_node_is_told_its_enclave_only_where_security_is_asked_for(monkeypatch
     assert enclave_arguments("efn", "vla_policy") == ["--enclave", "/efn/vla_policy"]
     assert enclave_arguments("/", "vla_policy") == ["--enclave", "/vla_policy"]
     assert enclave_arguments("/left/efn/", "vla_policy") == ["--enclave", "/left/efn/vla_policy"]
+
+
+@pytest.mark.parametrize("robot", ["agibot_g1", "arm_7dof"])
+def test_a_real_robot_starts_in_shadow_while_no_network_is_named_that_fits_it(robot):
+    parameters = Graph.load(robot).parameters("efn_corrector")
+    assert parameters["method"] == "recalled_action" and parameters["shadow"]

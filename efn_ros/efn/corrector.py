@@ -87,6 +87,13 @@ class Corrector:
 
     def correct(self, step: PolicyStep, recall: Recall) -> Correction:
         """The correction of one decision. `recall` without a drawn experience gives the base action, and its reason."""
+        return self._decide(step, recall)
+
+    def base_only(self, step: PolicyStep, reason: str) -> Correction:
+        """The base action within the limits, for a decision whose correction failed; memory is not asked."""
+        return self._decide(step, Recall(reason=reason), failed=reason)
+
+    def _decide(self, step: PolicyStep, recall: Recall, failed: str = "") -> Correction:
         context = step.context
         history = self._commanded_before(step)
         nothing = np.zeros_like(step.base)
@@ -99,8 +106,8 @@ class Corrector:
         if self._stopped:
             mode, reason = Mode.STOPPED, self._stopped
         if mode == Mode.CORRECTED:
-            asked, reason = nothing, "correction is off"
-            if context.correct:
+            asked, reason = nothing, failed or "correction is off"
+            if context.correct and not failed:
                 asked, reason, trust = self._residual(step, recall, tuple(self._past))
             if not np.isfinite(asked).all():
                 reason = "the residual is not finite"
@@ -110,7 +117,7 @@ class Corrector:
                 proposed, cut = (wanted - base).astype(np.float32), not np.array_equal(wanted, base + asked)
             if self._shadow and context.correct:
                 mode, wanted = Mode.SHADOW, base
-            elif self._explore and (probe := self._explore(step, recall, nothing if reason else proposed)):
+            elif not failed and (probe := self._probe(step, recall, nothing if reason else proposed)):
                 reason, exploration, (asked, behind) = "", self._explore.mode, probe
                 wanted = self._limits.add(base, asked, history)
             elif reason:
@@ -138,6 +145,9 @@ class Corrector:
             exploration=exploration,
             trust=trust,
         )
+
+    def _probe(self, step: PolicyStep, recall: Recall, residual: np.ndarray) -> tuple[np.ndarray, int] | None:
+        return self._explore(step, recall, residual) if self._explore else None
 
     def _commanded_before(self, step: PolicyStep) -> np.ndarray:
         """The latest actions (n <= HISTORY, A) executed before this decision, by count of steps and not by a clock."""

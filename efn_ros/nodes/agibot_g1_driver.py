@@ -66,8 +66,7 @@ class AgibotG1Driver(EfnNode):
             self.serve(SetBool, f"~/{name}", partial(self._serve_fault, act))
         for rate_hz, does in ((p["rate_hz"], self._step), (p["camera_rate_hz"], self._look)):
             if rate_hz:
-                timer = self.create_timer(1 / rate_hz, does, clock=Clock(clock_type=ClockType.STEADY_TIME))
-                self._made.append((self.destroy_timer, timer))
+                self.timer(1 / rate_hz, does, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     _leaving = False
 

@@ -11,7 +11,7 @@ from efn_ros.assembly import make_corrector, make_switching
 from efn_ros.msg import CorrectedAction, EpisodeState, PolicyStep
 from efn_ros.ros import conversions
 from efn_ros.ros.diagnostics import ERROR, OK, WARN
-from efn_ros.ros.node import EfnNode, Parameter, run
+from efn_ros.ros.node import EfnNode, Parameter, describe_error, run
 from efn_ros.ros.qos import KEPT_STEPS, LATCHED, STEPS
 from efn_ros.srv import RetrieveExperience
 from efn_ros.types import Mode, Recall
@@ -142,7 +142,7 @@ class EfnCorrector(EfnNode):
             if self._is_asked():  # the answer will hardly come, and the request would be kept for ever
                 self._memory.remove_pending_request(self._asked)
             self._asked, self._asked_ns = self._memory.call_async(request), received_ns
-            self._asked.add_done_callback(lambda future: self._on_answer(key, future))
+            self.when_done(self._asked, lambda response: self._on_answer(key, response))
             if self._memory_lost:  # it is asked, so that its return is noticed, but nobody waits
                 self._finish(Recall(reason=self._memory_lost))
             else:
@@ -164,7 +164,7 @@ class EfnCorrector(EfnNode):
     def _is_asked(self) -> bool:
         return self._asked is not None and not self._asked.done()
 
-    def _on_answer(self, key: tuple, future) -> None:
+    def _on_answer(self, key: tuple, response: RetrieveExperience.Response) -> None:
         if self._memory_lost:
             self._memory_lost = ""
             self.diagnostics.state(OK, "")
@@ -173,7 +173,12 @@ class EfnCorrector(EfnNode):
             self.diagnostics.counts["late_answers"] += 1
             return
         if key == _key(self._pending[0]):
-            self._finish(conversions.recall_from_response(future.result()), answered=True)
+            try:
+                recall = conversions.recall_from_response(response)
+            except ValueError as error:
+                self.report(error)
+                recall = Recall(reason=f"the answer of experience_retrieval cannot be used: {error}")
+            self._finish(recall, answered=True)
 
     def _on_deadline(self) -> None:
         self._deadline.cancel()
@@ -194,7 +199,11 @@ class EfnCorrector(EfnNode):
         (step, message, received_ns), self._pending = self._pending, None
         context = step.context
         self._answered = _key(step)
-        correction = self._corrector.correct(step, recall)
+        try:
+            correction = self._corrector.correct(step, recall)
+        except Exception as error:  # noqa: BLE001 - an action must go out, whatever is wrong with the correction
+            self.report(error)
+            correction = self._corrector.base_only(step, f"the correction failed: {describe_error(error)}")
         now_ns = self.now_ns()
         recall_s = (now_ns - received_ns) * 1e-9 if answered else math.nan
         self._out.publish(conversions.correction_to_msg(correction, recall_s, received_ns, now_ns, message))

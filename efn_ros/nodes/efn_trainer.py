@@ -114,7 +114,7 @@ class EfnTrainer(EfnNode):
         for name in missing:
             if self._askers[name].service_is_ready():
                 future = self._askers[name].call_async(GetParameters.Request(names=ASKED[name]))
-                future.add_done_callback(lambda future, name=name: self._on_answer(name, future.result()))
+                self.when_done(future, lambda answer, name=name: self._on_answer(name, answer))
         if missing:
             self._say(OK, f"asks {' and '.join(missing)} how the robot is corrected")
             return

@@ -118,18 +118,18 @@ class ExperienceRetrieval(EfnNode):
 
     def _retrieve(self, request, response):
         started = time.perf_counter()
-        query = PolicyStep(
-            context=conversions.context_from_msg(request.context),
-            base=None,
-            key=conversions.row_from_msg(request.key),
-            sketch=None,
-            latent=conversions.from_field(request.latent, request.latent_tokens, -1),
-            instruction_embedding=conversions.from_field(request.instruction_embedding),
-            proprio=conversions.from_field(request.proprio),
-            policy=request.policy,
-            projection=request.projection,
-        )
         try:
+            query = PolicyStep(
+                context=conversions.context_from_msg(request.context),
+                base=None,
+                key=conversions.row_from_msg(request.key),
+                sketch=None,
+                latent=conversions.from_field(request.latent, request.latent_tokens, -1),
+                instruction_embedding=conversions.from_field(request.instruction_embedding),
+                proprio=conversions.from_field(request.proprio),
+                policy=request.policy,
+                projection=request.projection,
+            )
             self._wait_for_image(query.context)
             response = conversions.recall_to_response(self._retriever.recall(query), response)
         except (BankError, OSError, ValueError) as error:

@@ -93,15 +93,8 @@ class ArmBridge(EfnNode):
 
     def hear(self, kind, topic: str, callback: Callable, qos) -> None:
         """As `listen`, but also while it is not active: whether it may be activated depends on what is heard."""
-
-        def guarded(message) -> None:
-            try:
-                callback(message)
-            except Exception as error:  # noqa: BLE001 - no message may end the process that commands a robot
-                self.diagnostics.error(f"{topic}: {error}")
-                self.get_logger().error(str(error), throttle_duration_sec=1.0)
-
-        self._made.append((self.destroy_subscription, self.create_subscription(kind, topic, guarded, qos)))
+        subscription = self.create_subscription(kind, topic, self.guard(callback), qos)
+        self._made.append((self.destroy_subscription, subscription))
 
     def setup(self) -> None:
         p = self.parameters()
@@ -130,8 +123,7 @@ class ArmBridge(EfnNode):
             self.serve(Trigger, f"~/{name}", self._answer(release))
         self._commands = self.connect()
         # Commands go out at their rate whatever the time of day does.
-        timer = self.create_timer(self._period_s, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self._made.append((self.destroy_timer, timer))
+        self.timer(self._period_s, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
         locked = lock_memory() if p["realtime.lock_memory"] else "not locked"
         self.diagnostics.facts |= {"scheduling": run_first(p["realtime.priority"]), "memory": locked}
         self._examine()

@@ -240,8 +240,12 @@ def recall_to_response(recall: types.Recall, response):
 
 
 def recall_from_response(response) -> types.Recall:
+    """Raises ValueError, naming the field, for an answer that contradicts itself."""
+    steps = experiences_from_msg(response.steps)
+    if not -1 <= response.drawn < len(steps):
+        raise ValueError(f"drawn is {response.drawn}, but {len(steps)} steps were recalled")
     return types.Recall(
-        steps=experiences_from_msg(response.steps),
+        steps=steps,
         codes=response.codes,
         drawn=response.drawn,
         sketch=rows_from_msg(response.sketch) if response.sketch.rows else None,

@@ -9,9 +9,11 @@ lifecycle does.
 from __future__ import annotations
 
 import faulthandler
+import functools
 import gc
 import os
 import signal
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +21,11 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.clock import Clock
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, State, TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
 
 from efn_ros.ros import discovery
 from efn_ros.ros.diagnostics import ERROR, OK, Diagnostics
@@ -99,36 +103,67 @@ class EfnNode(LifecycleNode):
         return self.get_clock().now().nanoseconds
 
     def listen(self, kind, topic: str, callback: Callable, qos):
-        """Subscribe; messages that come while the node is not active are dropped, errors of bad input are reported."""
-        subscription = self.create_subscription(kind, topic, self._guard(callback), qos)
+        """Subscribe; messages that arrive while the node is not active are dropped."""
+
+        def received(message) -> None:
+            if not self.active:
+                self.diagnostics.counts["while_inactive"] += 1
+            else:
+                callback(message)
+
+        subscription = self.create_subscription(kind, topic, self.guard(received), qos)
         self._made.append((self.destroy_subscription, subscription))
         return subscription
 
     def serve(self, kind, name: str, callback: Callable) -> None:
-        self._made.append((self.destroy_service, self.create_service(kind, name, callback)))
+        """Offer a service; a callback that fails is answered with `success` false and the error in words."""
+
+        def refusal(error: Exception):
+            response = kind.Response()
+            for field in ("message", "reason"):
+                if hasattr(response, field):
+                    setattr(response, field, describe_error(error))
+            return response
+
+        self._made.append((self.destroy_service, self.create_service(kind, name, self.guard(callback, refusal))))
+
+    def when_done(self, future: Future, callback: Callable[[Any], None]) -> None:
+        """Call `callback` with the result of a future. An exception there never reaches the executor: under rclpy's
+        EventsExecutor one in a done-callback ends the process with a segmentation fault (ros2/rclpy issue 1641)."""
+        future.add_done_callback(self.guard(lambda done: callback(done.result())))
 
     def publisher(self, kind, topic: str, qos):
         publisher = self.create_publisher(kind, topic, qos)
         self._made.append((self.destroy_publisher, publisher))
         return publisher
 
-    def timer(self, period_s: float, callback: Callable):
-        timer = self.create_timer(period_s, callback)
+    def timer(self, period_s: float, callback: Callable, clock: Clock | None = None):
+        """Call `callback` every `period_s` seconds of `clock`, the node's own if none is given."""
+        timer = self.create_timer(period_s, self.guard(callback), clock=clock)
         self._made.append((self.destroy_timer, timer))
         return timer
 
-    def _guard(self, callback: Callable) -> Callable:
-        def guarded(message) -> None:
-            if not self.active:
-                self.diagnostics.counts["while_inactive"] += 1
-                return
+    def guard(self, callback: Callable, on_error: Callable[[Exception], Any] = lambda error: None) -> Callable:
+        """`callback`, whose exceptions are reported and do not end the process: then `on_error(error)` is returned."""
+
+        @functools.wraps(callback)
+        def guarded(*arguments):
             try:
-                callback(message)
-            except ValueError as error:  # bad input: named, counted, and the loop goes on
-                self.diagnostics.error(str(error))
-                self.get_logger().error(str(error), throttle_duration_sec=1.0)
+                return callback(*arguments)
+            except Exception as error:  # noqa: BLE001 - whatever a message does, the node goes on
+                self.report(error)
+                return on_error(error)
 
         return guarded
+
+    def report(self, error: Exception) -> None:
+        """Count and log an error: a ValueError is refused input, anything else a fault, logged with its traceback."""
+        text = describe_error(error)
+        self.diagnostics.error(text)
+        if isinstance(error, ValueError):
+            self.get_logger().error(text, throttle_duration_sec=1.0)
+        else:
+            self.get_logger().error("".join(traceback.format_exception(error)))
 
     # Transitions.
 
@@ -183,6 +218,11 @@ class EfnNode(LifecycleNode):
     def _publish_diagnostics(self) -> None:
         lifecycle = "active" if self.active else "inactive"
         self._diagnostics_out.publish(self.diagnostics.message(self.get_clock().now().to_msg(), lifecycle))
+
+
+def describe_error(error: Exception) -> str:
+    """An error in one line: the message of a ValueError, with the name of any other kind before it."""
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 
 
 def run(make_node: Callable[[], EfnNode], niceness: int = 0, *, leaves: bool = False) -> None:

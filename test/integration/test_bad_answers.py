@@ -1,0 +1,127 @@
+"""What a node makes of answers and requests that nobody meant: it says what is wrong, and the loop goes on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from efn_ros.msg import Chunk, CorrectedAction, Experiences, PolicyStep, QuantisedRows
+from efn_ros.srv import RetrieveExperience
+from harness import PACKAGED, RunningGraph
+
+from efn_ros.ros.conversions import chunk_from_msg, policy_step_to_msg, to_time
+from efn_ros.ros.qos import KEPT_STEPS, STEPS
+
+sys.path.append(str(Path(__file__).parents[1] / "bank"))
+from sample_rollouts import make_step  # noqa: E402
+
+pytestmark = pytest.mark.integration
+
+SIZES = {"action": 4, "proprio": 4, "horizon": 4}
+
+
+def decide(graph: RunningGraph, steps, actions: list[CorrectedAction], number: int) -> CorrectedAction:
+    """Publish decision `number` of an episode and wait for its corrected action, while the process lives on."""
+    before = len(actions)
+    step = make_step("e0", number, **SIZES).policy_step
+    steps.publish(policy_step_to_msg(step, 1, 2, graph.client.node.get_clock().now().to_msg()))
+    graph.spin_until(lambda: len(actions) > before, f"decision {number} got no corrected action", 20.0)
+    assert graph.bringup.process("efn_corrector").poll() is None
+    return actions[-1]
+
+
+@pytest.fixture
+def corrector(start, run_mark) -> Callable[..., tuple[RunningGraph, object, list[CorrectedAction]]]:
+    """corrector(answer, *parameters): efn_corrector alone, whose memory is played by `answer` (request, response)."""
+
+    def begin(answer, *parameters):
+        graph = start(*parameters, {"efn_corrector": {"deadline_s": 5.0}}, only=["efn_corrector"], on_exit="stop")
+        node = graph.client.node
+        node.create_service(RetrieveExperience, "retrieve", answer)
+        steps = node.create_publisher(PolicyStep, "policy_step", KEPT_STEPS)
+        actions = graph.collect(CorrectedAction, "corrected_action", STEPS)
+        graph.spin_until(lambda: steps.get_subscription_count() > 0, "nobody listens", 20.0)
+        return graph, steps, actions
+
+    return begin
+
+
+def no_steps(request, response):
+    """An answer that names the first of no steps."""
+    response.success, response.drawn = True, 0
+    return response
+
+
+def negative(request, response):
+    response.success, response.drawn = True, -7
+    return response
+
+
+def ragged(request, response):
+    """Columns of one step and none."""
+    response.steps, response.success, response.drawn = Experiences(rollout_id=["r"], horizon=4, action_size=4), True, 0
+    return response
+
+
+def oversized(request, response):
+    """A sketch that says it has more rows than numbers."""
+    response.success, response.sketch = True, QuantisedRows(rows=4_000_000_000, width=4_000_000_000)
+    return response
+
+
+@pytest.mark.parametrize("answer", [no_steps, negative, ragged, oversized])
+def test_an_answer_that_contradicts_itself_gives_the_base_action_with_the_reason_again_and_again(corrector, answer):
+    graph, steps, actions = corrector(answer)
+    for number in range(3):
+        action = decide(graph, steps, actions, number)
+        assert action.mode == CorrectedAction.BASE
+        assert action.reason.startswith("the answer of experience_retrieval cannot be used: ")
+        np.testing.assert_array_equal(chunk_from_msg(action.corrected), np.clip(chunk_from_msg(action.base), -1, 1))
+
+
+def test_a_network_that_does_not_fit_the_policy_gives_the_base_action_with_the_reason(corrector):
+    """The packaged network of LIBERO, whose chunks have seven entries, beside a policy of four."""
+    misfit = {"efn_corrector": {"checkpoint": "packaged:libero"}}
+    graph, steps, actions = corrector(lambda request, response: response, PACKAGED, misfit)
+    for number in range(3):
+        action = decide(graph, steps, actions, number)
+        assert action.mode == CorrectedAction.BASE
+        assert action.reason == (
+            "the correction failed: base action of the step has shape (4, 4); the EFN takes (4, 7)"
+        )
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        RetrieveExperience.Request(),
+        RetrieveExperience.Request(key=QuantisedRows(rows=1, width=2**32 - 1)),
+        RetrieveExperience.Request(latent_tokens=2**32 - 1, key=QuantisedRows(rows=1, width=0, scale=[0.0])),
+    ],
+    ids=["empty", "key of four billion entries", "latent of four billion tokens"],
+)
+def test_a_request_that_holds_no_decision_is_refused_in_words(start, request_):
+    graph = start(only=["experience_retrieval"], on_exit="stop")
+    client = graph.client.node.create_client(RetrieveExperience, "retrieve")
+    for _ in range(3):
+        response = graph.client.call(client, request_)
+        assert not response.success and response.reason and response.drawn == -1
+    assert graph.bringup.process("experience_retrieval").poll() is None
+
+
+def test_an_error_that_nobody_foresaw_is_reported_and_the_next_decision_is_answered(corrector):
+    """A chunk of four billion empty rows: to hold for so long takes more memory than there is."""
+    graph, steps, actions = corrector(no_steps, {"**": {"diagnostics_period_s": 0.1}})
+    message = policy_step_to_msg(make_step("e0", 0, **SIZES).policy_step, 1, 2, to_time(0))
+    message.base = Chunk(horizon=2**32 - 1, action_size=0)
+    steps.publish(message)
+
+    def reported() -> bool:
+        status = graph.client.statuses.get("efn_corrector: errors")
+        return status is not None and "MemoryError" in status.message
+
+    graph.spin_until(reported, "no error is reported", 20.0)
+    assert decide(graph, steps, actions, 1).mode == CorrectedAction.BASE
