@@ -20,16 +20,18 @@ import faiss
 import numpy as np
 from tqdm import tqdm
 
-from efn_ros.assembly import make_inference
-from efn_ros.bank import BankReader, BankWriter, Projection, RecallConfig, Retriever, quantise
-from efn_ros.bank import payload as payloads
-from efn_ros.bank.contents import Contents
-from efn_ros.bank.keys import mean_max_key, unit
-from efn_ros.bank.retrieval import likeness
+from efn_ros.bank import BankReader, BankWriter
+from efn_ros.bank.format import codec as payloads
+from efn_ros.bank.store.snapshot import Contents
 from efn_ros.commands._tasks import chosen
 from efn_ros.evaluation.run import Fill, fill_bank
-from efn_ros.graph import Graph
+from efn_ros.features.keys import mean_max_key, unit
+from efn_ros.features.sketches import Projection, quantise
 from efn_ros.report import provenance, tables
+from efn_ros.retrieval import RecallConfig, Retriever
+from efn_ros.retrieval.instruction import likeness
+from efn_ros.runtime.factory import make_inference
+from efn_ros.runtime.graph import Graph
 from efn_ros.types import Observation, PolicyStep, Quantised, StepContext
 
 RESULTS = Path(__file__).parent / "results" / "bank.json"

@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from efn_ros.bank import BankReader, BankWriter
-from efn_ros.bank.verify import verify
+from efn_ros.bank.store.verify import verify
 from efn_ros.report import provenance, tables
 
 sys.path.append(str(Path(__file__).parent))

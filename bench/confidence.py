@@ -21,11 +21,12 @@ from scipy.stats import binomtest
 from tqdm import tqdm
 
 from efn_ros.bank import BankReader
-from efn_ros.bank.chance import Followed, foretold
+from efn_ros.bank.format.steps import Followed
 from efn_ros.commands._tasks import chosen
 from efn_ros.evaluation.run import Fill, fill_bank
-from efn_ros.graph import Graph
 from efn_ros.report import provenance, results
+from efn_ros.retrieval.success_model import foretold
+from efn_ros.runtime.graph import Graph
 
 RESULTS = Path(__file__).parent / "results" / "confidence.json"
 ROBOT, FIRST_SEED = "libero_sim", 300

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from sensor_msgs.msg import Image
 
-from efn_ros.bank import Projection
+from efn_ros.features.sketches import Projection
 from efn_ros.report import provenance, tables
 from efn_ros.ros import conversions
 from efn_ros.ros.images import from_rgb, to_rgb

@@ -17,11 +17,11 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Int32
 from std_srvs.srv import SetBool, Trigger
 
-from efn_ros.graph import Graph, dry_run
 from efn_ros.ros.bringup import Bringup
 from efn_ros.ros.client import Client
 from efn_ros.ros.conversions import from_field, from_time
 from efn_ros.ros.qos import EVERY_STEP, LATCHED, SENSOR_DATA, STEPS
+from efn_ros.runtime.graph import Graph, dry_run
 
 BRIDGE, DRIVER, TASK = "agibot_g1_bridge", "agibot_g1_driver", "sway"
 FAULTS = ("estop", "freeze", "collide")  # that the driver can be asked for

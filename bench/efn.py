@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from efn_ros.efn.network import SIZES, Efn, EfnConfig, Present, Recalled
+from efn_ros.efn.actor import Efn
+from efn_ros.efn.batching import Present, Recalled
+from efn_ros.efn.config import SIZES, EfnConfig
 from efn_ros.report import provenance, tables
 
 RESULTS = Path(__file__).parent / "results" / "efn.json"

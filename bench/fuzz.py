@@ -25,13 +25,13 @@ from dry_run import BRIDGE, DRIVER, FAULTS, DryRun
 from efn_ros.msg import Chunk, CorrectedAction, StepContext
 from tqdm import tqdm
 
-from efn_ros.assembly import make_bridge
-from efn_ros.graph import Graph
 from efn_ros.report import provenance, tables
 from efn_ros.robots.agibot_g1 import READY
 from efn_ros.robots.bridge import Health, StartRefusedError, State
 from efn_ros.ros.conversions import to_field, to_time
 from efn_ros.ros.qos import STEPS
+from efn_ros.runtime.bridge_factory import make_bridge
+from efn_ros.runtime.graph import Graph
 
 RESULTS = Path(__file__).parent / "results" / "fuzz.json"
 PERIOD_S, ARMS, ACTION = 0.01, 14, 16

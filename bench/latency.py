@@ -21,13 +21,13 @@ import yaml
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from sensor_msgs.msg import Image
 
-from efn_ros.graph import Graph
 from efn_ros.report import latency, provenance, tables
 from efn_ros.ros.bringup import Bringup
 from efn_ros.ros.client import Client
 from efn_ros.ros.conversions import from_time
 from efn_ros.ros.images import from_rgb
 from efn_ros.ros.qos import SENSOR_DATA
+from efn_ros.runtime.graph import Graph
 from efn_ros.worlds.metaworld import TASKS
 
 RESULTS = Path(__file__).parent / "results" / "latency.json"

@@ -12,8 +12,9 @@ import argparse
 import json
 from pathlib import Path
 
-from efn_ros.efn import PACKAGED, replay
-from efn_ros.efn.finetune import FinetuneConfig, finetune
+from efn_ros.efn.config import PACKAGED
+from efn_ros.experiments.sac import replay
+from efn_ros.experiments.sac.finetune import FinetuneConfig, finetune
 from efn_ros.report import provenance, results
 
 RESULTS = Path(__file__).parent / "results" / "rewards.json"

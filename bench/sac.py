@@ -19,8 +19,8 @@ import gymnasium
 import numpy as np
 import torch
 
-from efn_ros.efn.replay import Replay, Transition
-from efn_ros.efn.sac import MlpActor, MlpCritics, Sac, SacConfig
+from efn_ros.experiments.sac.replay import Replay, Transition
+from efn_ros.experiments.sac.sac import MlpActor, MlpCritics, Sac, SacConfig
 from efn_ros.report import provenance, tables
 
 RESULTS = Path(__file__).parent / "results" / "sac.json"

@@ -21,11 +21,13 @@ import faiss
 import numpy as np
 from tqdm import tqdm
 
-from efn_ros.bank import BankReader, RecallConfig, Retriever, quantise
-from efn_ros.bank.index import LEARNT_FROM, LISTS, PROBED
-from efn_ros.bank.keys import unit
-from efn_ros.bank.retrieval import EVERYTHING, SEARCHES
+from efn_ros.bank import BankReader
+from efn_ros.features.keys import unit
+from efn_ros.features.sketches import quantise
 from efn_ros.report import provenance, tables
+from efn_ros.retrieval import RecallConfig, Retriever
+from efn_ros.retrieval.config import EVERYTHING, SEARCHES
+from efn_ros.retrieval.index import LEARNT_FROM, LISTS, PROBED
 
 try:
     import hnswlib

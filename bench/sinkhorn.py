@@ -21,8 +21,8 @@ import numpy as np
 import ot
 import torch
 
-from efn_ros.bank.keys import unit
-from efn_ros.efn.sinkhorn import cosine_affinity, sinkhorn_transport
+from efn_ros.experiments.sac.sinkhorn import cosine_affinity, sinkhorn_transport
+from efn_ros.features.keys import unit
 from efn_ros.report import provenance, tables
 
 try:

@@ -4,8 +4,8 @@
 durable, `BankReader` reads it back and `Retriever` recalls, for each decision, the steps most like it.
 """
 
-from efn_ros.bank.catalogue import RolloutRecord
-from efn_ros.bank.errors import (
+from efn_ros.bank.format.catalogue import RolloutRecord
+from efn_ros.bank.format.errors import (
     BankCorruptionError,
     BankError,
     BankFormatError,
@@ -13,12 +13,11 @@ from efn_ros.bank.errors import (
     BankProjectionError,
     BankWriteError,
 )
-from efn_ros.bank.keys import mean_max_key
-from efn_ros.bank.reader import BankReader, Snapshot, StoredRollout
-from efn_ros.bank.recorder import RolloutRecorder
-from efn_ros.bank.retrieval import RecallConfig, Retriever
-from efn_ros.bank.sketches import Projection, quantise
-from efn_ros.bank.writer import BankWriter
+from efn_ros.bank.store.reader import BankReader
+from efn_ros.bank.store.recorder import RolloutRecorder
+from efn_ros.bank.store.rollout import StoredRollout
+from efn_ros.bank.store.snapshot import Snapshot
+from efn_ros.bank.store.writer import BankWriter
 
 __all__ = [
     "BankCorruptionError",
@@ -29,13 +28,8 @@ __all__ = [
     "BankReader",
     "BankWriteError",
     "BankWriter",
-    "Projection",
-    "RecallConfig",
-    "Retriever",
     "RolloutRecord",
     "RolloutRecorder",
     "Snapshot",
     "StoredRollout",
-    "mean_max_key",
-    "quantise",
 ]

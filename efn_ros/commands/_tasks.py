@@ -10,7 +10,7 @@ from typing import Any
 def chosen(bridge: Mapping[str, Any], tasks: Sequence[str] | None) -> list[str]:
     """All that the world of libero_bridge's parameters has, or those that are named, also by a pattern such as
     libero_goal/*, in the order of the words; ends the command for others."""
-    from efn_ros.worlds import world_tasks
+    from efn_ros.worlds.registry import world_tasks
 
     known = list(world_tasks(bridge["world"], bridge["libero_assets"]))
     meant = {word: fnmatch.filter(known, word) for word in tasks or ["*"]}

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from efn_ros.bank import BankError
-    from efn_ros.bank.catalogue import CATALOGUE
+    from efn_ros.bank.format.catalogue import CATALOGUE
 
     args.bank = args.bank.expanduser()
     if args.verb not in MAKE and not (args.bank / CATALOGUE).is_file():
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
 def ls(args: argparse.Namespace) -> int:
     from efn_ros.bank import BankReader
-    from efn_ros.bank.query import date_of, matching
+    from efn_ros.bank.store.conditions import date_of, matching
     from efn_ros.report import tables
 
     records = matching(BankReader(args.bank).rollouts(), args.where)
@@ -88,7 +88,7 @@ def show(args: argparse.Namespace) -> int:
 
 def plot(args: argparse.Namespace) -> int:
     from efn_ros.bank import BankReader
-    from efn_ros.bank.query import matching
+    from efn_ros.bank.store.conditions import matching
     from efn_ros.report.bank_figure import bank_figure
 
     rollouts = BankReader(args.bank, skip_corrupt=True).snapshot().rollouts
@@ -100,7 +100,7 @@ def plot(args: argparse.Namespace) -> int:
 
 
 def stats(args: argparse.Namespace) -> int:
-    from efn_ros.bank import summary
+    from efn_ros.bank.store import summary
     from efn_ros.report import tables
 
     rollouts = _verified(args.bank)
@@ -122,7 +122,7 @@ def stats(args: argparse.Namespace) -> int:
 
 
 def shadow(args: argparse.Namespace) -> int:
-    from efn_ros.bank import summary
+    from efn_ros.bank.store import summary
     from efn_ros.report import tables
 
     changes = summary.shadow(_verified(args.bank))
@@ -158,14 +158,14 @@ def shadow(args: argparse.Namespace) -> int:
 
 
 def verify(args: argparse.Namespace) -> int:
-    from efn_ros.bank.verify import verify
+    from efn_ros.bank.store.verify import verify
 
     rollouts, findings = verify(args.bank, _progress("rollouts"))
     return _report(args, {"rollouts": rollouts}, findings, f"{rollouts} rollouts read")
 
 
 def rebuild(args: argparse.Namespace) -> int:
-    from efn_ros.bank.verify import rebuild
+    from efn_ros.bank.store.rebuild import rebuild
 
     rollouts, findings = rebuild(args.bank, _progress("payloads"))
     return _report(args, {"rollouts": rollouts}, findings, f"{rollouts} rollouts are in the new catalogue")
@@ -173,7 +173,7 @@ def rebuild(args: argparse.Namespace) -> int:
 
 def forget(args: argparse.Namespace) -> int:
     from efn_ros.bank import BankReader
-    from efn_ros.bank.query import matching
+    from efn_ros.bank.store.conditions import matching
 
     if not args.where:
         raise ValueError("nothing says what to forget; name it with --where, for instance id=seed-0 or task=push*")
@@ -227,8 +227,8 @@ def merge(args: argparse.Namespace) -> int:
 
 def export(args: argparse.Namespace) -> int:
     from efn_ros.bank import BankReader
-    from efn_ros.bank.lerobot import export
-    from efn_ros.bank.query import matching
+    from efn_ros.bank.convert.lerobot import export
+    from efn_ros.bank.store.conditions import matching
 
     rollouts = BankReader(args.bank).snapshot().rollouts
     meant = {record.id for record in matching((r.record for r in rollouts), args.where)}
@@ -240,9 +240,9 @@ def export(args: argparse.Namespace) -> int:
 
 
 def import_(args: argparse.Namespace) -> int:
-    from efn_ros.assembly import make_writer
     from efn_ros.bank import BankReader
-    from efn_ros.graph import Graph
+    from efn_ros.runtime.factory import make_writer
+    from efn_ros.runtime.graph import Graph
 
     graph = Graph.load(args.robot, tuple(args.params_file or ()))
     there, added, already = {r.id for r in BankReader(args.bank).rollouts()}, [], []
@@ -263,8 +263,8 @@ def import_(args: argparse.Namespace) -> int:
 @contextlib.contextmanager
 def _recording(args: argparse.Namespace, graph) -> Iterator[Iterable[tuple[str, Callable]]]:
     """The episodes of what was recorded: their names, and what makes their rollouts."""
-    from efn_ros.bank.lerobot import INFO, read
-    from efn_ros.bank.rosbag import FILES, METADATA, is_bag, open_bag
+    from efn_ros.bank.convert.lerobot import INFO, read
+    from efn_ros.bank.convert.rosbag import FILES, METADATA, is_bag, open_bag
 
     if (args.source / INFO).is_file():
         _refuse(args, "a LeRobotDataset", OPERATED)
@@ -294,8 +294,8 @@ def _as_remembered(graph, bag) -> Iterator[tuple[str, Callable]]:
 
 def _seen_again(args: argparse.Namespace, graph, episodes: Iterable[tuple]) -> Iterator[tuple[str, Callable]]:
     """As the frozen policy sees them. episodes: the stamp of the first frame, nanoseconds, and the frames of each."""
-    from efn_ros.assembly import make_inference
-    from efn_ros.bank.demonstrations import as_rollout
+    from efn_ros.bank.convert.demonstrations import as_rollout
+    from efn_ros.runtime.factory import make_inference
     from efn_ros.types import Outcome
 
     inference, source = make_inference(graph.parameters("vla_policy")), args.source.resolve()
@@ -310,7 +310,7 @@ def _seen_again(args: argparse.Namespace, graph, episodes: Iterable[tuple]) -> I
 
 def _operated(args: argparse.Namespace, graph, bag) -> tuple:
     """The one episode of a bag of a robot that somebody operated; images and states as camera_ingest gives them."""
-    from efn_ros.bank.rosbag import frames
+    from efn_ros.bank.convert.rosbag import frames
     from efn_ros.ros.recordings import image, vector
 
     if missing := [word for word in (*OPERATED, "camera") if not getattr(args, word)]:
@@ -334,7 +334,7 @@ def _refuse(args: argparse.Namespace, source: str, words: Iterable[str]) -> None
 
 
 def migrate(args: argparse.Namespace) -> int:
-    from efn_ros.bank.migrate import migrate
+    from efn_ros.bank.store.migrate import migrate
 
     rollouts, left = migrate(args.bank, skip_corrupt=args.skip_corrupt, progress=_progress("rollouts"))
     if args.json:
@@ -357,7 +357,8 @@ def _verified(bank: Path):
 
 
 def _writer(bank: Path, projection: str = ""):
-    from efn_ros.bank import BankReader, BankWriter, Projection
+    from efn_ros.bank import BankReader, BankWriter
+    from efn_ros.features.sketches import Projection
 
     own = BankReader(bank).snapshot().projection
     return BankWriter(bank, projection=Projection.named(own or projection))
@@ -375,7 +376,7 @@ def _report(args: argparse.Namespace, numbers: dict, findings: list, said: str) 
 
 def _plain(record) -> dict:
     """A record for people and for JSON."""
-    from efn_ros.bank.query import date_of
+    from efn_ros.bank.store.conditions import date_of
 
     return {**asdict(record), "outcome": record.outcome.name.lower(), "began": date_of(record)}
 

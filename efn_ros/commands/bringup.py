@@ -7,8 +7,8 @@ import signal
 import time
 from pathlib import Path
 
-from efn_ros.graph import Graph, dry_run, robots
 from efn_ros.ros.bringup import Bringup
+from efn_ros.runtime.graph import Graph, dry_run, robots
 
 WATCH_S = 0.2
 

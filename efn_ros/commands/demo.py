@@ -40,11 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     # Here, so that `./efn --help` waits for nothing.
     from efn_ros.bank import BankReader
-    from efn_ros.graph import Graph, config_directory
     from efn_ros.report import figures, latency, tables, video
+    from efn_ros.resources import config_directory
     from efn_ros.ros import conversions, discovery
     from efn_ros.ros.bringup import Bringup
     from efn_ros.ros.client import Client
+    from efn_ros.runtime.graph import Graph
     from efn_ros.worlds.metaworld import TASKS as INSTRUCTIONS
 
     discovery.settle()

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from efn_ros.report.reference import pages
+    from efn_ros.commands._reference import pages
 
     root = args.root.resolve()
     if not (root / "msg").is_dir():

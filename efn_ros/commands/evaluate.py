@@ -56,12 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from efn_ros.assembly import make_deployment
     from efn_ros.bank import BankReader
     from efn_ros.commands._tasks import chosen
     from efn_ros.evaluation import comparisons, evaluate, plan
-    from efn_ros.graph import Graph
     from efn_ros.report import provenance, results
+    from efn_ros.runtime.factory import make_deployment
+    from efn_ros.runtime.graph import Graph
     from efn_ros.worlds import Deployment
 
     graph = Graph.load(args.robot, args.params_file)
@@ -145,7 +145,7 @@ def _variants(output: Path, learned: bool, memoryless: Path | None, ablations: S
 
 def _working(output: Path, modes: Sequence[str]) -> dict[str, str]:
     """Name of a way -> parameter file, for each mode of exploration; whatever recall is sure of is probed too."""
-    from efn_ros.efn.exploration import MODES, OFF
+    from efn_ros.correction.exploration import MODES, OFF
     from efn_ros.evaluation.plan import WORK
 
     working = {}

@@ -22,10 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from efn_ros.assembly import make_agent, make_simulation
     from efn_ros.bank import BankReader
     from efn_ros.commands._tasks import chosen
-    from efn_ros.graph import Graph
+    from efn_ros.runtime.factory import make_agent, make_simulation
+    from efn_ros.runtime.graph import Graph
 
     graph = Graph.load(args.robot, args.params_file)
     bridge = graph.parameters("libero_bridge")

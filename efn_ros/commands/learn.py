@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from efn_ros.efn.registry import Registry
+    from efn_ros.correction.registry import Registry
 
     registry = Registry(args.bank)
     try:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from efn_ros.graph import dry_run, robots
+from efn_ros.runtime.graph import dry_run, robots
 
 USE = """{count} enclaves in {keystore}, for ROS domain {domain}. A graph with them, and an operator's tool:
 
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def write(args: argparse.Namespace) -> int:
-    from efn_ros.ros.security import policy, policy_file
+    from efn_ros.commands._sros2 import policy, policy_file
 
     overlays = [dry_run(args.robot), *args.params_file] if args.dry_run else args.params_file
     if args.out is None and (overlays or args.namespace != "efn"):
@@ -66,7 +66,7 @@ def write(args: argparse.Namespace) -> int:
 def make_keys(args: argparse.Namespace) -> int:
     import os
 
-    from efn_ros.ros import security
+    from efn_ros.commands import _sros2 as security
 
     path = security.policy_file(args.policy) if args.policy in robots() else Path(args.policy)
     keystore = args.keystore.expanduser().resolve()

@@ -17,11 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from efn_ros.agent import Agent
-    from efn_ros.assembly import make_corrector, make_inference, make_simulation, make_writer
-    from efn_ros.bank.catalogue import LOCK
+    from efn_ros.bank.format.catalogue import LOCK
     from efn_ros.commands.demo import REMEMBERED_SCENE, SEED_BANKS, TASKS
-    from efn_ros.graph import Graph, config_directory
+    from efn_ros.resources import config_directory
+    from efn_ros.runtime.agent import Agent
+    from efn_ros.runtime.factory import make_corrector, make_inference, make_simulation, make_writer
+    from efn_ros.runtime.graph import Graph
 
     target = SEED_BANKS / args.deployment
     shutil.rmtree(target, ignore_errors=True)

@@ -82,10 +82,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _lessons(args: argparse.Namespace, given: dict[str, Any], common: dict[str, Any]) -> Path:
     from efn_ros.commands._tasks import chosen
-    from efn_ros.efn.card import install
-    from efn_ros.efn.lessons import LessonConfig
-    from efn_ros.efn.train import TrainConfig, train
-    from efn_ros.graph import Graph
+    from efn_ros.report.efn_card import install
+    from efn_ros.runtime.graph import Graph
+    from efn_ros.training.collection import LessonConfig
+    from efn_ros.training.config import TrainConfig
+    from efn_ros.training.supervised import train
 
     if args.install and args.space not in (None, "action"):
         raise SystemExit("--install is of --space action; name a checkpoint of another in a parameter file")
@@ -110,7 +111,7 @@ def _lessons(args: argparse.Namespace, given: dict[str, Any], common: dict[str, 
 
 
 def _finetune(args: argparse.Namespace, given: dict[str, Any], common: dict[str, Any]) -> Path:
-    from efn_ros.efn.finetune import FinetuneConfig, finetune
+    from efn_ros.experiments.sac.finetune import FinetuneConfig, finetune
 
     if "episodes" not in given:
         given.setdefault("minutes", MINUTES)
@@ -118,7 +119,7 @@ def _finetune(args: argparse.Namespace, given: dict[str, Any], common: dict[str,
 
 
 def _bank(args: argparse.Namespace, given: dict[str, Any], common: dict[str, Any]) -> Path:
-    from efn_ros.efn.hindsight import HindsightConfig, teach
+    from efn_ros.training.from_bank import HindsightConfig, teach
 
     updates = given.pop("updates", None)
     if updates and len(updates) > 1:

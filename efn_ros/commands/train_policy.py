@@ -23,9 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from efn_ros.commands._tasks import chosen
-    from efn_ros.policies.pocket_vla.card import write_card
     from efn_ros.policies.pocket_vla.policy import PACKAGED
-    from efn_ros.policies.pocket_vla.train import TrainConfig, train
+    from efn_ros.report.policy_card import write_card
+    from efn_ros.training.pocket_vla import TrainConfig, train
 
     rounds = {name: tuple(getattr(args, name)) for name in ("episodes", "updates") if getattr(args, name)}
     tasks = tuple(chosen({"world": args.world, "libero_assets": ""}, args.tasks))

@@ -17,13 +17,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from efn_ros.agent import Agent
-from efn_ros.assembly import make_corrector, make_inference, make_recall, make_simulation, make_writer
-from efn_ros.bank import BankReader, Retriever, Snapshot
-from efn_ros.efn import Corrector
+from efn_ros.bank import BankReader
+from efn_ros.bank.store.snapshot import FirstRollouts
+from efn_ros.correction import Corrector
 from efn_ros.evaluation.plan import Job, Way, remembered_scene, scene
-from efn_ros.graph import Graph
-from efn_ros.policies.inference import Inference
+from efn_ros.retrieval import Retriever
+from efn_ros.runtime.agent import Agent
+from efn_ros.runtime.factory import make_corrector, make_inference, make_recall, make_simulation, make_writer
+from efn_ros.runtime.graph import Graph
+from efn_ros.runtime.inference import Inference
 from efn_ros.types import Mode
 from efn_ros.worlds import Deployment, World
 from efn_ros.worlds.deployment import SAMPLED, sample_strengths
@@ -69,17 +71,6 @@ class Fill:
     way: str = ""
     scenes: int = 0
     kinds: tuple[str, ...] = SAMPLED
-
-
-class FirstRollouts:
-    """A bank as it was when it held `volume` rollouts; for a Retriever."""
-
-    def __init__(self, reader: BankReader, volume: int) -> None:
-        self._reader, self._volume = reader, volume
-
-    def snapshot(self) -> Snapshot:
-        whole = self._reader.snapshot()
-        return replace(whole.only(np.arange(len(whole.rollouts)) < self._volume), revision=self._volume)
 
 
 def evaluate(jobs: Sequence[Job], output: Path, executor: Executor | None = None, processes: int = 2) -> list[Episode]:

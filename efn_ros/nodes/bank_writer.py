@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from efn_ros.assembly import make_writer
 from efn_ros.bank import BankError, BankReader, RolloutRecorder
-from efn_ros.bank.query import matching
+from efn_ros.bank.store.conditions import matching
 from efn_ros.msg import BankChanged, CorrectedAction, EpisodeState, Observation, PolicyStep
 from efn_ros.ros import conversions, episodes
 from efn_ros.ros.diagnostics import ERROR, OK
 from efn_ros.ros.node import EfnNode, Parameter, run
 from efn_ros.ros.qos import EVERY_KEPT_STEP, LATCHED
+from efn_ros.runtime.factory import make_writer
 from efn_ros.srv import Forget
 
 

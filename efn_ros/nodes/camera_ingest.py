@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
+from efn_ros.features.images import resize_crop
 from efn_ros.msg import CorrectedAction, EpisodeState, Observation
-from efn_ros.policies.images import resize_crop
 from efn_ros.ros import conversions
 from efn_ros.ros.images import to_rgb
 from efn_ros.ros.node import EfnNode, Parameter, run

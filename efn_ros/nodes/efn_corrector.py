@@ -7,12 +7,12 @@ import math
 from rclpy.task import Future
 from std_srvs.srv import SetBool, Trigger
 
-from efn_ros.assembly import make_corrector, make_switching
 from efn_ros.msg import CorrectedAction, EpisodeState, PolicyStep
 from efn_ros.ros import conversions
 from efn_ros.ros.diagnostics import ERROR, OK, WARN
 from efn_ros.ros.node import EfnNode, Parameter, describe_error, run
 from efn_ros.ros.qos import KEPT_STEPS, LATCHED, STEPS
+from efn_ros.runtime.factory import make_corrector, make_switching
 from efn_ros.srv import RetrieveExperience
 from efn_ros.types import Mode, Recall
 from efn_ros.types import PolicyStep as PolicyStepType

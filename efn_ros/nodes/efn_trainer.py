@@ -11,15 +11,17 @@ from rcl_interfaces.srv import GetParameters
 from rclpy.parameter import parameter_value_to_python
 from std_srvs.srv import Trigger
 
-from efn_ros.assembly import make_learner
 from efn_ros.bank import BankError
-from efn_ros.efn.learner import LearnConfig, Learner, Stopped, Throttle
-from efn_ros.efn.registry import Checkpoint, Registry
+from efn_ros.correction.registry import Checkpoint, Registry
 from efn_ros.msg import EpisodeState
 from efn_ros.nodes import efn_corrector, experience_retrieval
+from efn_ros.online.config import LearnConfig
+from efn_ros.online.learner import Learner
+from efn_ros.online.throttle import Stopped, Throttle
 from efn_ros.ros.diagnostics import ERROR, OK
 from efn_ros.ros.node import EfnNode, Parameter, run
 from efn_ros.ros.qos import LATCHED
+from efn_ros.runtime.factory import make_learner
 
 ASK_S, LOOK_S, AGAIN_S = 1.0, 2.0, 30.0  # from one question, look at the bank, and try after an error to the next
 JOIN_S = 1.0

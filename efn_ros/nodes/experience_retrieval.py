@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 
-from efn_ros.assembly import make_retriever
 from efn_ros.bank import BankError
 from efn_ros.msg import BankChanged, Observation
 from efn_ros.ros import conversions
 from efn_ros.ros.node import EfnNode, Parameter, run
 from efn_ros.ros.qos import LATCHED, STEPS
+from efn_ros.runtime.factory import make_retriever
 from efn_ros.srv import RetrieveExperience
 from efn_ros.types import PolicyStep, StepContext
 

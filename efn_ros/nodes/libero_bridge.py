@@ -6,12 +6,12 @@ import numpy as np
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Header
 
-from efn_ros.assembly import make_simulation
 from efn_ros.msg import CorrectedAction, EpisodeState, WorldState
 from efn_ros.ros import conversions
 from efn_ros.ros.images import from_rgb
 from efn_ros.ros.node import EfnNode, Parameter, run
 from efn_ros.ros.qos import EVENTS, LATCHED, LOSSLESS_SENSOR_DATA, SENSOR_DATA, STEPS
+from efn_ros.runtime.factory import make_simulation
 from efn_ros.worlds.deployment import KINDS
 from efn_ros.worlds.stepper import Stepper
 

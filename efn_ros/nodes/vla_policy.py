@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from efn_ros.assembly import make_inference
 from efn_ros.msg import Observation, PolicyStep
 from efn_ros.ros import conversions
 from efn_ros.ros.node import EfnNode, Parameter, run
 from efn_ros.ros.qos import KEPT_STEPS, STEPS
+from efn_ros.runtime.factory import make_inference
 from efn_ros.srv import DecodeLatent
 from efn_ros.types import Observation as ObservationType
 from efn_ros.types import StepContext

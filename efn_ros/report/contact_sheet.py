@@ -7,9 +7,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from efn_ros.bank.payload import decode_image
-from efn_ros.bank.query import date_of
-from efn_ros.bank.reader import StoredRollout
+from efn_ros.bank.format.codec import decode_image
+from efn_ros.bank.store.conditions import date_of
+from efn_ros.bank.store.rollout import StoredRollout
 from efn_ros.report.figures import BASE, MEMORY, save
 
 FRAMES = 8  # of each camera

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from efn_ros.efn.exploration import MODES
+from efn_ros.correction.exploration import MODES
 from efn_ros.report import tables
 from efn_ros.worlds.deployment import SAMPLED
 

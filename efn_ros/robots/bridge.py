@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from efn_ros.correction.limits import RefusedActionError
 from efn_ros.robots.description import Layout
-from efn_ros.robots.limits import RefusedActionError
 from efn_ros.robots.streaming import Stream, TrackingError
 
 SAME = 5  # joint states in a row that do not differ, before they count as frozen

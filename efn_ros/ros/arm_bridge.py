@@ -15,7 +15,6 @@ from rclpy.publisher import Publisher
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
-from efn_ros.assembly import make_bridge
 from efn_ros.msg import BridgeState, CorrectedAction
 from efn_ros.robots.bridge import Health, Order, StartRefusedError, State
 from efn_ros.robots.realtime import lock_memory, run_first
@@ -23,6 +22,7 @@ from efn_ros.ros import conversions
 from efn_ros.ros.diagnostics import ERROR, OK, WARN
 from efn_ros.ros.node import EfnNode, Parameter
 from efn_ros.ros.qos import LATCHED, SENSOR_DATA, STEPS
+from efn_ros.runtime.bridge_factory import make_bridge
 from efn_ros.types import Mode
 
 UNHEARD = Health(notes=("this robot says nothing of its mode, errors or e-stop",))

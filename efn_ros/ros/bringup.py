@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from efn_ros.graph import RESTART, Graph, NodeSpec, enclave_arguments
+from efn_ros.runtime.graph import RESTART, Graph, NodeSpec, enclave_arguments
 
 END_S = 3.0  # from SIGINT to SIGKILL
 RESTART_DELAY_S = 1.0

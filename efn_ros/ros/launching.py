@@ -6,7 +6,7 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from efn_ros.graph import RESTART, Graph, dry_run, enclave_arguments
+from efn_ros.runtime.graph import RESTART, Graph, dry_run, enclave_arguments
 from launch import LaunchDescription
 
 RESPAWN_DELAY_S = 1.0

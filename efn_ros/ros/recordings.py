@@ -14,7 +14,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from efn_ros import msg
 from efn_ros.bank import RolloutRecorder
-from efn_ros.bank.rosbag import OWN, Bag
+from efn_ros.bank.convert.rosbag import OWN, Bag
 from efn_ros.ros import conversions, episodes
 from efn_ros.ros.images import to_rgb
 from efn_ros.types import Rollout

@@ -30,6 +30,8 @@ class WorldSpec:
 
 
 TITLES = {"metaworld": "Meta-World", "libero": "LIBERO"}
+
+
 ARMS = {"metaworld": "a simulated Sawyer arm", "libero": "a simulated Franka arm"}
 
 
@@ -77,33 +79,3 @@ def lights_of(model) -> list[np.ndarray]:
     """The colours of all lights, as a MuJoCo model holds them."""
     headlight = model.vis.headlight
     return [model.light_diffuse, model.light_ambient, headlight.diffuse, headlight.ambient]
-
-
-def make_world(name: str, *, deployment: Deployment | None = None, image_size: int = 96, **settings) -> World:
-    """Build the world called `name` ("metaworld" or "libero") in a deployment (none: as the policy was trained).
-
-    Simulators are imported here, when asked for. Raises ValueError for another name.
-    """
-    deployment = deployment or Deployment()
-    if name == "metaworld":
-        from efn_ros.worlds.metaworld import MetaWorld
-
-        return MetaWorld(deployment=deployment, image_size=image_size, **settings)
-    if name == "libero":
-        from efn_ros.worlds.libero import LiberoWorld
-
-        return LiberoWorld(deployment=deployment, image_size=image_size, **settings)
-    raise ValueError(f"world {name!r} is unknown; there are {' and '.join(map(repr, TITLES))}")
-
-
-def world_tasks(name: str, assets: str = "") -> dict[str, str]:
-    """Task name to instruction of the world called `name`, without building it. assets: LIBERO's, see LiberoWorld."""
-    if name == "metaworld":
-        from efn_ros.worlds.metaworld import TASKS
-
-        return TASKS
-    if name == "libero":
-        from efn_ros.worlds.libero import LiberoWorld
-
-        return LiberoWorld.tasks(assets=assets)
-    raise ValueError(f"world {name!r} is unknown; there are {' and '.join(map(repr, TITLES))}")

@@ -5,20 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from sample_rollouts import PROJECTION, make_rollout
 
 from efn_ros.bank import BankReader, BankWriter
-from efn_ros.bank.catalogue import PAYLOADS
+from efn_ros.bank.format.catalogue import PAYLOADS
 from efn_ros.commands.demo import SEED_BANKS
 from efn_ros.commands.main import main
 from efn_ros.types import Mode
-
-sys.path.append(str(Path(__file__).parents[1] / "bank"))
-from sample_rollouts import PROJECTION, make_rollout  # noqa: E402
 
 
 @pytest.fixture

@@ -9,13 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from harness import own_domain
 
+from efn_ros.commands import _reference as reference
 from efn_ros.commands.main import main, names
-from efn_ros.graph import Graph, config_directory
-from efn_ros.report import reference
-
-sys.path.append(str(Path(__file__).parents[1] / "integration"))
-from harness import own_domain  # noqa: E402
+from efn_ros.resources import config_directory
+from efn_ros.runtime.graph import Graph
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -41,7 +40,7 @@ def test_every_interface_field_and_node_parameter_is_there():
     pages = reference.pages(ROOT)
     for path in [*(ROOT / "msg").iterdir(), *(ROOT / "srv").iterdir()]:
         assert f"### {path.stem}\n" in pages["interfaces.md"]
-    for name in ("`int32` | `drawn` | index of the step", "Request:", "`OUTCOME_ABORTED=3`"):
+    for name in ("`int32` | `drawn (default -1)` | index of the step", "Request:", "`OUTCOME_ABORTED=3`"):
         assert name in pages["interfaces.md"]
     executables = re.findall(r'"(\w+) = efn_ros\.nodes', (ROOT / "setup.py").read_text())
     assert executables

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
+from switcher import fill, report
 
 from efn_ros.commands.main import main
-from efn_ros.efn.registry import Registry
-
-sys.path.append(str(Path(__file__).parents[1] / "efn"))
-from switcher import fill, report  # noqa: E402
+from efn_ros.correction.registry import Registry
 
 CHANGE = {"decisions": 9, "mean": [0.1, 0.1], "largest": [0.2, 0.1], "bound": [0.4, 0.4]}
 

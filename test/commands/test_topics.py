@@ -8,15 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from efn_ros.msg import Chunk, CorrectedAction
+from harness import own_domain
 
 from efn_ros.commands.topics import Stream, describe, message_class
-
-sys.path.append(str(Path(__file__).parents[1] / "integration"))
-from harness import own_domain  # noqa: E402
 
 # One node of a graph: images as a robot sends them, kept actions, a latched episode, what it says of itself, and an
 # input from outside of its namespace.

@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from efn_ros.commands.main import main
-from efn_ros.efn import finetune as finetuning
-from efn_ros.efn import hindsight
-from efn_ros.efn import train as training
+from efn_ros.experiments.sac import finetune as finetuning
+from efn_ros.training import from_bank as hindsight
+from efn_ros.training import supervised as training
 
 
 @pytest.fixture

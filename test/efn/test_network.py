@@ -10,23 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from efn_ros.bank.codes import Codes
-from efn_ros.efn import WEIGHTS
-from efn_ros.efn.learned import LearnedResidual
-from efn_ros.efn.network import (
-    MOTION,
-    SIZES,
-    Efn,
-    EfnConfig,
-    EfnCritics,
-    Present,
-    Recalled,
-    present_of,
-    recalled_of,
-    recent_of,
-    require_action_space,
-)
-from efn_ros.policies import load_policy
+from efn_ros.correction.learned import LearnedResidual
+from efn_ros.efn.actor import Efn
+from efn_ros.efn.batching import MOTION, Present, Recalled, present_of, recalled_of, recent_of
+from efn_ros.efn.checkpoint import require_action_space
+from efn_ros.efn.config import SIZES, WEIGHTS, EfnConfig
+from efn_ros.experiments.sac.critics import EfnCritics
+from efn_ros.features.codes import Codes
+from efn_ros.policies.registry import load_policy
 from efn_ros.types import Experience, Experiences, Outcome, Past, PolicyStep, Quantised, Recall, StepContext
 
 H, A, P, L, DZ, T, D, C = 3, 2, 4, 2, 8, 5, 6, 3

@@ -6,14 +6,15 @@ import shutil
 import numpy as np
 import pytest
 
-from efn_ros.assembly import make_corrector, make_inference, make_policy, make_retriever
 from efn_ros.bank import BankReader
 from efn_ros.commands.demo import SEED_BANKS
-from efn_ros.efn import PACKAGED as CHECKPOINTS
-from efn_ros.efn.card import install
-from efn_ros.efn.learned import LearnedResidual
-from efn_ros.efn.network import Efn
-from efn_ros.graph import Graph, config_directory
+from efn_ros.correction.learned import LearnedResidual
+from efn_ros.efn.actor import Efn
+from efn_ros.efn.config import PACKAGED as CHECKPOINTS
+from efn_ros.report.efn_card import install
+from efn_ros.resources import config_directory
+from efn_ros.runtime.factory import make_corrector, make_inference, make_policy, make_retriever
+from efn_ros.runtime.graph import Graph
 from efn_ros.types import Mode, Observation, StepContext
 
 MOST_BYTES = 20_000_000

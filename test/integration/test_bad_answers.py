@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 from efn_ros.msg import Chunk, CorrectedAction, Experiences, PolicyStep, QuantisedRows
 from efn_ros.srv import RetrieveExperience
 from harness import PACKAGED, RunningGraph
+from sample_rollouts import make_step
 
 from efn_ros.ros.conversions import chunk_from_msg, policy_step_to_msg, to_time
 from efn_ros.ros.qos import KEPT_STEPS, STEPS
-
-sys.path.append(str(Path(__file__).parents[1] / "bank"))
-from sample_rollouts import make_step  # noqa: E402
 
 pytestmark = pytest.mark.integration
 

@@ -12,7 +12,7 @@ from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from efn_ros.graph import config_directory
+from efn_ros.resources import config_directory
 from efn_ros.ros import conversions
 from efn_ros.ros.qos import LATCHED, SENSOR_DATA, STEPS
 from efn_ros.types import Correction, Mode, StepContext

@@ -14,10 +14,10 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Int32
 from std_srvs.srv import SetBool, Trigger
 
-from efn_ros.graph import dry_run
 from efn_ros.ros.conversions import from_field
 from efn_ros.ros.qos import LATCHED, SENSOR_DATA, STEPS
 from efn_ros.ros.wire import Wire
+from efn_ros.runtime.graph import dry_run
 
 pytestmark = [pytest.mark.integration, pytest.mark.simulator]
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from pathlib import Path
 
 import pytest
 from builtin_interfaces.msg import Time
@@ -13,13 +11,12 @@ from efn_ros.srv import EndEpisode
 from harness import write_overlay
 from rosbags.rosbag2 import Reader
 from rosgraph_msgs.msg import Clock
+from sample_bags import write_bag
 from sensor_msgs.msg import Image, JointState
 
-from efn_ros.graph import config_directory, dry_run
+from efn_ros.resources import config_directory
 from efn_ros.ros.qos import LOSSLESS_SENSOR_DATA, SENSOR_DATA, STEPS
-
-sys.path.append(str(Path(__file__).parents[1] / "bank"))
-from sample_bags import write_bag  # noqa: E402
+from efn_ros.runtime.graph import dry_run
 
 pytestmark = [pytest.mark.integration, pytest.mark.simulator]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -14,14 +13,12 @@ from efn_ros.srv import EndEpisode
 from harness import READY_S, RunningGraph
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from sample_work import CONFIG, PATTERN, PROJECTION, RECALL, checkpoint, patterned, remember, rollout
 from std_srvs.srv import Trigger
 
 from efn_ros.ros.conversions import chunk_from_msg, observation_to_msg, policy_step_to_msg
 from efn_ros.ros.qos import KEPT_STEPS, STEPS
 from efn_ros.types import StepContext
-
-sys.path.append(str(Path(__file__).parents[1] / "efn"))
-from sample_work import CONFIG, PATTERN, PROJECTION, RECALL, checkpoint, patterned, remember, rollout  # noqa: E402
 
 pytestmark = pytest.mark.integration
 

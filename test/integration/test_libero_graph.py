@@ -6,11 +6,11 @@ import pytest
 from efn_ros.msg import CorrectedAction, EpisodeState, Observation
 from efn_ros.srv import EndEpisode
 
-from efn_ros.graph import config_directory
+from efn_ros.resources import config_directory
 from efn_ros.ros.qos import STEPS
 from efn_ros.types import Outcome
-from efn_ros.worlds import world_tasks
 from efn_ros.worlds.libero import SUITES, find_files
+from efn_ros.worlds.registry import world_tasks
 
 pytestmark = [pytest.mark.integration, pytest.mark.simulator]
 

@@ -14,16 +14,16 @@ WHERE = "source a ROS 2, or set EFN_TEST_DATA to where ros2/install.sh is"
 pytest.importorskip("launch_testing", reason=f"launch_testing is not installed: {WHERE}")
 pytest.importorskip("launch_ros", reason=f"launch_ros is not installed: {WHERE}")
 
-import harness  # noqa: E402
-import launch_testing.actions  # noqa: E402
-import launch_testing.asserts  # noqa: E402
-from ament_index_python.packages import get_package_share_directory  # noqa: E402
-from launch.actions import IncludeLaunchDescription  # noqa: E402
-from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402
+import harness
+import launch_testing.actions
+import launch_testing.asserts
+from ament_index_python.packages import get_package_share_directory
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
 
-from efn_ros.ros.client import Client  # noqa: E402
-from efn_ros.worlds.metaworld import TASKS  # noqa: E402
-from launch import LaunchDescription  # noqa: E402
+from efn_ros.ros.client import Client
+from efn_ros.worlds.metaworld import TASKS
+from launch import LaunchDescription
 
 _resources = contextlib.ExitStack()  # of the one run of this test: its domain and its directory
 

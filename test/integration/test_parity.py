@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +10,12 @@ import torch
 from efn_ros.msg import CorrectedAction
 from harness import LIBERO_SIM, PACKAGED, TRUSTING, load_graph, merged, remember_successes
 
-from efn_ros.assembly import make_agent, make_simulation
 from efn_ros.bank import BankReader
-from efn_ros.efn.network import Efn, EfnConfig
-from efn_ros.policies import load_policy
+from efn_ros.efn.actor import Efn
+from efn_ros.efn.config import EfnConfig
+from efn_ros.policies.registry import load_policy
 from efn_ros.ros.conversions import correction_from_msg
+from efn_ros.runtime.factory import make_agent, make_simulation
 from efn_ros.types import Correction, Mode
 
 pytestmark = [pytest.mark.integration, pytest.mark.simulator]
@@ -63,7 +63,6 @@ def test_probes_are_bit_for_bit_those_of_the_agent(start, tmp_path: Path):
 
 def test_what_images_rank_is_bit_for_bit_what_they_rank_for_the_agent(start, tmp_path: Path):
     """The image reaches the memory on a way of its own, in time for the question."""
-    sys.path.append(str(Path(__file__).parents[1] / "semantics"))
     from sample_checkpoints import clip, save
 
     encoder = save(tmp_path / "encoder", clip)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 from efn_ros.msg import CorrectedAction, EpisodeState, Observation, PolicyStep
 from rclpy.qos import QoSProfile
+from sample_bags import MCAP, SQLITE3, write_bag
 
 from efn_ros.bank import BankReader
-from efn_ros.bank.catalogue import PAYLOADS
+from efn_ros.bank.format.catalogue import PAYLOADS
 from efn_ros.commands.main import main
 from efn_ros.ros.qos import EVERY_KEPT_STEP, LATCHED
-
-sys.path.append(str(Path(__file__).parents[1] / "bank"))
-from sample_bags import MCAP, SQLITE3, write_bag  # noqa: E402
 
 pytestmark = [pytest.mark.integration, pytest.mark.simulator]
 

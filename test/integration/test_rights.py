@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 import pytest
 from harness import READY_S
 
-from efn_ros.graph import Graph
-from efn_ros.ros.security import policy_file
+from efn_ros.commands._sros2 import policy_file
+from efn_ros.runtime.graph import Graph
 
 pytestmark = pytest.mark.integration
 

@@ -35,10 +35,10 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Header
 
 from efn_ros.bank import BankReader
-from efn_ros.graph import Graph
 from efn_ros.ros.client import Client
 from efn_ros.ros.images import from_rgb
 from efn_ros.ros.qos import LOSSLESS_SENSOR_DATA
+from efn_ros.runtime.graph import Graph
 from efn_ros.worlds.metaworld import TASKS
 
 MISSING = [name for name in ("ros2cli", "ros2launch", "launch_ros") if importlib.util.find_spec(name) is None]

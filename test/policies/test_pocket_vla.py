@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from efn_ros.policies import load_policy
 from efn_ros.policies.pocket_vla.model import Block, PocketVla, PocketVlaConfig
 from efn_ros.policies.pocket_vla.policy import PACKAGED, PocketVlaPolicy
 from efn_ros.policies.pocket_vla.processor import PocketVlaProcessor, train_tokenizer
+from efn_ros.policies.registry import load_policy
 from efn_ros.types import Observation, StepContext
 from efn_ros.worlds.libero import SUITES, LiberoWorld, find_files
 from efn_ros.worlds.stepper import Stepper

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from efn_ros.policies import load_policy
+from efn_ros.policies.registry import load_policy
 from efn_ros.types import Observation, StepContext
 
 

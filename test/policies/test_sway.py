@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from efn_ros.policies import load_policy
+from efn_ros.policies.registry import load_policy
 from efn_ros.types import Observation, StepContext
 
 POSTURE = [0.5, -1.0, 0.0]

@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="rclpy is not importable: no ROS 2 here")
 
-from efn_ros.ros.discovery import DEPRECATED, LOOPBACK, NETWORK, PROFILES_FILE, RANGE, settle  # noqa: E402
+from efn_ros.ros.discovery import DEPRECATED, LOOPBACK, NETWORK, PROFILES_FILE, RANGE, settle
 
 
 def settled(**environment):

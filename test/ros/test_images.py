@@ -8,13 +8,13 @@ from hypothesis.extra.numpy import arrays
 
 pytest.importorskip("sensor_msgs.msg", reason="sensor_msgs is not importable: no ROS 2 here")
 
-import cv2  # noqa: E402
-from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
-from std_msgs.msg import Header  # noqa: E402
+import cv2
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
 
-from efn_ros.policies.images import resize_crop  # noqa: E402
-from efn_ros.ros import images  # noqa: E402
-from efn_ros.ros.images import DEPTH_RANGE_MM, ImageError, from_rgb, to_array, to_rgb  # noqa: E402
+from efn_ros.features.images import resize_crop
+from efn_ros.ros import images
+from efn_ros.ros.images import DEPTH_RANGE_MM, ImageError, from_rgb, to_array, to_rgb
 
 CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "16UC1": 1}
 COLOURS = [encoding for encoding in CHANNELS if encoding != "16UC1"]

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import pytest
 from efn_ros.msg import BankChanged, EpisodeState
 from hypothesis import given
 from hypothesis import strategies as st
 from rosbags.rosbag2 import CompressionMode
+from sample_bags import STORED, at, of_graph, type_of, write_bag
+from sample_rollouts import PROJECTION, make_rollout
 
 from efn_ros.bank import BankReader, BankWriter
-from efn_ros.bank.catalogue import PAYLOADS
-from efn_ros.bank.rosbag import open_bag
+from efn_ros.bank.convert.rosbag import open_bag
+from efn_ros.bank.format.catalogue import PAYLOADS
 from efn_ros.ros.recordings import rollouts
 from efn_ros.types import Outcome
-
-sys.path.append(str(Path(__file__).parents[1] / "bank"))
-from sample_bags import STORED, at, of_graph, type_of, write_bag  # noqa: E402
-from sample_rollouts import PROJECTION, make_rollout  # noqa: E402
 
 
 def as_run(name, decisions=3, **fields):

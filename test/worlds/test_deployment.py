@@ -23,7 +23,7 @@ from efn_ros.worlds.deployment import (
     Deployment,
     sample_strengths,
 )
-from efn_ros.worlds.world import make_world
+from efn_ros.worlds.registry import make_world
 
 # The fields that each kind of shift sets.
 FIELDS = {

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from efn_ros.packaged import checkpoint_directory
 from efn_ros.policies.pocket_vla.model import Decoder, PocketVla, PocketVlaConfig
 from efn_ros.policies.pocket_vla.processor import PocketVlaProcessor, train_tokenizer
 from efn_ros.policies.policy import PolicyOutput, PolicySpec
+from efn_ros.resources import checkpoint_directory
 from efn_ros.types import Observation
 
 PACKAGED = Path(__file__).resolve().parent / "checkpoints"

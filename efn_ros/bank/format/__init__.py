@@ -1,0 +1,1 @@
+"""What a bank is on the disk: catalogue, payloads, validation and errors."""

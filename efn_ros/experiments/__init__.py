@@ -1,0 +1,1 @@
+"""Methods that have shown no gain yet; each has a page that says what was measured."""

@@ -1,0 +1,1 @@
+"""Residuals on the latent action tokens, decoded by the frozen policy."""

@@ -1,0 +1,1 @@
+"""Soft actor-critic fine-tuning of the EFN in simulated deployments."""

@@ -1,0 +1,1 @@
+"""The arithmetic of tokens and images that bank and retrieval share."""

@@ -1,0 +1,1 @@
+"""Learning at work: candidates from the newest rollouts, accepted in shadow."""

@@ -1,0 +1,91 @@
+"""The model card of a checkpoint: what it was made from, and what it can do on scenes it has not seen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+
+from efn_ros.evaluation import BASE, Job, Way, evaluate
+from efn_ros.report import provenance, tables
+from efn_ros.resources import config_directory
+from efn_ros.worlds.registry import world_tasks
+from efn_ros.worlds.world import ARMS, TITLES
+
+CARD = """---
+library_name: transformers
+license: mit
+pipeline_tag: robotics
+---
+# PocketVLA
+
+A small vision-language-action policy for {arm}: two 96 x 96 images, an instruction and the state of the hand in, a
+chunk of four actions out. Made by `./efn train-policy`; it exists so that everything around a frozen policy can be run
+and measured without any download.
+
+* **Data**: {episodes} episodes of scripted experts on {tasks} tasks of {simulator}, in {rounds} rounds: the first
+  with noise on the expert's actions, the others driven by the student while the expert said what it would have done.
+  Scenes from seed {first_seed} on. The policy sees images, instruction and the hand's state only; where hand,
+  object and goal appear in the images taught three of its keypoints where to look.{note}
+* **Training**: {updates} updates of {batch} decisions, seed {seed}, {minutes:.0f} minutes, threads: {threads},
+  on {cpu}.
+* **Test**: {test} scenes a task (seeds 0 to {last}), never seen in training, without memory.
+
+{table}
+"""
+
+
+def write_card(checkpoint: Path, facts: dict, episodes: int, output: Path, processes: int) -> str:
+    """Measure the checkpoint, write card.json and README.md beside it, and return the table.
+
+    facts: train.json; a `note` in it goes into the card. output: directory of the measurement, which goes on there if
+    it was interrupted.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    overlay = output / "checkpoint.yaml"
+    parameters = {
+        "vla_policy": {"policy": "pocket_vla", "checkpoint": str(checkpoint.resolve())},
+        "efn_corrector": {"method": "recalled_action"},  # no EFN may be there yet that fits
+        "experience_retrieval": {"codes": ""},
+    }
+    overlay.write_text(yaml.safe_dump({f"/efn/{node}": {"ros__parameters": p} for node, p in parameters.items()}))
+    world, base = facts["config"].get("world", "metaworld"), (Way(BASE, correct=False),)
+    overlays = [config_directory() / "worlds" / "libero.yaml"] if world == "libero" else []
+    overlays = tuple(map(str, [*overlays, overlay]))
+    taught = facts["config"]["tasks"] or list(world_tasks(world))
+    jobs = [Job("libero_sim", None, task, episodes, base, overlays) for task in taught]
+    done = evaluate(jobs, output, processes=processes)
+    tasks = {}
+    for task in taught:
+        own = [e for e in done if e.task == task]
+        lengths = [e.length for e in own if e.success]
+        success = sum(e.success for e in own) / len(own)
+        tasks[task] = {"success": success, "steps": sum(lengths) / max(len(lengths), 1), "n": len(own)}
+    mean = sum(t["success"] for t in tasks.values()) / len(tasks)
+    card = {**provenance.here(), "training": facts, "tasks": tasks, "mean": mean}
+    (checkpoint / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+    rows = [[task, tables.percent(t["success"]), f"{t['steps']:.0f}"] for task, t in tasks.items()]
+    table = tables.markdown(["task", "success", "steps"], [*rows, ["mean", tables.percent(mean), ""]])
+    config = facts["config"]
+    (checkpoint / "README.md").write_text(
+        CARD.format(
+            arm=ARMS[world],
+            simulator=TITLES[world],
+            note="\n  " + facts["note"] if "note" in facts else "",
+            episodes=sum(config["episodes"]) * len(taught),
+            tasks=len(taught),
+            rounds=len(config["episodes"]),
+            first_seed=config["first_seed"],
+            updates=facts["updates"],
+            batch=config["batch"],
+            seed=config["seed"],
+            minutes=facts["minutes_of_updates"],
+            threads=config["threads"],
+            cpu=card["machine"]["cpu"],
+            test=episodes,
+            last=episodes - 1,
+            table=table,
+        )
+    )
+    return table

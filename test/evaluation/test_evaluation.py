@@ -1,0 +1,531 @@
+"""Paired evaluation: who meets which scene, the intervals around it, and a run that goes on where it stopped."""
+
+import dataclasses
+import json
+import math
+from concurrent.futures import Executor, Future
+
+import numpy as np
+import pytest
+import scipy.stats
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from efn_ros.bank import BankReader
+from efn_ros.bank.store.snapshot import FirstRollouts
+from efn_ros.commands.evaluate import _variants
+from efn_ros.commands.main import main
+from efn_ros.evaluation import BASE, MEMORY, Episode, Job, TrainedDeploymentError, Way, compare, comparisons, plan
+from efn_ros.evaluation import evaluate as run_all
+from efn_ros.evaluation.plan import AS_TRAINED, MEMORYLESS, RECALL, SCENES, WRONG, remembered_scene, scene
+from efn_ros.evaluation.run import Fill, fill_bank, run_job
+from efn_ros.evaluation.statistics import draw_counts
+from efn_ros.report.results import evaluation_block
+from efn_ros.resources import config_directory
+from efn_ros.runtime.graph import Graph
+from efn_ros.types import Mode
+from efn_ros.worlds.deployment import sample_strengths
+
+BASES = Way(BASE, correct=False)
+
+
+def episode(seed, way=BASE, success=False, task="reach", deployment=0, volume=0, shifts=(), **values):
+    values = {"length": 100, "residual": 0.0, "corrected": 0.0, "confidence": 0.0, "trust": 1.0, **values}
+    return Episode(deployment, dict(shifts), task, way, volume, seed, bool(success), **values)
+
+
+def pairs(*outcomes, way=MEMORY, volume=5, **values):
+    """Episodes of the base and of a way, from (base succeeded, way succeeded) for each seed."""
+    for seed, (before, after) in enumerate(outcomes):
+        yield episode(seed, BASE, before, **values)
+        yield episode(seed, way, after, volume=volume, **values)
+
+
+def worth(episodes, resamples=10_000):
+    return compare(episodes, MEMORY, 5, resamples=resamples)
+
+
+# Plans
+
+
+def ways(job):
+    return [(way.name, way.volume, way.bank) for way in job.ways]
+
+
+def test_a_deployment_is_met_by_the_base_by_every_volume_and_by_the_controls_at_the_largest():
+    jobs = plan("libero_sim", ["reach", "push"], [3, 4], volumes=(5, 0, 2, 5), variants={"recall": "recall.yaml"})
+    assert [(job.deployment, job.task) for job in jobs] == [(3, "reach"), (3, "push"), (4, "reach"), (4, "push")]
+    memory = [(MEMORY, volume, 3) for volume in (0, 2, 5)]
+    assert ways(jobs[0]) == [(BASE, 0, None), *memory, ("recall", 5, 3), (WRONG, 5, 4), (AS_TRAINED, 5, None)]
+    assert [way.name for way in jobs[0].ways if not way.correct] == [BASE]
+    assert [way.overlays for way in jobs[0].ways if way.overlays] == [("recall.yaml",)]
+
+
+def test_the_wrong_memory_is_that_of_the_next_deployment_and_never_ones_own():
+    def wrong(*deployments):
+        jobs = plan("libero_sim", ["reach"], deployments)
+        return [(job.deployment, way.bank) for job in jobs for way in job.ways if way.name == WRONG]
+
+    assert wrong(0, 1, 2) == [(0, 1), (1, 2), (2, 0)]
+    assert wrong(7) == [(7, 8)] and wrong(9999) == [(9999, 0)]
+    assert wrong(None) == [(None, 0)]
+
+
+def test_as_trained_the_memory_of_the_base_as_trained_is_no_control():
+    (job,) = plan("libero_sim", ["reach"], [None], volumes=(1,))
+    assert ways(job) == [(BASE, 0, None), (MEMORY, 1, None), (WRONG, 1, 0)]
+
+
+def test_memory_of_work_is_met_at_every_volume_with_a_bank_of_its_own():
+    (job,) = plan("libero_sim", ["reach"], [3], volumes=(0, 1, 2), working={"memory of work": "work.yaml"})
+    working = [way for way in job.ways if way.work]
+    assert working == [Way("memory of work", volume, 3, ("work.yaml",), work=True) for volume in (1, 2)]
+
+
+def test_without_memory_there_are_no_controls_of_it():
+    (job,) = plan("libero_sim", ["reach"], [0], volumes=(0,), variants={"recall": "recall.yaml"})
+    assert ways(job) == [(BASE, 0, None), (MEMORY, 0, 0)]
+
+
+@pytest.mark.parametrize("seed", [10_000, 123_456, -1])
+def test_deployments_that_training_may_have_met_are_refused(seed):
+    with pytest.raises(TrainedDeploymentError, match=f"deployment {seed} is not held out.*from 0 to 9999"):
+        plan("libero_sim", ["reach"], [0, seed])
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"volumes": ()}, "volumes are"),
+        ({"volumes": (1, -1)}, r"volumes are \[1, -1\].*none below 0"),
+        ({"variants": {WRONG: "w.yaml"}}, "'wrong memory' is taken"),
+        ({"working": {MEMORY: "w.yaml"}}, "'memory' is taken"),
+        ({"variants": {"w": "w.yaml"}, "working": {"w": "w.yaml"}}, "'w' is taken"),
+        ({"episodes": 0}, "0 episodes"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        plan("libero_sim", ["reach"], [0], **changes)
+
+
+def test_scenes_that_fill_banks_are_never_evaluated_and_deployments_have_their_own():
+    evaluated = [{scene(d, i) for i in range(1000)} for d in range(50)]
+    remembered = [{remembered_scene(d, i) for i in range(1000)} for d in range(50)]
+    assert len(set().union(*evaluated)) == len(set().union(*remembered)) == SCENES
+    assert not set().union(*evaluated) & set().union(*remembered)
+    assert max(remembered_scene(9999, i) for i in range(1000)) < 100_000, "policies are trained on scenes from there on"
+    assert [scene(None, i) for i in range(3)] == [0, 1, 2]
+
+
+# Comparisons
+
+
+def test_scenes_that_memory_fixed_and_broke_are_counted():
+    found = worth(pairs((0, 0), (0, 1), (0, 1), (1, 0), (1, 1)))
+    assert (found.pairs, found.fixed, found.broke) == (5, 2, 1)
+    assert (found.base.value, found.success.value) == (pytest.approx(2 / 5), pytest.approx(3 / 5))
+    assert found.difference.value == pytest.approx(1 / 5)
+    assert found.removed.value == pytest.approx((3 - 2) / 3)
+
+
+def test_only_scenes_met_both_ways_with_this_volume_are_compared():
+    lonely = [episode(8, BASE, True), episode(9, MEMORY, True, volume=5), *pairs((0, 0), volume=2, task="push")]
+    found = worth([*lonely, *pairs((1, 1), (0, 1))])
+    assert (found.pairs, found.base.value, found.success.value) == (2, 0.5, 1.0)
+
+
+def test_the_same_seed_in_another_deployment_or_task_is_another_scene():
+    episodes = [
+        *pairs((0, 1)),
+        *pairs((1, 1), task="push"),
+        *pairs((1, 0), deployment=1),
+        *pairs((0, 0), deployment=None),
+    ]
+    found = worth(episodes)
+    assert (found.pairs, found.fixed, found.broke) == (4, 1, 1)
+
+
+def test_no_scene_met_both_ways_is_no_comparison():
+    with pytest.raises(ValueError, match="no scene was met both by the base and by 'memory' with a memory of 5"):
+        worth([episode(8, BASE, True)])
+
+
+def test_where_the_base_never_fails_nothing_can_be_removed():
+    found = worth(pairs((1, 1), (1, 0)))
+    assert found.removed is None and found.broke == 1
+
+
+def test_steps_are_those_of_scenes_where_both_succeeded():
+    def met(seed, *lengths):
+        """Lengths of base and memory; None is a failure."""
+        for way, volume, length in zip((BASE, MEMORY), (0, 5), lengths, strict=True):
+            yield episode(seed, way, length is not None, volume=volume, length=length or 200, residual=0.1 * volume)
+
+    found = worth([*met(0, 40, 20), *met(1, 60, 50), *met(2, None, 30), *met(3, 90, None)])
+    assert (found.base_steps, found.steps) == (50, 35)
+    assert found.residual == pytest.approx(0.5)
+    never = worth([*met(0, None, 30), *met(1, 90, None)])
+    assert never.steps is None and never.base_steps is None
+
+
+@pytest.mark.parametrize("outcome, difference", [((0, 1), 1), ((1, 0), -1), ((1, 1), 0), ((0, 0), 0)])
+def test_where_every_pair_says_the_same_the_interval_is_that_point(outcome, difference):
+    found = worth(pairs(*[outcome] * 7))
+    assert dataclasses.astuple(found.difference) == (difference,) * 3
+    assert found.removed is None or dataclasses.astuple(found.removed) == (difference,) * 3
+
+
+def binomial_interval(fixed, count):
+    """Quantiles of the mean of `count` pairs drawn with replacement, of which a share was fixed, in closed form."""
+    return scipy.stats.binom.ppf((0.025, 0.975), count, fixed / count) / count
+
+
+@pytest.mark.parametrize("fixed, count", [(10, 20), (3, 12), (40, 50)])
+@pytest.mark.parametrize("level", ["deployment", "scene"])
+def test_with_branches_at_one_level_only_the_interval_is_that_of_the_binomial_distribution(level, fixed, count):
+    outcomes = [(0, 1)] * fixed + [(0, 0)] * (count - fixed)
+    if level == "scene":
+        episodes = list(pairs(*outcomes))
+    else:
+        episodes = [e for d, outcome in enumerate(outcomes) for e in pairs(outcome, deployment=d)]
+    found = worth(episodes)
+    assert (found.difference.low, found.difference.high) == pytest.approx(binomial_interval(fixed, count))
+    assert found.removed == found.difference, "the base always fails"
+
+
+def test_the_flat_case_is_the_paired_bootstrap():
+    rng = np.random.default_rng(1)
+    outcomes = rng.random((80, 2)) < (0.6, 0.8)
+    found = worth([e for d, pair in enumerate(outcomes) for e in pairs(pair, deployment=d)])
+    before, after = outcomes.T.astype(float)
+
+    def removed(base, memory, axis=-1):
+        return (memory - base).sum(axis) / (1 - base).sum(axis)
+
+    for estimate, statistic in (
+        (found.success, lambda base, memory, axis=-1: memory.mean(axis)),
+        (found.difference, lambda base, memory, axis=-1: (memory - base).mean(axis)),
+        (found.removed, removed),
+    ):
+        expected = scipy.stats.bootstrap(
+            (before, after), statistic, paired=True, method="percentile", n_resamples=10_000, rng=2
+        ).confidence_interval
+        assert (estimate.low, estimate.high) == pytest.approx(tuple(expected), abs=0.03)
+        assert estimate.value == pytest.approx(statistic(before, after))
+
+
+def test_failures_that_come_together_widen_the_interval():
+    """Ten scenes of a deployment that say the same count as one: the interval is that of deployments."""
+    outcomes = [(0, 1)] * 6 + [(0, 0)] * 6
+    together = worth([e for d, pair in enumerate(outcomes) for e in pairs(*[pair] * 10, deployment=d)])
+    assert (together.difference.low, together.difference.high) == pytest.approx(binomial_interval(6, 12))
+    apart = worth([e for d, pair in enumerate(outcomes * 10) for e in pairs(pair, deployment=d)])
+    assert apart.difference.low > together.difference.low and apart.difference.high < together.difference.high
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from("ab"), st.integers(0, 2)), min_size=1, unique=True))
+def test_a_resample_draws_as_many_of_each_branch_as_there_are_in_the_mean(keys):
+    keys = tuple(sorted(keys))
+    draws = draw_counts(keys, 2000)
+    assert draws.shape == (2000, len(keys)) and draws.min() >= 0
+    assert draws.mean(axis=0) == pytest.approx(np.ones(len(keys)), abs=0.35)
+
+
+def test_a_resample_of_equal_branches_has_as_many_pairs_as_there_are():
+    keys = tuple((deployment, task, seed) for deployment in range(3) for task in "ab" for seed in range(4))
+    draws = draw_counts(keys, 100)
+    assert (draws.sum(axis=1) == len(keys)).all()
+    by_task = draws.reshape(100, 6, 4).sum(axis=2)
+    assert (by_task % 4 == 0).all(), "a task that is drawn is drawn with all its scenes' number"
+
+
+scenes = st.tuples(st.integers(0, 3), st.sampled_from(["reach", "push"]), st.integers(0, 3))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.dictionaries(scenes, st.tuples(st.booleans(), st.booleans()), min_size=1), st.randoms())
+def test_a_comparison_does_not_depend_on_the_order_of_episodes(outcomes, random):
+    episodes = []
+    for (deployment, task, seed), (before, after) in outcomes.items():
+        episodes.append(episode(seed, BASE, before, task, deployment))
+        episodes.append(episode(seed, MEMORY, after, task, deployment, volume=5))
+    found = worth(episodes, resamples=200)
+    random.shuffle(episodes)
+    assert worth(episodes, resamples=200) == found
+    assert found.difference.value == pytest.approx((found.fixed - found.broke) / found.pairs)
+    failures = sum(not before for before, _ in outcomes.values())
+    assert (
+        found.removed is None
+        if not failures
+        else found.removed.value * failures == pytest.approx(found.fixed - found.broke)
+    )
+    for estimate in filter(None, (found.base, found.success, found.difference, found.removed)):
+        assert estimate.low <= estimate.high
+
+
+def test_every_way_is_compared_over_all_scenes_by_task_and_by_kind_of_shift():
+    episodes = [
+        *pairs((0, 1), (0, 1), deployment=0, shifts={"yaw": 1.0, "gain": 0.5}),
+        *pairs((1, 0), task="push", deployment=1, shifts={"gain": 0.4}),
+        *pairs((1, 0), task="push", deployment=1, shifts={"gain": 0.4}, way=WRONG),
+    ]
+    found = comparisons([e for e in episodes if e.way != WRONG], resamples=100)
+    summary = {(c.group, c.of): (c.pairs, c.fixed, c.broke) for c in found if c.way == MEMORY}
+    assert summary == {
+        ("all", ""): (3, 2, 1),
+        ("task", "reach"): (2, 2, 0),
+        ("task", "push"): (1, 0, 1),
+        ("shift", "gain"): (3, 2, 1),
+        ("shift", "yaw"): (2, 2, 0),
+    }
+    assert [c.way for c in found if c.group == "all"] == [BASE, MEMORY]
+    base = found[0]
+    assert (base.base, base.fixed, base.broke, base.difference.high) == (base.success, 0, 0, 0)
+
+
+# Schedules
+
+
+class Scheduled(Executor):
+    """Fills and runs nothing: every job has the episodes that it should have, all of them failures."""
+
+    def __init__(self, failing=()):
+        self.calls, self.failing = [], failing
+
+    @property
+    def jobs(self):
+        return [(call.deployment, call.task) for call in self.calls if isinstance(call, Job)]
+
+    @property
+    def fills(self):
+        return [call for call in self.calls if isinstance(call, Fill)]
+
+    def submit(self, fn, /, call, output):
+        assert fn is (run_job if isinstance(call, Job) else fill_bank)
+        self.calls.append(call)
+        future = Future()
+        if isinstance(call, Fill):
+            future.set_result(None)
+        elif call.task in self.failing:
+            future.set_exception(RuntimeError(f"{call.task} failed"))
+        else:
+            future.set_result([
+                episode(scene(call.deployment, i), way.name, False, call.task, call.deployment, way.volume)
+                for i in range(call.episodes)
+                for way in call.ways
+            ])  # fmt: skip
+        return future
+
+
+TASKS = ("reach", "push")
+
+
+def jobs(deployments=(0,), tasks=TASKS, **changes):
+    return plan("libero_sim", tasks, deployments, **{"volumes": (2,), **changes})
+
+
+def evaluate(jobs, output, failing=()):
+    executor = Scheduled(failing)
+    return run_all(jobs, output, executor), executor
+
+
+def lines(output):
+    return (output / "episodes.jsonl").read_text().splitlines()
+
+
+def test_banks_are_filled_before_anything_reads_them_and_every_episode_is_written(tmp_path):
+    episodes, executor = evaluate(jobs((0, 1), volumes=(1, 3)), tmp_path / "new" / "results")
+    assert executor.calls[: len(executor.fills)] == executor.fills
+    assert {(fill.deployment, fill.volume, fill.tasks) for fill in executor.fills} == {
+        (bank, 3, ("push", "reach")) for bank in (0, 1, None)
+    }
+    assert executor.jobs == [(0, "reach"), (0, "push"), (1, "reach"), (1, "push")]
+    assert len(episodes) == 2 * 2 * len(jobs(volumes=(1, 3))[0].ways)
+    assert sorted(json.dumps(dataclasses.asdict(e)) for e in episodes) == sorted(lines(tmp_path / "new" / "results"))
+
+
+def test_the_base_alone_needs_no_bank(tmp_path):
+    assert evaluate([Job("libero_sim", None, "reach", 1, (BASES,))], tmp_path)[1].fills == []
+
+
+def test_a_second_run_does_what_is_missing_and_nothing_else(tmp_path):
+    first, _ = evaluate(jobs(), tmp_path)
+    both, executor = evaluate(jobs((0, 1)), tmp_path)
+    assert executor.jobs == [(1, "reach"), (1, "push")]
+    assert [e for e in both if e.deployment == 0 and e.way != WRONG] == [e for e in first if e.way != WRONG]
+    again, executor = evaluate(jobs((0, 1)), tmp_path)
+    assert again == both and executor.calls == []
+
+
+def test_a_new_way_or_volume_is_all_that_is_run_of_a_job(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("")
+    evaluate(jobs(), tmp_path / "out")
+    _, executor = evaluate(jobs(volumes=(1, 2), variants={"mine": str(file)}), tmp_path / "out")
+    assert [[(way.name, way.volume) for way in job.ways] for job in executor.calls if isinstance(job, Job)] == [
+        [(MEMORY, 1), ("mine", 2)]
+    ] * 2
+
+
+def test_more_scenes_are_run_and_fewer_are_returned(tmp_path):
+    evaluate(jobs(episodes=3), tmp_path)
+    episodes, executor = evaluate(jobs(episodes=2), tmp_path)
+    assert executor.calls == [] and {e.seed for e in episodes} == {0, 1}
+    assert len(evaluate(jobs(episodes=4), tmp_path)[1].jobs) == 2
+
+
+@pytest.mark.parametrize("left", [0, 1, 20, -1])
+def test_a_line_that_a_crash_took_or_tore_is_made_again(tmp_path, left):
+    evaluate(jobs(), tmp_path)
+    whole = lines(tmp_path)
+    torn = json.loads(whole[-1])
+    (tmp_path / "episodes.jsonl").write_text("".join(line + "\n" for line in whole[:-1]) + whole[-1][:left])
+    _, executor = evaluate(jobs(), tmp_path)
+    (job,) = (call for call in executor.calls if isinstance(call, Job))
+    assert (job.task, [way.name for way in job.ways]) == (torn["task"], [torn["way"]])
+    assert sorted(lines(tmp_path)) == sorted(whole)
+
+
+def test_after_a_job_has_failed_another_run_does_the_rest(tmp_path):
+    with pytest.raises(RuntimeError, match="push failed"):
+        evaluate(jobs(), tmp_path, failing=("push",))
+    whole, executor = evaluate(jobs(), tmp_path)
+    assert (0, "push") in executor.jobs and len(lines(tmp_path)) == len(whole)
+
+
+def test_a_directory_refuses_episodes_of_other_settings(tmp_path):
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("a: 1"), second.write_text("a: 2")
+    output = tmp_path / "out"
+    evaluate(jobs(variants={"mine": str(first)}), output)
+    evaluate(jobs(), output)  # without a way that was there
+    for other in (
+        jobs(tasks=("reach",)),
+        jobs(overlays=(first,)),
+        jobs(variants={"mine": str(second)}),
+        [dataclasses.replace(job, robot="another") for job in jobs()],
+    ):
+        with pytest.raises(ValueError, match="name another directory"):
+            evaluate(other, output)
+    first.write_text("a: 3")
+    with pytest.raises(ValueError, match="name another directory"):
+        evaluate(jobs(variants={"mine": str(first)}), output)
+
+
+# The real thing, with the packaged policy at one of its shortest tasks
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """Two banks of two rollouts."""
+    output = tmp_path_factory.mktemp("evaluation")
+    for deployment in (None, 4):
+        for volume in (1, 2):  # the second call adds what the first has left
+            fill_bank(Fill("libero_sim", deployment, ("coffee-button",), volume), str(output))
+    return output
+
+
+def test_what_is_gathered_at_work_is_another_bank_of_the_same_deployment(tmp_path):
+    told = jobs(working={"memory of work": "w.yaml"}, recurring=True, episodes=3, overlays=("all.yaml",))
+    for file in ("w.yaml", "all.yaml"):
+        (tmp_path / file).write_text("{}")
+    executor = Scheduled()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        run_all(told, tmp_path / "e", executor)
+    common = {"robot": "libero_sim", "tasks": ("push", "reach"), "volume": 2, "scenes": 3}
+    assert {fill.way: fill for fill in executor.fills if fill.deployment == 0} == {
+        "": Fill(deployment=0, overlays=("all.yaml",), **common),
+        "memory of work": Fill(deployment=0, overlays=("all.yaml", "w.yaml"), way="memory of work", **common),
+    }
+
+
+@pytest.mark.simulator
+def test_a_bank_of_work_holds_corrected_rollouts_of_recurring_scenes(tmp_path):
+    probing = tmp_path / "probing.yaml"
+    exploration = {"mode": "noise", "rate": 1.0, "max_confidence": 1.0}
+    probing.write_text(yaml.safe_dump({"/efn/efn_corrector": {"ros__parameters": {"exploration": exploration}}}))
+    fill_bank(Fill("libero_sim", 4, ("coffee-button",), 3, (str(probing),), "memory of work", 1), str(tmp_path))
+    rollouts = BankReader(tmp_path / "banks" / "4-memory-of-work").snapshot().rollouts
+    assert [r.record.seed for r in rollouts] == [scene(4, 0)] * 3
+    first, *others = (r.arrays for r in rollouts)
+    assert (first.modes == Mode.BASE).all(), "nothing is remembered yet"
+    assert all((arrays.modes == Mode.CORRECTED).any() for arrays in others)
+    assert (others[0].executed[1] != others[1].executed[1]).any(), "the same scene is not probed alike twice"
+
+
+@pytest.mark.simulator
+def test_a_bank_holds_rollouts_of_the_base_alone_on_scenes_of_its_own(filled):
+    for deployment, name in ((None, "as-trained"), (4, "4")):
+        rollouts = BankReader(filled / "banks" / name).snapshot().rollouts
+        assert [r.record.seed for r in rollouts] == [remembered_scene(deployment, i) for i in range(2)]
+        assert all((r.arrays.residual == 0).all() for r in rollouts)
+
+
+@pytest.mark.simulator
+def test_recall_sees_the_first_rollouts_only(filled):
+    reader = BankReader(filled / "banks" / "4")
+    whole = reader.snapshot().rollouts
+    for volume in (0, 1, 2):
+        assert FirstRollouts(reader, volume).snapshot().rollouts == whole[:volume]
+
+
+@pytest.mark.simulator
+def test_a_scene_is_met_in_every_way_and_nothing_is_remembered_of_it(filled):
+    met = (BASES, Way(MEMORY, 0, 4), Way(MEMORY, 2, 4), Way(AS_TRAINED, 2, None))
+    base, empty, memory, nominal = run_job(Job("libero_sim", 4, "coffee-button", 1, met), str(filled))
+    assert [(e.way, e.volume) for e in (base, empty, memory, nominal)] == [(w.name, w.volume) for w in met]
+    assert {e.seed for e in (base, empty, memory, nominal)} == {scene(4, 0)}
+    assert base.shifts == pytest.approx(sample_strengths(4), abs=1e-3)
+    assert dataclasses.replace(empty, way=BASE) == base, "without a rollout to recall, memory is exactly the base"
+    assert (base.residual, base.corrected, base.confidence) == (0, 0, 0)
+    assert memory.corrected > 0 and memory.residual > 0 and memory.confidence > 0
+    assert nominal.corrected > 0 and nominal.trust < memory.trust, "the base as trained moved another arm"
+    assert len(BankReader(filled / "banks" / "4").rollouts()) == 2
+
+
+@pytest.mark.simulator
+def test_the_command_evaluates_and_writes_a_results_file(tmp_path, capsys):
+    words = ["evaluate", "--setting", "as-trained", "--tasks", "coffee-button", "--volumes", "1", "--processes", "1"]
+    overlay, results = tmp_path / "gain.yaml", tmp_path / "new" / "results.json"
+    overlay.write_text(yaml.safe_dump({"/efn/efn_corrector": {"ros__parameters": {"gain": 0.0}}}))
+    words += ["--output", str(tmp_path / "out"), "--results", str(results), "--ablation", f"still={overlay}"]
+    assert main(words) == 0
+    report = json.loads(results.read_text())
+    episodes = [Episode(**e) for e in report["episodes"]]
+    assert [(e.way, e.volume) for e in episodes] == [(BASE, 0), (MEMORY, 1), (RECALL, 1), ("still", 1), (WRONG, 1)]
+    assert {(e.deployment, e.seed) for e in episodes} == {(None, 0)}
+    assert episodes[3].residual == 0 and episodes[3].length == episodes[0].length
+    assert report["comparisons"] == [dataclasses.asdict(c) for c in comparisons(episodes)]
+    assert evaluation_block(report) in capsys.readouterr().out
+    assert not any(
+        isinstance(value, float) and math.isnan(value) for c in report["comparisons"] for value in c.values()
+    )
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--first-seed", "9990"], "deployment 10000 is not held out"),
+        (["--tasks", "juggle"], "unknown task juggle; there are reach"),
+        (["--ablation", "mine"], "give NAME=FILE"),
+        (["--ablation", "mine=/nowhere.yaml"], "give NAME=FILE"),
+        (["--deployments", "0"], "0 deployments"),
+        (["--params-file", str(config_directory() / "deployments" / "camera.yaml")], "give libero_bridge a deployment"),
+    ],
+)
+def test_the_command_says_what_it_cannot_do(tmp_path, words, message):
+    with pytest.raises(SystemExit, match=message):
+        main(["evaluate", "--output", str(tmp_path), *words])
+
+
+def test_controls_of_a_learned_correction_are_the_recalled_action_and_a_network_without_memory(tmp_path):
+    checkpoint = tmp_path / "memoryless"
+    variants = _variants(tmp_path, True, checkpoint, ())
+    corrector = {name: Graph.load("libero_sim", [file]).parameters("efn_corrector") for name, file in variants.items()}
+    assert corrector[RECALL]["method"] == "recalled_action"
+    assert (corrector[MEMORYLESS]["method"], corrector[MEMORYLESS]["checkpoint"]) == ("learned", str(checkpoint))
+    assert _variants(tmp_path, False, None, ()) == {}, "memory is the recalled action already"

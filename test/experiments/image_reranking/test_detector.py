@@ -1,0 +1,152 @@
+"""Detectors out of real checkpoints, tiny and random: which box goes to which query, and where it is."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from sample_checkpoints import clip, grounding_dino, image, owlv2, owlvit, save
+from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
+
+from efn_ros.experiments.image_reranking.detector import OpenVocabularyDetector
+
+QUERIES = ["robot gripper", "red cup", "plate"]
+IMAGES = [image(seed, 80, 120) for seed in range(3)] + [image(3, 120, 50)]
+FAMILIES = [owlvit, owlv2, grounding_dino]
+
+
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory):
+    return {made: save(tmp_path_factory.mktemp(made.__name__), made) for made in FAMILIES}
+
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=lambda made: made.__name__)
+def directory(request, directories):
+    return directories[request.param]
+
+
+@pytest.fixture(scope="module")
+def detector(directory):
+    return OpenVocabularyDetector.from_pretrained(directory, threshold=0.0)
+
+
+def found_in(detector, queries=QUERIES):
+    return [detector.boxes(seen, queries) for seen in IMAGES]
+
+
+def test_boxes_are_inside_the_image_and_have_an_area(detector):
+    for seen, boxes in zip(IMAGES, found_in(detector), strict=True):
+        height, width = seen.shape[:2]
+        for box in filter(None, boxes):
+            assert 0 <= box.x0 < box.x1 <= width and 0 <= box.y0 < box.y1 <= height
+    assert sum(box is not None for boxes in found_in(detector) for box in boxes) > len(IMAGES)
+
+
+def test_no_thing_borrows_the_box_of_another(detector):
+    for boxes in found_in(detector):
+        for a, b in itertools.combinations(filter(None, boxes), 2):
+            assert a != b
+
+
+def test_nothing_is_found_above_a_threshold_out_of_reach(directory):
+    assert found_in(OpenVocabularyDetector.from_pretrained(directory, threshold=1.0)) == [[None] * 3] * len(IMAGES)
+
+
+def test_the_same_image_has_the_same_boxes(detector):
+    assert found_in(detector) == found_in(detector)
+
+
+@pytest.mark.parametrize("made", [owlvit, owlv2])
+@torch.inference_mode()
+def test_boxes_of_owl_are_the_best_of_each_label_after_its_own_processing(directories, made):
+    directory = directories[made]
+    model = AutoModelForZeroShotObjectDetection.from_pretrained(directory).eval()
+    processor = AutoProcessor.from_pretrained(directory)
+    for seen, boxes in zip(IMAGES, found_in(OpenVocabularyDetector.from_pretrained(directory)), strict=True):
+        height, width = seen.shape[:2]
+        outputs = model(**processor(images=seen, text=[QUERIES], return_tensors="pt"))
+        (found,) = processor.post_process_grounded_object_detection(
+            outputs, threshold=0.1, target_sizes=[(height, width)], text_labels=[QUERIES]
+        )
+        for query, box in zip(QUERIES, boxes, strict=True):
+            of_query = [
+                (float(score), np.clip(corners, 0, [width, height, width, height]))
+                for score, label, corners in zip(
+                    found["scores"], found["text_labels"], found["boxes"].numpy(), strict=True
+                )
+                if label == query
+            ]
+            of_query = [(score, corners) for score, corners in of_query if (corners[2:] > corners[:2]).all()]
+            if box is None:
+                assert not of_query
+            else:
+                np.testing.assert_allclose(box, max(of_query, key=lambda one: one[0])[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("made", [owlvit, owlv2])
+def test_the_order_of_queries_is_kept_by_owl(directories, made):
+    detector = OpenVocabularyDetector.from_pretrained(directories[made], threshold=0.0)
+    for order in itertools.permutations(range(3)):
+        for boxes, permuted in zip(found_in(detector), found_in(detector, [QUERIES[i] for i in order]), strict=True):
+            for i, box in zip(order, permuted, strict=True):
+                assert box == boxes[i] or np.allclose(box, boxes[i], atol=1e-3)
+
+
+@torch.inference_mode()
+def test_boxes_of_grounding_dino_are_those_whose_words_they_fit_best(directories):
+    """Of Grounding DINO every word of the prompt has a score; here they are told apart by where they stand in it."""
+    directory, queries = directories[grounding_dino], ["Robot gripper", "red cup", "plate"]
+    model = AutoModelForZeroShotObjectDetection.from_pretrained(directory).eval()
+    processor = AutoProcessor.from_pretrained(directory)
+    prompt = "robot gripper. red cup. plate."
+    spans = [(prompt.index(query), prompt.index(query) + len(query)) for query in map(str.lower, queries)]
+    tokens = processor.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
+    of_query = [[i for i, (a, b) in enumerate(tokens) if start <= a < b <= end] for start, end in spans]
+    assert [len(words) for words in of_query] == [2, 2, 1]
+    for seen, boxes in zip(IMAGES, found_in(OpenVocabularyDetector.from_pretrained(directory), queries), strict=True):
+        height, width = seen.shape[:2]
+        outputs = model(**processor(images=seen, text=prompt, return_tensors="pt"))
+        scores = outputs.logits[0].sigmoid().numpy()
+        fits = np.stack([scores[:, words].max(axis=1) for words in of_query], axis=1)
+        for query, box in enumerate(boxes):
+            best = max(np.flatnonzero(fits.argmax(axis=1) == query), key=lambda row: fits[row, query], default=None)
+            if box is None:
+                assert best is None or fits[best, query] <= 0.1
+                continue
+            x, y, w, h = outputs.pred_boxes[0, best].numpy() * [width, height, width, height]
+            expected = np.clip([x - w / 2, y - h / 2, x + w / 2, y + h / 2], 0, [width, height, width, height])
+            np.testing.assert_allclose(box, expected, atol=1e-3)
+
+
+def test_the_identity_names_weights_and_threshold(directories):
+    def identity(made, threshold):
+        return OpenVocabularyDetector.from_pretrained(directories[made], threshold=threshold).identity
+
+    assert identity(owlvit, 0.1) == identity(owlvit, 0.1)
+    assert len({identity(owlvit, 0.1), identity(owlvit, 0.2), identity(owlv2, 0.1)}) == 3
+
+
+# What is refused
+
+
+def test_a_model_that_detects_nothing_is_refused_by_name(tmp_path):
+    save(tmp_path, clip)
+    with pytest.raises(ValueError, match=f"{tmp_path} holds a model of type 'clip'; name one of owlvit, owlv2, ground"):
+        OpenVocabularyDetector.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
+def test_a_threshold_out_of_range_is_refused(directory, threshold):
+    with pytest.raises(ValueError, match=f"threshold is {threshold}"):
+        OpenVocabularyDetector.from_pretrained(directory, threshold=threshold)
+
+
+@pytest.mark.parametrize("query", ["", " ", "red cup.", "cup? plate"])
+def test_a_query_that_cannot_be_told_from_its_neighbours_is_refused_by_name(detector, query):
+    with pytest.raises(ValueError, match="must name a thing, without . or ?"):
+        detector.boxes(IMAGES[0], ["plate", query])
+
+
+def test_what_is_no_image_is_refused_by_its_shape_before_it_is_looked_at(detector):
+    with pytest.raises(ValueError, match="an image is float32"):
+        detector.boxes(np.zeros((4, 4, 3), np.float32), QUERIES)

@@ -1,0 +1,198 @@
+"""What is said of following memory: as likely as it says, from the past alone, and of nothing that is not known."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sample_rollouts import PROJECTION, make_rollout
+from scipy.optimize import minimize
+
+from efn_ros.bank import BankCorruptionError, BankReader, BankWriter
+from efn_ros.bank.format.steps import Followed
+from efn_ros.retrieval.success_model import LEAST, RIDGE, Chance, Outcomes, fit, foretold
+from efn_ros.types import Mode, Outcome
+
+
+def followed(success=True, source="a", confidence=0.5, instruction="push", decisions=3):
+    return Followed(instruction, [source] * decisions, np.full(decisions, confidence), success)
+
+
+followings = st.lists(
+    st.builds(
+        followed,
+        st.booleans(),
+        st.sampled_from("abc"),
+        st.floats(0, 1),
+        st.sampled_from(["push", "pull"]),
+        st.integers(1, 4),
+    ),
+    min_size=LEAST,
+    max_size=40,
+)
+
+
+def test_nothing_is_said_of_fewer_episodes_than_it_takes():
+    episodes = [followed(i % 2 == 0) for i in range(LEAST)]
+    assert Chance(episodes[:-1])(followed()) is None
+    assert Chance(episodes)(followed()).shape == (3,)
+    assert len(foretold(episodes)[0]) == 0
+
+
+@given(episodes=followings, then=st.builds(followed, source=st.sampled_from("abx"), confidence=st.floats(0, 1)))
+def test_a_chance_is_between_impossible_and_certain(episodes, then):
+    said = Chance(episodes)(then)
+    assert ((said > 0) & (said < 1)).all()
+
+
+@given(st.integers(0, 2**32), st.integers(1, 3))
+def test_the_weights_are_the_likeliest(seed, features):
+    rng = np.random.default_rng(seed)
+    inputs, offset = rng.normal(size=(60, features)), rng.normal(size=60)
+    ended = rng.random(60) < 0.5 + 0.4 * np.tanh(inputs[:, 0])
+
+    def penalised(weights):
+        logit = offset + weights[0] + inputs @ weights[1:]
+        return np.logaddexp(0, np.where(ended, -logit, logit)).sum() + RIDGE / 2 * weights @ weights
+
+    expected = minimize(penalised, np.zeros(features + 1), tol=1e-10).x
+    assert fit(inputs, ended, offset) == pytest.approx(expected, abs=1e-4)
+
+
+def test_where_nothing_tells_episodes_apart_it_says_the_share_of_all():
+    said = Chance([followed(i % 4 > 0) for i in range(400)])(followed())
+    assert said == pytest.approx(0.75, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "other", [followed(source="b"), followed(confidence=0.9), followed(instruction="pull")], ids=lambda f: str(f)[:40]
+)
+def test_what_succeeded_before_is_more_likely_to_succeed(other):
+    failures = [followed(i % 8 == 0) for i in range(40)]
+    successes = [dataclasses.replace(other, success=i % 8 > 0) for i in range(40)]
+    chance = Chance([f for pair in zip(failures, successes, strict=True) for f in pair])
+    assert chance(other).min() > 0.75 > 0.25 > chance(followed()).max()
+
+
+def test_an_episode_counts_once_however_long_it_took():
+    rng = np.random.default_rng(0)
+    drawn = [(rng.random() < 0.6, "abc"[rng.integers(3)], rng.random()) for _ in range(50)]
+    short, long = (Chance([followed(*one, decisions=d) for one in drawn]) for d in (1, 30))
+    assert short(followed(decisions=1))[0] == pytest.approx(long(followed(decisions=1))[0], rel=1e-6)
+
+
+@given(episodes=followings, at=st.integers(0, 39))
+def test_an_end_is_not_foretold_by_itself(episodes, at):
+    at %= len(episodes)
+    otherwise = list(episodes)
+    otherwise[at] = dataclasses.replace(episodes[at], success=not episodes[at].success)
+    until = max(0, at + 1 - LEAST)
+    assert np.array_equal(foretold(episodes)[0][:until], foretold(otherwise)[0][:until])
+
+
+def test_what_it_foretells_comes_true_as_often_as_it_says():
+    """Episodes whose success depends on all that it may know, and on chance."""
+    rng = np.random.default_rng(1)
+    rollouts = {name: rng.normal() for name in "abcdefgh"}
+    tasks = {task: rng.normal() for task in ("push", "pull", "lift")}
+    episodes = []
+    for _ in range(1500):
+        source, task, confidence = rng.choice(list(rollouts)), rng.choice(list(tasks)), rng.uniform(0.05, 0.95)
+        logit = 1 + rollouts[source] + tasks[task] + np.log(confidence / (1 - confidence))
+        episodes.append(followed(rng.random() < 1 / (1 + np.exp(-logit)), source, confidence, task))
+    said, ended = foretold(episodes)
+    for tenth in np.array_split(np.argsort(said), 10):
+        assert said[tenth].mean() == pytest.approx(ended[tenth].mean(), abs=4 * 0.5 / np.sqrt(len(tenth)))
+    assert np.ptp([said[tenth].mean() for tenth in np.array_split(np.argsort(said), 10)]) > 0.6
+
+
+# Out of a bank
+
+
+def rollout(name, *changes, outcome=Outcome.SUCCESS, policy="policy-1"):
+    """One decision for each of `changes`, fields of its correction."""
+    made = make_rollout(name, len(changes), outcome=outcome)
+    behind = {"rollout_id": "source", "rollout_step": 0, "mode": Mode.CORRECTED, "confidence": 0.25}
+    steps = tuple(
+        dataclasses.replace(step, correction=dataclasses.replace(step.correction, **behind | change))
+        for step, change in zip(made.steps, changes, strict=True)
+    )
+    return dataclasses.replace(made, steps=steps, policy=policy)
+
+
+def fill(bank, *rollouts):
+    with BankWriter(bank, projection=PROJECTION) as writer:
+        for one in rollouts:
+            writer.append(one)
+
+
+def learned(bank, newest=100, **options):
+    outcomes = Outcomes(newest)
+    outcomes.learn(BankReader(bank, **options).snapshot().rollouts)
+    return outcomes.chance.episodes
+
+
+def test_decisions_that_memory_corrected_and_nothing_probed_are_followed(tmp_path):
+    fill(
+        tmp_path,
+        rollout(
+            "a", {}, {"mode": Mode.BASE}, {"exploration": "noise"}, {"rollout_id": ""},
+            {"rollout_id": "other", "confidence": 0.75},
+        ),
+        rollout("b", {"mode": Mode.SHADOW}, {"mode": Mode.HOLD}),
+    )  # fmt: skip
+    first, second = BankReader(tmp_path).snapshot().rollouts
+    told = first.followed()
+    assert (told.instruction, told.sources, told.success) == ("reach the goal", ["source", "other"], True)
+    assert told.confidence.tolist() == [0.25, 0.75]
+    assert second.followed() is None
+    assert learned(tmp_path) == 1
+
+
+def test_only_ends_of_the_newest_policy_teach(tmp_path):
+    fill(
+        tmp_path,
+        rollout("before", {}, policy="policy-0"),
+        rollout("success", {}),
+        rollout("failure", {}, outcome=Outcome.FAILURE),
+        rollout("stopped", {}, outcome=Outcome.ABORTED),
+        rollout("unknown", {}, outcome=Outcome.UNKNOWN),
+        rollout("newest", {}),
+    )
+    assert learned(tmp_path) == 3
+    assert learned(tmp_path, newest=1) == 1
+    assert learned(tmp_path, newest=0) == 0
+
+
+def test_what_is_forgotten_teaches_no_longer(tmp_path):
+    fill(tmp_path, *(rollout(name, {}) for name in "abc"))
+    reader, outcomes = BankReader(tmp_path), Outcomes(100)
+    outcomes.learn(reader.snapshot().rollouts)
+    with BankWriter(tmp_path, projection=PROJECTION) as writer:
+        writer.forget("b", reason="to see")
+    outcomes.learn(reader.snapshot().rollouts)
+    assert outcomes.chance.episodes == 2
+
+
+def test_what_is_new_is_added_to_what_was_learned(tmp_path):
+    reader, outcomes = BankReader(tmp_path), Outcomes(100)
+    for i in range(2 * LEAST):
+        fill(tmp_path, rollout(f"r{i}", {}, outcome=Outcome.SUCCESS if i % 3 else Outcome.FAILURE))
+        outcomes.learn(reader.snapshot().rollouts)
+    anew = Outcomes(100)
+    anew.learn(reader.snapshot().rollouts)
+    assert outcomes.chance.episodes == anew.chance.episodes == 2 * LEAST
+    assert np.array_equal(outcomes.chance(followed()), anew.chance(followed())) and outcomes.policy == "policy-1"
+
+
+def test_a_damaged_payload_teaches_nothing(tmp_path):
+    fill(tmp_path, rollout("a", {}), rollout("b", {}))
+    path = BankReader(tmp_path).snapshot().rollouts[0].path
+    content = bytearray(path.read_bytes())
+    at = content.index(b"reach the goal")  # its metadata
+    content[at : at + 1] = b"b"
+    path.write_bytes(content)
+    assert learned(tmp_path, skip_corrupt=True) == 1
+    with pytest.raises(BankCorruptionError, match="rollout 'a'.*metadata are not what was written"):
+        learned(tmp_path)

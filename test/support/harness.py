@@ -1,0 +1,258 @@
+"""Graphs of real processes for tests: in a ROS domain of their own, with a way to find every process of a test."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from efn_ros.msg import EpisodeState
+from rclpy.qos import QoSProfile
+
+from efn_ros.bank import BankReader, StoredRollout
+from efn_ros.ros.bringup import Bringup
+from efn_ros.ros.client import Client
+from efn_ros.runtime.agent import EpisodeResult
+from efn_ros.runtime.factory import make_corrector, make_inference, make_simulation, make_writer
+from efn_ros.runtime.graph import Graph
+from efn_ros.types import Outcome, Rollout
+from efn_ros.worlds.metaworld import TASKS
+
+LIBERO_SIM = (
+    "episode_manager",
+    "libero_bridge",
+    "camera_ingest",
+    "vla_policy",
+    "experience_retrieval",
+    "efn_corrector",
+    "bank_writer",
+)
+# The network of the packaged policy with random weights: these tests are about the graph, not about skill.
+UNTRAINED: dict[str, dict[str, Any]] = {
+    "vla_policy": {
+        "policy": "untrained",
+        "cameras": ["left", "right"],
+        "image_size": 96,
+        "proprio_size": 4,
+        "action_size": 4,
+        "horizon": 8,
+    },
+    "experience_retrieval": {"k": 16, "context": 0, "codes": ""},
+    "efn_corrector": {"method": "recalled_action", "gain": 0.5},  # the packaged network fits the packaged policy alone
+    "**": {"diagnostics_period_s": 0.2},
+}
+# As `libero_sim` comes, with its policy and network.
+PACKAGED: dict[str, dict[str, Any]] = {
+    "vla_policy": {"policy": "pocket_vla", "checkpoint": ""},
+    "experience_retrieval": {"k": 8, "context": 16, "codes": "packaged"},
+    "efn_corrector": {"method": "learned", "checkpoint": "", "gain": 1.0, "deadline_s": 10.0},
+}
+# Every recall is followed, whatever it resembles, so that memory acts also on a policy without skill.
+TRUSTING: dict[str, dict[str, Any]] = {"efn_corrector": {"min_confidence": 0.0, "deadline_s": 10.0}}
+READY_S = 120.0
+EPISODE_S = 60.0
+END_S = 5.0  # within which everything has ended after SIGINT or SIGTERM
+RUN_MARK = "EFN_TEST_RUN"  # in the environment of every process of a test
+_domains = itertools.count(os.getpid())
+
+Parameters = dict[str, dict[str, Any]]
+
+
+@contextlib.contextmanager
+def own_domain() -> Iterator[int]:
+    """A ROS domain that no other test run on this machine uses; above 101 its ports might be ephemeral ones."""
+    for number in itertools.islice(_domains, 1000):
+        domain = 1 + number % 101
+        try:
+            lock = (Path(tempfile.gettempdir()) / f"efn_test_domain_{domain}").open("w")
+        except OSError:
+            continue
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                continue
+            yield domain
+            return
+    raise RuntimeError("all ROS domains from 1 to 101 are in use by tests")
+
+
+def processes_of(run: str) -> dict[int, str]:
+    """Living processes that carry `run` in their environment, but for this one: pid to command line."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            if f"{RUN_MARK}={run}".encode() in (entry / "environ").read_bytes().split(b"\0"):
+                found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return found
+
+
+def all_ended(run: str, timeout_s: float = END_S) -> dict[int, str]:
+    """What is still alive after at most `timeout_s`; it is killed, so that it disturbs no other test."""
+    deadline = time.monotonic() + timeout_s
+    while (left := processes_of(run)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return left
+
+
+def merged(*layers: Parameters) -> Parameters:
+    """Parameters by node, later layers over earlier ones."""
+    result: Parameters = {}
+    for layer in layers:
+        for node, values in layer.items():
+            result[node] = {**result.get(node, {}), **values}
+    return result
+
+
+def write_overlay(path: Path, parameters: Parameters) -> Path:
+    """A parameter file; dots in names are kept."""
+    path.write_text(yaml.safe_dump({f"/{node}": {"ros__parameters": values} for node, values in parameters.items()}))
+    return path
+
+
+@dataclass
+class RunningGraph:
+    """A graph that was started, and a client in its domain."""
+
+    graph: Graph
+    bringup: Bringup
+    client: Client
+    bank: Path
+    logs: Path
+
+    def spin_until(self, condition: Callable[[], bool], what: str, timeout_s: float = EPISODE_S) -> None:
+        """Wait, watching the processes. Raises TimeoutError that names `what`."""
+
+        def watched() -> bool:
+            self.bringup.watch()
+            return condition()
+
+        self.client.spin_until(watched, timeout_s, what)
+
+    def spin_for(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        self.spin_until(lambda: time.monotonic() >= deadline, "time does not pass", seconds + 60.0)
+
+    def collect(self, kind: type, topic: str, qos: Any) -> list[Any]:
+        """Every message of a topic from now on, in a list that grows while the client spins; none is lost meanwhile."""
+        messages: list[Any] = []
+        deep = QoSProfile(depth=2000, reliability=qos.reliability, durability=qos.durability)
+        subscription = self.client.node.create_subscription(kind, topic, messages.append, deep)
+        with contextlib.suppress(TimeoutError):  # of a topic that nobody publishes yet
+            self.spin_until(lambda: subscription.get_publisher_count() > 0, "", 2.0)
+        self.spin_for(0.2)  # until the publisher knows of it too
+        return messages
+
+    def wait_active(self, *nodes: str) -> None:
+        """All nodes are active (or those named): as they say themselves from now on."""
+        names = nodes or tuple(node.executable for node in self.graph.nodes)
+        for name in names:
+            self.client.lifecycle.pop(name, None)
+        self.client.wait_ready(names, READY_S, watch=self.bringup.watch)
+
+    def start_episode(self, task: str = "reach", seed: int = 0, *, instruction: str = "", **flags: bool) -> str:
+        """Begin an episode; returns its id."""
+        return self.client.start_episode(task, instruction or TASKS[task], seed, **flags)
+
+    def has_ended(self, episode_id: str) -> bool:
+        episode = self.client.episode
+        return episode.episode_id == episode_id and episode.phase == EpisodeState.ENDED
+
+    def run_episode(self, task: str = "reach", seed: int = 0, *, instruction: str = "", **flags: bool):
+        """One whole episode, remembered; its record."""
+        return self.client.run_episode(
+            task, instruction or TASKS[task], seed, timeout_s=EPISODE_S, watch=self.bringup.watch, **flags
+        )
+
+    def send_signal(self, executable: str, number: signal.Signals) -> int:
+        """Signal one node; returns its process id."""
+        process = self.bringup.process(executable)
+        process.send_signal(number)
+        return process.pid
+
+    def wait_restarted(self, executable: str, killed: int) -> None:
+        """Wait until bring-up has started it anew and it says that it is active."""
+        self.spin_until(lambda: self.bringup.process(executable).pid != killed, f"{executable} is not restarted")
+        self.wait_active(executable)
+
+    def log(self, executable: str) -> str:
+        path = self.logs / f"{executable}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def rollouts(self) -> tuple[StoredRollout, ...]:
+        """All of the bank, opened anew: every payload is compared with its checksum."""
+        return BankReader(self.bank).snapshot(verified=True).rollouts
+
+
+def load_graph(
+    directory: Path,
+    *layers: Parameters,
+    robot: str = "libero_sim",
+    only: Iterable[str] = (),
+    on_exit: str = "",
+    overlays: Iterable[Path] = (),
+    base: Parameters = UNTRAINED,
+    **common: Any,
+) -> Graph:
+    """The graph of a robot with parameters laid over it (`base` first), all of its nodes or `only` some."""
+    overlay = write_overlay(directory / f"overlay_{robot}.yaml", merged(base, *layers))
+    graph = Graph.load(robot, [overlay, *overlays], **common)
+    nodes = tuple(node for node in graph.nodes if not only or node.executable in set(only))
+    return Graph(graph.robot, nodes, on_exit or graph.on_exit)
+
+
+class _Successful:
+    """A writer that makes a success of every rollout: only successes correct."""
+
+    def __init__(self) -> None:
+        self.rollouts: list[Rollout] = []
+
+    def append(self, rollout: Rollout) -> None:
+        self.rollouts.append(replace(rollout, outcome=Outcome.SUCCESS))
+
+    def retain(self) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        pass
+
+
+def remember_successes(graph: Graph, banks: Iterable[Path], episodes: Iterable[tuple[str, int]]) -> list[EpisodeResult]:
+    """Run base episodes (task, seed) in this process and remember them, as successes, in every one of `banks`."""
+    from efn_ros.runtime.agent import Agent
+
+    bridge, remembered = graph.parameters("libero_bridge"), graph.parameters("bank_writer")
+    writer = _Successful()
+    world = make_simulation(bridge)
+    agent = Agent(
+        make_inference(graph.parameters("vla_policy")),
+        make_corrector(graph.parameters("efn_corrector")),
+        writer=writer,
+        robot=remembered["robot"],
+    )
+    try:
+        results = [
+            agent.run(world, task, seed, episode_id=f"remembered-{task}-{seed}", execute_steps=bridge["execute_steps"])
+            for task, seed in episodes
+        ]
+    finally:
+        world.close()
+    for bank in banks:
+        with make_writer(remembered, bank) as out:
+            for rollout in writer.rollouts:
+                out.append(rollout)
+    return results

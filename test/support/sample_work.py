@@ -1,0 +1,64 @@
+"""A robot's bank in miniature: rollouts in which something was added to the base action, and it ended well."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from sample_rollouts import PROJECTION, make_rollout
+
+from efn_ros.bank import BankWriter
+from efn_ros.efn.actor import Efn
+from efn_ros.efn.config import EfnConfig
+from efn_ros.online.config import LearnConfig
+from efn_ros.retrieval import RecallConfig
+from efn_ros.types import Mode, Outcome
+
+H, A, P = 4, 3, 4
+BOUND = (0.5, 0.5, 0.5)
+PATTERN = np.array([0.25, -0.15, 0.1], np.float32)  # what corrections that succeeded have in common
+RECALL = RecallConfig(k=4, context=4)
+CONFIG = LearnConfig(
+    held_out=0.3, least_new=5, least_held_out=4, epochs=12, batch=32, learning_rate=3e-3, most_change=1.0
+)
+CONFIG_OF_EFN = EfnConfig(
+    horizon=H, action_size=A, latent=(4, 10), sketch=(6, 16), bound=BOUND, proprio_mean=(0.0,) * P,
+    proprio_std=(1.0,) * P, motion_std=(1.0,) * P, identified=3, width=32, heads=4, layers=1, feedforward=64,
+)  # fmt: skip
+
+
+def checkpoint(directory: Path, **changes) -> Path:
+    """Of a network that proposes nothing yet."""
+    torch.manual_seed(0)
+    Efn(replace(CONFIG_OF_EFN, **changes)).save_pretrained(directory)
+    return directory
+
+
+def rollout(index: int, added, outcome=Outcome.SUCCESS, decisions: int = 6, mode=Mode.CORRECTED):
+    """added: (A,) or (decisions, A), what is executed beyond the base."""
+    made = make_rollout(f"rollout-{index}", decisions, outcome=outcome, image=8, cameras=("left",))
+    steps = []
+    for step, residual in zip(made.steps, np.broadcast_to(added, (decisions, A)), strict=True):
+        said = step.correction
+        residual = np.broadcast_to(residual, said.base.shape).astype(np.float32)
+        said = replace(said, residual=residual, corrected=said.base + residual, mode=mode)
+        steps.append(replace(step, correction=said))
+    return replace(made, steps=tuple(steps))
+
+
+def remember(bank: Path, rollouts) -> Path:
+    with BankWriter(bank, projection=PROJECTION) as writer:
+        for one in rollouts:
+            writer.append(one)
+    return bank
+
+
+def patterned(count: int = 30, first: int = 0):
+    """Corrected successes that share a pattern, some of the base alone, and failures that went astray."""
+    for index in range(first, first + count):
+        if index % 5 == 3:
+            yield rollout(index, -2 * PATTERN, Outcome.FAILURE)
+        else:
+            yield rollout(index, PATTERN)

@@ -1,0 +1,120 @@
+"""Lessons: the policy at its best, seen from a deployment, beside what the deployment remembers."""
+
+import numpy as np
+import pytest
+import torch
+
+from efn_ros.training.collection import LessonConfig, collect
+from efn_ros.training.config import TrainConfig
+from efn_ros.training.dataset import Lessons
+from efn_ros.training.supervised import frozen_decoder
+from efn_ros.worlds.deployment import Deployment
+
+pytestmark = [pytest.mark.simulator]
+BOUND = (0.6, 0.6, 0.6, 1.0)
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory):
+    """Lessons of a nominal deployment, with visual tokens, and of a shifted one, also in glimpses and another view;
+    paths, arrays."""
+    directory = tmp_path_factory.mktemp("lessons")
+    kind = {"remembered": 2, "taught": 2, "bound": BOUND, "noise": 0.0}
+    paths = collect(LessonConfig(1, (("offset", 0.0),), views=0, glimpses=0, visual=True, **kind), directory)
+    paths += collect(LessonConfig(2, (("offset", 1.0),), views=1, glimpses=2, **kind), directory)
+    assert [path.name for path in paths] == ["1.npz", "2.npz", "2_glimpses.npz", "2_view1.npz"]
+    return paths, [dict(np.load(path)) for path in paths]
+
+
+def test_as_trained_there_is_nothing_to_correct(collected):
+    _, (nominal, *_) = collected
+    assert np.abs(nominal["target"]).max() < 1e-5
+
+
+def test_visual_tokens_are_kept_where_asked_for_and_decode_to_the_base(collected):
+    _, (nominal, *others) = collected
+    assert not any("visual" in arrays for arrays in others)
+    decoder = frozen_decoder(LessonConfig(0))
+    latent, visual = (torch.from_numpy(nominal[name]).float() for name in ("latent", "visual"))
+    assert nominal["visual"].dtype == np.float16
+    with torch.inference_mode():
+        np.testing.assert_allclose(decoder(latent, visual), nominal["base"], atol=1e-3)
+
+
+def test_an_offset_is_what_has_to_be_taken_away(collected):
+    """Where neither command nor residual reaches its bound, the target is minus the offset."""
+    _, (_, shifted, *_) = collected
+    offset = np.array(Deployment.draw(2, {"offset": 1.0}).offset)
+    wanted = shifted["base"][..., :3] + shifted["target"][..., :3]
+    free = (np.abs(wanted) < 0.999).all(axis=-1)
+    assert free.sum() > 10
+    np.testing.assert_allclose(shifted["target"][free][:, :3], np.broadcast_to(-offset, (free.sum(), 3)), atol=1e-5)
+
+
+def test_other_cameras_show_the_same_motion_and_ask_for_the_same_action(collected):
+    _, (_, shifted, _, seen) = collected
+    for name in ("proprio", "bank_proprio", "bank_executed", "bank_success"):
+        np.testing.assert_array_equal(shifted[name], seen[name])
+    np.testing.assert_array_equal(seen["bank_base"], seen["bank_executed"])
+    assert (shifted["base"] != seen["base"]).any() and (shifted["sketch"] != seen["sketch"]).any()
+    bound = np.array(BOUND, np.float32)
+    free = ((np.abs(shifted["target"]) < bound) & (np.abs(seen["target"]) < bound)).all(axis=-1)
+    wished = [arrays["base"] + arrays["target"] for arrays in (shifted, seen)]
+    np.testing.assert_allclose(wished[0][free], wished[1][free], atol=1e-5)
+    np.testing.assert_array_equal(shifted["deployment"][:, :5], seen["deployment"][:, :5])
+    assert (shifted["deployment"][:, 5:] == 0).all() and (seen["deployment"][:, 5:] != 0).any()
+    assert (seen["deployment"] == seen["deployment"][0]).all()
+
+
+def test_a_glimpse_is_seen_through_a_camera_of_its_own_and_recalls_what_the_deployment_remembers(collected):
+    _, (_, shifted, glimpses, _) = collected
+    assert len(glimpses["base"]) == 2 * len(shifted["base"])
+    for name in (name for name in shifted if name.startswith("bank_")):
+        np.testing.assert_array_equal(glimpses[name], shifted[name])
+    np.testing.assert_array_equal(glimpses["proprio"], shifted["proprio"].repeat(2, axis=0))
+    assert len(np.unique(glimpses["deployment"], axis=0)) > len(shifted["base"])
+    np.testing.assert_array_equal(glimpses["deployment"][:, :5], shifted["deployment"].repeat(2, axis=0)[:, :5])
+
+
+def test_a_target_keeps_its_bounds(collected):
+    for arrays in collected[1]:
+        assert (np.abs(arrays["target"]) <= np.array(BOUND, np.float32)).all()
+
+
+def test_what_is_remembered_lies_beside_what_is_taught(collected):
+    for arrays in collected[1]:
+        remembered, taught = len(arrays["bank_base"]), len(arrays["base"])
+        assert arrays["similarity"].shape == (taught, remembered)
+        assert ((arrays["similarity"] >= 0) & (arrays["similarity"] <= 1)).all()
+        assert set(arrays["bank_rollout"]) == {0.0, 1.0}
+        assert arrays["bank_latent"].shape == (remembered, arrays["latent"].shape[-1])
+        # A step's successor is the step after it, within the same rollout.
+        same = np.diff(arrays["bank_rollout"]) == 0
+        later = arrays["bank_proprio_next"][:-1][same] == arrays["bank_proprio"][1:][same]
+        assert later.all(axis=-1).mean() > 0.9  # a blank step between two is left out
+        follows = np.flatnonzero(same)[later.all(axis=-1)] + 1
+        for name in ("executed", "proprio"):
+            np.testing.assert_array_equal(arrays[f"bank_{name}_before"][follows], arrays[f"bank_{name}"][follows - 1])
+
+
+def test_a_batch_holds_the_nearest_and_some_at_random_of_so_many_rollouts(collected):
+    paths, parts = collected
+    config = TrainConfig("", lessons=LessonConfig(0, nearest=3, context=2))
+    lessons = Lessons(paths, config)
+    assert len(lessons) == sum(len(arrays["base"]) for arrays in parts)
+    rng = np.random.default_rng(0)
+    row = len(parts[0]["base"]) + 4  # the fifth of the second
+    for volume in (1, 2):
+        present, recalled, target, deployment, _ = lessons.batch(np.array([row]), rng, volume)
+        np.testing.assert_array_equal(target[0], parts[1]["target"][4])
+        np.testing.assert_array_equal(deployment[0], parts[1]["deployment"][4])
+        np.testing.assert_array_equal(present.latent[0], parts[1]["latent"][4])
+        assert recalled.there.all() and recalled.base.shape[1] == 5
+        similarity = np.sort(parts[1]["similarity"][4])[::-1]
+        if volume == 2:
+            np.testing.assert_array_equal(recalled.similarity[0, :3], similarity[:3])
+        used = {
+            int(np.flatnonzero((parts[1]["bank_base"] == base.numpy()).all(axis=(1, 2)))[0])
+            for base in recalled.base[0]
+        }
+        assert len({parts[1]["bank_rollout"][i] for i in used}) <= volume
