@@ -27,10 +27,11 @@ setup(
             "bank_writer = efn_ros.nodes.bank_writer:main",
             "efn_trainer = efn_ros.nodes.efn_trainer:main",
             "episode_manager = efn_ros.nodes.episode_manager:main",
-            "libero_bridge = efn_ros.nodes.libero_bridge:main",
+            "sim_bridge = efn_ros.nodes.sim_bridge:main",
             "agibot_g1_bridge = efn_ros.nodes.agibot_g1_bridge:main",
             "agibot_g1_driver = efn_ros.nodes.agibot_g1_driver:main",
             "trajectory_bridge = efn_ros.nodes.trajectory_bridge:main",
+            "image_reranking = efn_ros.experiments.image_reranking.node:main",
         ],
     },
 )

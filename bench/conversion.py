@@ -1,4 +1,4 @@
-"""What it costs to move arrays into messages and out of them, beside a plain copy of as many bytes.
+"""What it costs to convert arrays to messages and back, beside a plain copy of as many bytes.
 
 Run as `./efn shell python bench/conversion.py`. Prints a table, writes results/conversion.json.
 """
@@ -25,9 +25,19 @@ REPEATS = 2000
 
 
 def main() -> None:
+    """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
+    results = {name: measure(case) for name, case in make_cases().items()}
+    rows = [[name, *(f"{1e3 * r[q]:.4f}" for q in ("p50_s", "p99_s"))] for name, r in results.items()]
+    print(tables.markdown(["conversion, ms", "median", "p99"], rows))
+    args.results.write_text(json.dumps({**provenance.here(), "n": REPEATS, "cases": results}, indent=1) + "\n")
+    print(f"\nresults  {args.results}")
+
+
+def make_cases() -> dict[str, Callable[[], object]]:
+    """Return name -> conversion."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (128, 170, 3), dtype=np.uint8)  # 64 KB
     floats = rng.standard_normal(16384, dtype=np.float32)  # 64 KB
@@ -41,7 +51,7 @@ def main() -> None:
     step = PolicyStep(context, np.zeros((4, 4), np.float32), key, sketch, latent, embedding, np.zeros(4, np.float32))
     field, message = conversions.to_field(floats), from_rgb(image, Image().header)
     observed, inferred = conversions.observation_to_msg(observation, 0), conversions.policy_step_to_msg(step, 0, 0)
-    cases: dict[str, Callable[[], object]] = {
+    return {
         "64 KB copied by numpy": lambda: image.copy(),
         "64 KB of float32 to a field": lambda: conversions.to_field(floats),
         "64 KB of float32 from a field": lambda: conversions.from_field(field),
@@ -52,14 +62,10 @@ def main() -> None:
         "policy step, 80 x 128 sketch, to a message": lambda: conversions.policy_step_to_msg(step, 0, 0),
         "policy step from a message": lambda: conversions.policy_step_from_msg(inferred),
     }
-    results = {name: measure(case) for name, case in cases.items()}
-    rows = [[name, f"{1000 * r['p50_s']:.4f}", f"{1000 * r['p99_s']:.4f}"] for name, r in results.items()]
-    print(tables.markdown(["conversion, ms", "median", "p99"], rows))
-    args.results.write_text(json.dumps({**provenance.here(), "n": REPEATS, "cases": results}, indent=1) + "\n")
-    print(f"\nresults  {args.results}")
 
 
 def measure(case: Callable[[], object]) -> dict[str, float]:
+    """Return percentiles of the seconds of one call."""
     times = np.empty(REPEATS)
     for i in range(REPEATS):
         began = time.perf_counter()

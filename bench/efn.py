@@ -1,4 +1,4 @@
-"""What a correction costs: the actor's forward pass for one step, beside decoder layers of PyTorch of the same sizes.
+"""What a correction costs: the actor's forward pass for one step, beside PyTorch's decoder layers of the same sizes.
 
 Run as `./efn shell python bench/efn.py`. Prints a table, writes results/efn.json.
 """
@@ -31,6 +31,7 @@ class Decoder(nn.Module):
     """As many layers of `torch.nn.TransformerDecoder` between linear maps from the same inputs to the same output."""
 
     def __init__(self, size: dict[str, int], inputs: tuple[int, int]) -> None:
+        """Build the layers; inputs: widths of the present step and of a recalled one."""
         super().__init__()
         width = size["width"]
         layer = nn.TransformerDecoderLayer(
@@ -41,10 +42,12 @@ class Decoder(nn.Module):
         self.head = nn.Linear(width, 2 * HORIZON * ACTION)
 
     def forward(self, present: Tensor, recalled: Tensor) -> Tensor:
+        """Return (B, 2 H A) out of the present step (B, width) and recalled ones (B, k, width)."""
         return self.head(self.layers(self.present(present)[:, None], self.recalled(recalled)))
 
 
 def main() -> None:
+    """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--threads", type=int, default=1)
@@ -53,7 +56,7 @@ def main() -> None:
     torch.manual_seed(0)
     results = {}
     for name, size in SIZES.items():
-        efn, present, recalled = make(size)
+        efn, present, recalled = make_case(size)
         inputs = [torch.cat([x.flatten(1) for x in vars(present).values()], dim=1)]
         inputs.append(torch.cat([x.flatten(2) for x in vars(recalled).values() if x.dim() > 2], dim=2))
         decoder = Decoder(size, tuple(x.shape[-1] for x in inputs)).eval()
@@ -80,22 +83,23 @@ def main() -> None:
     print(f"\nresults  {args.results}")
 
 
-def make(size: dict[str, int]) -> tuple[Efn, Present, Recalled]:
-    """A network at random, and one step with what was recalled for it."""
-    ones = (1.0,) * PROPRIO
-    efn = Efn(EfnConfig(HORIZON, ACTION, LATENT, SKETCH, (0.6,) * ACTION, ones, ones, ones, codes=CODES, **size)).eval()
-    draw, k = torch.randn, RECALLED
-    present = Present(draw(1, *LATENT), draw(1, *SKETCH), draw(1, PROPRIO), draw(1, HORIZON, ACTION))
-    (executed, base, before), postures = draw(3, 1, k, HORIZON, ACTION), draw(3, 1, k, PROPRIO)
-    there = torch.ones((1, k), dtype=torch.bool)
-    seen, alike = (draw(1, k, LATENT[1]), draw(1, k, CODES)), draw(2, 1, k)
-    return efn, present, Recalled(executed, base, *postures[:2], before, postures[2], *seen, *alike, there)
+def make_case(size: dict[str, int]) -> tuple[Efn, Present, Recalled]:
+    """Return a network with random weights, one step, and what was recalled for it."""
+    ones, k = (1.0,) * PROPRIO, RECALLED
+    bound = (0.6,) * ACTION
+    efn = Efn(EfnConfig(HORIZON, ACTION, LATENT, SKETCH, bound, ones, ones, ones, code_size=CODES, **size)).eval()
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("executed", "base", "executed_before"), (HORIZON, ACTION))
+    shapes |= dict.fromkeys(("proprio", "proprio_next", "proprio_before"), (PROPRIO,))
+    shapes |= {"latent": (LATENT[1],), "code": (CODES,), "success": (), "similarity": ()}
+    present = Present(*(torch.randn(1, *shape) for shape in (LATENT, SKETCH, (PROPRIO,), (HORIZON, ACTION))))
+    columns = {name: torch.randn(1, k, *shape) for name, shape in shapes.items()}
+    return efn, present, Recalled(**columns, mask=torch.ones((1, k), dtype=torch.bool))
 
 
 def measure(*cases: Callable[[], object]) -> list[dict[str, float]]:
-    """In turns, so that both meet the same machine."""
+    """Return percentiles of the seconds of each case; they take turns, so that other load falls on all alike."""
     times = np.empty((len(cases), REPEATS))
-    for i in range(-REPEATS // 10, REPEATS):  # the first ones only warm up
+    for i in range(-REPEATS // 10, REPEATS):  # the first ones fill the caches
         for kind, case in enumerate(cases):
             began = time.perf_counter()
             case()

@@ -1,4 +1,4 @@
-"""The loop's own latency: image stamp to corrected action with a policy that costs nothing, at 30 Hz, from stamps.
+"""Latency of the loop itself: image stamp to corrected action at 30 Hz, with a policy that takes no time, from stamps.
 
 Run as `./efn shell python bench/latency.py`. Beside it, in the same run, a plain relay of the same image between two
 rclpy processes: what ROS 2 takes for one hop, and for there and back. Prints a table, writes results/latency.json.
@@ -21,67 +21,65 @@ import yaml
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from sensor_msgs.msg import Image
 
-from efn_ros.report import latency, provenance, tables
+from efn_ros.report import provenance
+from efn_ros.report.blocks.latency import latency_block
+from efn_ros.report.latency import summary
 from efn_ros.ros.bringup import Bringup
 from efn_ros.ros.client import Client
 from efn_ros.ros.conversions import from_time
 from efn_ros.ros.images import from_rgb
+from efn_ros.ros.latency import stages
 from efn_ros.ros.qos import SENSOR_DATA
 from efn_ros.runtime.graph import Graph
 from efn_ros.worlds.metaworld import TASKS
 
 RESULTS = Path(__file__).parent / "results" / "latency.json"
-TASK = "reach"
+TASK, RELAY_S = "reach", 10.0
 
 
 def main() -> None:
+    """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--episodes", type=int, default=5, help="of 200 images each")
     parser.add_argument("--rate", type=float, default=30.0, help="images a second")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     os.environ.setdefault("ROS_DOMAIN_ID", str(80 + os.getpid() % 20))
-    relay = measure_relay(args.rate, seconds=10.0)
+    relay = measure_relay(args.rate, RELAY_S)
     loop, counts = measure_loop(args.rate, args.episodes)
-    report = {stage: values for stage, values in latency.summary({**loop, **relay}).items()}
-    names = {**latency.STAGES, "relay_hop": "plain relay: one hop", "relay_round_trip": "plain relay: there and back"}
-    columns = ("p50_s", "p95_s", "p99_s", "max_s")
-    rows = [[names[s], *(tables.milliseconds(v[c]) for c in columns), v["n"]] for s, v in report.items()]
-    print(tables.markdown(["latency, ms", "median", "p95", "p99", "max", "n"], rows))
-    print(f"\n{counts}")
-    result = {**provenance.here(), "rate_hz": args.rate, **counts, "stages": report}
+    result = {**provenance.here(), "rate_hz": args.rate, **counts, "stages": summary({**loop, **relay})}
+    print(latency_block(result))
     args.results.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"results  {args.results}")
+    print(f"\nresults  {args.results}")
 
 
 def measure_loop(rate_hz: float, episodes: int) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Return stage -> seconds of each corrected action, and how many there were."""
     with tempfile.TemporaryDirectory() as directory:
         overlay = Path(directory) / "overlay.yaml"
         overlay.write_text(yaml.safe_dump(overlay_parameters(rate_hz)))
-        graph = Graph.load("libero_sim", [overlay], bank=f"{directory}/bank")
+        graph = Graph.load("metaworld_sim", [overlay], bank=f"{directory}/bank")
         actions = []
-        with Bringup(graph, output=Path(directory) / "log") as bringup, contextlib.ExitStack() as stack:
-            os.nice(10)  # who measures must not stand in the way
-            client = stack.enter_context(Client())
-            client.wait_ready([node.executable for node in graph.nodes], watch=bringup.watch)
-            for seed in range(episodes + 1):
-                record = client.run_episode(TASK, TASKS[TASK], seed, watch=bringup.watch)
-                if seed == 0:  # fills the memory, and warms everything up
-                    continue
-                actions += record.actions
-    counts = {
-        "corrected_actions": len(actions),
-        "without_recall": sum(a.recall_s != a.recall_s for a in actions),
-    }
-    return latency.stages(actions), counts
+        with Bringup(graph, output=Path(directory) / "log") as bringup:
+            os.nice(10)  # this process, threads of the client included, must not delay the nodes that it measures
+            with Client() as client:
+                client.wait_ready(graph.names, watch=bringup.watch)
+                for seed in range(episodes + 1):
+                    record = client.run_episode(TASK, TASKS[TASK], seed, watch=bringup.watch)
+                    if seed:  # the first episode fills the bank and every cache
+                        actions += record.actions
+    without_recall = sum(action.recall_s != action.recall_s for action in actions)
+    return stages(actions), {"corrected_actions": len(actions), "without_recall": without_recall}
 
 
 def overlay_parameters(rate_hz: float) -> dict:
+    """Return a parameter file: real time, a constant policy, and a recall that is always followed."""
+
     def section(**values) -> dict:
         return {"ros__parameters": values}
 
     return {
-        "/efn/libero_bridge": section(pacing="realtime", rate_hz=rate_hz, execute_steps=1),
+        "/efn/sim_bridge": section(pacing="realtime", rate_hz=rate_hz, execute_steps=1),
         "/efn/camera_ingest": section(lossless=False),
         "/efn/vla_policy": section(
             policy="constant", cameras=["left", "right"], image_size=96, proprio_size=4, action_size=4, horizon=4
@@ -91,6 +89,7 @@ def overlay_parameters(rate_hz: float) -> dict:
 
 
 def measure_relay(rate_hz: float, seconds: float) -> dict[str, np.ndarray]:
+    """Return the seconds of one hop, and of there and back, of images that a second process relays."""
     process = multiprocessing.get_context("spawn").Process(target=relay, daemon=True)
     process.start()
     rclpy.init()
@@ -123,11 +122,12 @@ def measure_relay(rate_hz: float, seconds: float) -> dict[str, np.ndarray]:
     process.join()
     node.destroy_node()
     rclpy.shutdown()
-    warm = len(trips) // 10
-    return {"relay_hop": np.array(hops[warm:]), "relay_round_trip": np.array(trips[warm:])}
+    first = len(trips) // 10  # those before are of a process that has just started
+    return {"relay_hop": np.array(hops[first:]), "relay_round_trip": np.array(trips[first:])}
 
 
 def relay() -> None:
+    """Publish every image again, with its stamp and the present time in its frame_id."""
     rclpy.init()
     node = rclpy.create_node("bench_relay")
     back = node.create_publisher(Image, "bench/back", SENSOR_DATA)
@@ -137,7 +137,7 @@ def relay() -> None:
         back.publish(message)
 
     node.create_subscription(Image, "bench/out", on_image, SENSOR_DATA)
-    with contextlib.suppress(ExternalShutdownException):  # the end that `terminate` brings
+    with contextlib.suppress(ExternalShutdownException):  # raised on `terminate`
         rclpy.spin(node)
 
 

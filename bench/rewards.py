@@ -1,9 +1,9 @@
-"""What reinforcement learning adds to the taught network in simulation, by reward and likeness: Table 3's parts.
+"""What reinforcement learning adds to the supervised network in simulation, by reward and similarity (Table 3).
 
 Run as `./efn shell python bench/rewards.py`. Prints a table, writes results/rewards.json. All runs begin with the
-checkpoint of the package and are measured in the same scenes of the same deployments, which none of them learns in.
-A second call goes on in the same directories. The figures of one run are few scenes: a gain or a loss of some points
-is chance.
+checkpoint of the package and are measured in the same scenes of the same deployments, in which none of them is trained.
+A second call goes on in the same directories. The figures of one run are of few scenes: a difference of some points is
+within the noise.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ import json
 from pathlib import Path
 
 from efn_ros.efn.config import PACKAGED
-from efn_ros.experiments.sac import replay
-from efn_ros.experiments.sac.finetune import FinetuneConfig, finetune
-from efn_ros.report import provenance, results
+from efn_ros.experiments.sac.config import FinetuneConfig
+from efn_ros.experiments.sac.learner import finetune
+from efn_ros.report import provenance
+from efn_ros.report.blocks.learning import rewards_block
+from efn_ros.training.state import read_state
 
 RESULTS = Path(__file__).parent / "results" / "rewards.json"
 EPISODES = 320
-RUNS = (  # reward, similarity; the paper's own form is the first one
+RUNS = (  # reward, similarity; the first is the paper's own form
     ("anti_idling", "sinkhorn"),
     ("semantic", "sinkhorn"),
     ("sparse", "fused"),
@@ -27,30 +29,42 @@ RUNS = (  # reward, similarity; the paper's own form is the first one
 
 
 def main() -> None:
+    """Run all and report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--directory", type=Path, default=Path("efn_rewards"), help="of the runs")
     parser.add_argument("--episodes", type=int, default=EPISODES)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
-    runs = []
-    for reward, similarity in RUNS:
-        directory = args.directory / f"{reward}_{similarity}"
-        config = FinetuneConfig(
-            str(directory), str(PACKAGED / "metaworld"), episodes=args.episodes, processes=args.processes,
-            reward=reward, similarity=similarity,
-        )  # fmt: skip
-        finetune(config)
-        state = max(directory.glob("state_*"), key=lambda path: int(path.name.removeprefix("state_")))
-        at = replay.read(state / "at.safetensors")[1]
-        measured = [success for _, success in sorted(at["successes"].items(), key=lambda item: int(item[0]))]
-        told = {"reward": reward, "similarity": similarity, "episodes": at["episodes"], "decisions": at["decisions"]}
-        runs.append({**told, "taught": measured[0], "after": measured[-1]})
-        scenes = config.measured * config.measured_episodes
-    report = {**provenance.here(), "n": scenes, "deployments": config.measured, "runs": runs}
-    print(results.rewards_block(report))
-    args.results.write_text(json.dumps(report, indent=1) + "\n")
+    configs = [
+        FinetuneConfig(
+            str(args.directory / f"{reward}_{similarity}"),
+            str(PACKAGED / "metaworld"),
+            episodes=args.episodes,
+            processes=args.processes,
+            reward=reward,
+            similarity=similarity,
+        )
+        for reward, similarity in RUNS
+    ]
+    runs = [run(config) for config in configs]
+    deployments, scenes = configs[0].measured, configs[0].measured * configs[0].measured_episodes
+    result = {**provenance.here(), "n": scenes, "deployments": deployments, "runs": runs}
+    print(rewards_block(result))
+    args.results.write_text(json.dumps(result, indent=1) + "\n")
     print(f"\nresults  {args.results}")
+
+
+def run(config: FinetuneConfig) -> dict:
+    """Fine-tune, and return the success that was measured first and last."""
+    finetune(config)
+    states = Path(config.directory).glob("state_*")
+    state = max(states, key=lambda path: int(path.name.removeprefix("state_")))
+    facts = read_state(state / "at.safetensors")[1]
+    measured = [success for _, success in sorted(facts["successes"].items(), key=lambda item: int(item[0]))]
+    counts = {name: facts[name] for name in ("episodes", "decisions")}
+    settings = {"reward": config.reward, "similarity": config.similarity}
+    return {**settings, **counts, "supervised": measured[0], "after": measured[-1]}
 
 
 if __name__ == "__main__":

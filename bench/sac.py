@@ -1,7 +1,7 @@
 """Updates a second and returns on Pendulum-v1: soft actor-critic here and in Stable-Baselines3, one thread.
 
-Run as `./efn shell python bench/sac.py`. Prints two tables, writes results/sac.json. Both get the same networks,
-batches and hyperparameters; an update includes drawing its batch. Returns are those of the mean action, over the same
+Run as `./efn shell python bench/sac.py`. Prints two tables, writes results/sac.json. Both have the same networks,
+batches and hyperparameters; an update includes sampling its batch. Returns are those of the mean action, over the same
 first states.
 """
 
@@ -24,7 +24,7 @@ from efn_ros.experiments.sac.sac import MlpActor, MlpCritics, Sac, SacConfig
 from efn_ros.report import provenance, tables
 
 RESULTS = Path(__file__).parent / "results" / "sac.json"
-TASK, SIZES, BOUND = "Pendulum-v1", (3, 1), 2.0  # entries of an observation, of an action; its largest
+TASK, SIZES, BOUND = "Pendulum-v1", (3, 1), 2.0  # sizes of observation and action; the largest action
 OURS, OTHER = "efn_ros", "stable_baselines3"
 CASES = ((64, 64, 2), (256, 64, 2), (256, 256, 2), (256, 256, 5))  # width of two layers, batch, critics
 ROUNDS, UPDATES = 30, 20
@@ -34,11 +34,12 @@ EPISODES = range(1000, 1020)  # by seed
 
 
 def main() -> None:
+    """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    load = os.getloadavg()[0]
+    load = os.getloadavg()[0]  # above 0: other processes run as well
     speeds = [measure(*case) for case in CASES]
     rows = [
         [f"2 x {s['width']}, batch {s['batch']}, {s['critics']} critics"]
@@ -53,7 +54,7 @@ def main() -> None:
     print("\n" + tables.markdown([f"return on {TASK}", *(f"seed {s}" for s in SEEDS), "mean"], rows))
     here = provenance.here()
     here["versions"] |= {package: metadata.version(package) for package in (OTHER, "gymnasium")}
-    here["machine"]["load"] = load  # of all processes as it began: above 0 the machine was not this program's alone
+    here["machine"]["load"] = load
     learning = {"task": TASK, **LEARNING, "n": len(SEEDS), "episodes": len(EPISODES), "returns": returns}
     args.results.write_text(json.dumps({**here, "threads": 1, "speeds": speeds, "learning": learning}, indent=1) + "\n")
     print(f"\nresults  {args.results}")
@@ -63,12 +64,18 @@ def main() -> None:
 
 
 def measure(width: int, batch: int, critics: int) -> dict[str, object]:
-    """Both take turns, so that what else the machine does falls on both; ratio: median over the turns."""
+    """Return updates a second of both, which take turns, so that other load falls on both alike.
+
+    Args:
+        width: Of two hidden layers.
+        batch: Rows of an update.
+        critics: How many.
+    """
     rng = np.random.default_rng(0)
     rows = 10 * batch
     draw = lambda size: rng.standard_normal((rows, size), dtype=np.float32)  # noqa: E731
     data = Transition((draw(SIZES[0]),), draw(SIZES[1]), draw(1)[:, 0], (draw(SIZES[0]),), np.zeros(rows, bool))
-    sac, other, replay = made(0, width, critics), made_other(0, width, batch, critics), Replay(data, rows)
+    sac, other, replay = make_sac(0, width, critics), make_other(0, width, batch, critics), Replay(data, rows)
     replay.insert(data)
     for i in range(rows):
         observation, following = data.observation[0][i], data.next_observation[0][i]
@@ -95,7 +102,8 @@ def measure(width: int, batch: int, critics: int) -> dict[str, object]:
     }
 
 
-def made(seed: int, width: int, critics: int = 2) -> Sac:
+def make_sac(seed: int, width: int, critics: int = 2) -> Sac:
+    """Return the learner of this package."""
     torch.manual_seed(seed)
     config = SacConfig(
         bound=(BOUND,),
@@ -109,7 +117,8 @@ def made(seed: int, width: int, critics: int = 2) -> Sac:
     return Sac(config, MlpActor(SIZES[0], SIZES[1:], hidden), MlpCritics(sum(SIZES), hidden, critics))
 
 
-def made_other(seed: int, width: int, batch: int, critics: int = 2):  # noqa: ANN201, its type is another package's
+def make_other(seed: int, width: int, batch: int, critics: int = 2):  # noqa: ANN201 - its type is another package's
+    """Return the learner of Stable-Baselines3."""
     from stable_baselines3 import SAC
     from stable_baselines3.common.logger import Logger
 
@@ -133,9 +142,9 @@ def made_other(seed: int, width: int, batch: int, critics: int = 2):  # noqa: AN
 
 
 def learn(seed: int, steps: int = LEARNING["steps"]) -> Callable[[np.ndarray], np.ndarray]:
-    """The policy after so many steps, with one update after each but the first ones, which are drawn evenly."""
+    """Return the policy after so many steps: first random ones, then each followed by one update."""
     rng, batch = np.random.default_rng(seed), LEARNING["batch"]
-    sac, env, replay = made(seed, LEARNING["width"]), gymnasium.make(TASK), None
+    sac, env, replay = make_sac(seed, LEARNING["width"]), gymnasium.make(TASK), None
     state, _ = env.reset(seed=seed)
     for step in range(steps):
         if step < LEARNING["random_steps"]:
@@ -154,13 +163,14 @@ def learn(seed: int, steps: int = LEARNING["steps"]) -> Callable[[np.ndarray], n
 
 
 def learn_other(seed: int) -> Callable[[np.ndarray], np.ndarray]:
-    model = made_other(seed, LEARNING["width"], LEARNING["batch"])
+    """Return the policy of Stable-Baselines3 after as many steps."""
+    model = make_other(seed, LEARNING["width"], LEARNING["batch"])
     model.learn(LEARNING["steps"])
     return lambda state: model.predict(state, deterministic=True)[0]
 
 
 def evaluate(policy: Callable[[np.ndarray], np.ndarray]) -> float:
-    """Mean return of the episodes."""
+    """Return the mean return of the episodes."""
     env, total = gymnasium.make(TASK), 0.0
     for seed in EPISODES:
         (state, _), over = env.reset(seed=seed), False

@@ -1,8 +1,8 @@
-"""Ten minutes of the AgiBot G1's dry run: does memory grow, and does it ever hold for want of actions?
+"""Ten minutes of the AgiBot G1's dry run: whether memory grows, and whether the bridge ever holds for want of actions.
 
-Run as `./efn shell python bench/soak.py`; eleven minutes. The graph as it comes, one remembered episode after another.
-Resident memory is that of each process, every second; its drift is the slope of a line through the second half. A hold
-within an episode, once it tracks, has no cause but lateness. Prints a table, writes results/soak.json.
+Run as `./efn shell python bench/soak.py`; eleven minutes. The graph runs as it is shipped, one saved episode after
+another. Resident memory is that of each process, every second; drift is the slope of a line through the second half.
+A hold within an episode, once the bridge tracks, has no cause but lateness. Prints a table, writes results/soak.json.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from efn_ros.msg import EpisodeState
 from efn_ros.srv import EndEpisode
 from tqdm import tqdm
 
-from efn_ros.report import provenance, tables
+from efn_ros.report import provenance
+from efn_ros.report.blocks.robot import soak_block
 
 RESULTS = Path(__file__).parent / "results" / "soak.json"
 EPISODE_S, PERIOD_S = 30.0, 1.0
 
 
 def main() -> None:
+    """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--rollouts", type=int, default=0, help="budget of the bank; 0: none, it grows")
@@ -35,39 +37,32 @@ def main() -> None:
     args = parser.parse_args()
     budget = {"retention.strategy": "recency", "retention.rollouts": args.rollouts}
     with tempfile.TemporaryDirectory() as directory, DryRun(Path(directory), bank_writer=budget) as run:
-        told = soak(run, args.seconds)
-    mb = lambda size: f"{size / 1e6:.1f}"  # noqa: E731
-    columns = ["process", "after a minute, MB", "at the end", "drift, MB/min"]
-    print(
-        tables.markdown(
-            columns, [[n, mb(m["first"]), mb(m["last"]), mb(m["drift"])] for n, m in told["memory"].items()]
-        )
-    )
-    print(f"\n{told['episodes']} episodes, {told['saved']} remembered; holds within them: {told['holds'] or 'none'}")
-    args.results.write_text(json.dumps({**provenance.here(), **told}, indent=1) + "\n")
-    print(f"results  {args.results}")
+        result = {**provenance.here(), **soak(run, args.seconds)}
+    print(soak_block(result))
+    args.results.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"\nresults  {args.results}")
 
 
 def soak(run: DryRun, seconds: float) -> dict:
-    nodes = [node.executable for node in run.graph.nodes]
-    processes = {name: run.bringup.process(name).pid for name in nodes}
-    resident: dict[str, list[int]] = {name: [] for name in nodes}
+    """Run episodes for so long; count holds and measure memory."""
+    processes = {name: run.bringup.process(name).pid for name in run.graph.names}
+    resident: dict[str, list[int]] = {name: [] for name in processes}
     holds, episodes, saved = Counter(), 0, 0
     began = time.monotonic()
     with tqdm(total=round(seconds), unit="s") as bar:
         while time.monotonic() - began < seconds:
             run.client.start_episode(TASK, TASK, episodes)
-            run.until("tracking")
-            said, ends = len(run.states), time.monotonic() + EPISODE_S
-            while time.monotonic() < ends:
+            run.wait_state("tracking")
+            first, end = len(run.states), time.monotonic() + EPISODE_S
+            while time.monotonic() < end:
                 run.spin(PERIOD_S)
                 bar.update()
                 for name, pid in processes.items():
                     resident[name].append(resident_bytes(pid))
-            holds.update(reason for _, state, reason in run.states[said:] if state != "tracking")
+            holds.update(reason for _, state, reason in run.states[first:] if state != "tracking")
             run.call(EndEpisode, "end_episode", outcome=EpisodeState.OUTCOME_SUCCESS)
-            run.remembered()
-            episodes, saved = episodes + 1, saved + run.client.episode.saved
+            saved += run.wait_saved()
+            episodes += 1
     gaps = np.diff([at for at, _ in run.commands])
     return {
         "seconds": seconds,
@@ -81,12 +76,13 @@ def soak(run: DryRun, seconds: float) -> dict:
 
 
 def resident_bytes(pid: int) -> int:
+    """Return the resident memory of a process."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def drift(sizes: list[int]) -> dict[str, float]:
-    """Bytes, and bytes a minute over the second half."""
+    """Return bytes after a minute and at the end, and bytes a minute over the second half."""
     minute = round(60 / PERIOD_S)
     late = np.array(sizes[len(sizes) // 2 :], np.float64)
     slope = np.polyfit(np.arange(len(late)) / minute, late, 1)[0] if len(late) > 1 else 0.0

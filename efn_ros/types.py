@@ -2,7 +2,8 @@
 
 observe -> infer -> recall -> correct -> act -> remember. Every step carries its `StepContext`, so that whatever
 receives it needs no other topic to know which episode it belongs to. Arrays are NumPy, C-contiguous; float32 unless
-said otherwise. H is the chunk's length in control steps, A the action's size, P the size of proprioception.
+said otherwise. H is the chunk's length in control steps, A the action's size, P the size of proprioception, V the
+visual tokens (T, D) and Z the latent action tokens (L, dz) of the policy, d the width of a projected token.
 """
 
 from __future__ import annotations
@@ -36,117 +37,129 @@ class Mode(enum.IntEnum):
 
 @dataclass(frozen=True)
 class StepContext:
-    """Which decision this is: the key of everything is (episode_id, step), the clock is `stamp_ns`.
-
-    step: index of the decision within its episode, from 0. stamp_ns: source stamp of the image. seed: all random
-    choices of the episode derive from (seed, step). correct, record: whether memory may correct and remember it.
-    """
+    """Which decision this is: the key of everything is (episode_id, step), the clock is `stamp_ns`."""
 
     episode_id: str
-    step: int
-    stamp_ns: int
+    step: int  # index of the decision within its episode, from 0
+    stamp_ns: int  # source stamp of the image, nanoseconds
     task: str
     instruction: str
-    seed: int = 0
-    correct: bool = True
-    record: bool = True
+    seed: int = 0  # all random choices of the episode derive from (seed, step)
+    correct: bool = True  # whether memory may correct this episode
+    record: bool = True  # whether this episode is remembered
 
 
 @dataclass(frozen=True)
 class Observation:
-    """images: camera name to uint8 (height, width, 3) RGB, at the size the policy asks for. proprio: (P,)."""
+    """What the robot sees and feels at one decision."""
 
     context: StepContext
-    images: dict[str, np.ndarray]
-    proprio: np.ndarray
+    images: dict[str, np.ndarray]  # camera name to uint8 (height, width, 3) RGB, at the size the policy asks for
+    proprio: np.ndarray  # (P,)
 
 
 @dataclass(frozen=True)
 class Quantised:
-    """Rows of unit vectors as int8 with one float scale a row, equation (31). q: int8 (..., d), scale: (...,)."""
+    """Rows of unit vectors as int8 with one scale a row.
 
-    q: np.ndarray
-    scale: np.ndarray
+    Source: equation (31).
+    """
+
+    q: np.ndarray  # int8 (..., d)
+    scale: np.ndarray  # (...,)
 
     def dequantise(self) -> np.ndarray:
-        """float32 (..., d)."""
+        """Return scale * q, float32 (..., d)."""
         return self.q.astype(np.float32) * self.scale[..., None].astype(np.float32)
 
 
 @dataclass(frozen=True)
-class PolicyStep:
-    """What the frozen policy made of an observation, in the compact form that travels and is remembered.
-
-    base: (H, A) action chunk, equation (2). key: descriptor (d,) of V, (4)(5)(30)(31). sketch: (T, d), every token
-    of V projected. latent: Z, (L, dz), equation (1). instruction_embedding: (E,), unit norm. proprio: (P,). policy,
-    projection: fingerprint of the weights and identity of the projection that made it. visual: V itself, (T, D), (1),
-    for a corrector that decodes changed latent tokens; None where nobody asked for it. It is never remembered.
-    """
+class RetrievalQuery:
+    """What memory is asked with: the part of a policy step that recall compares."""
 
     context: StepContext
-    base: np.ndarray
-    key: Quantised
-    sketch: Quantised
-    latent: np.ndarray
-    instruction_embedding: np.ndarray
-    proprio: np.ndarray
-    policy: str = ""
-    projection: str = ""
-    visual: np.ndarray | None = None
+    key: Quantised  # compact descriptor of V, (d,)
+    latent: np.ndarray  # Z, (L, dz)
+    instruction_embedding: np.ndarray  # (E,), unit norm
+    proprio: np.ndarray  # (P,)
+    policy: str = ""  # fingerprint of the policy behind key and latent
+    projection: str = ""  # identity of the projection behind the key
+
+
+@dataclass(frozen=True)
+class PolicyStep:
+    """What the frozen policy made of an observation, in the compact form that travels and is remembered."""
+
+    context: StepContext
+    base: np.ndarray  # base action chunk (H, A), equation (2)
+    key: Quantised  # compact descriptor of V, (d,), equations (4)(5)(30)(31)
+    sketch: Quantised  # every token of V projected, (T, d), equations (30)(31)
+    latent: np.ndarray  # Z, (L, dz), equation (1)
+    instruction_embedding: np.ndarray  # (E,), unit norm
+    proprio: np.ndarray  # (P,)
+    policy: str = ""  # fingerprint of the policy's weights
+    projection: str = ""  # identity of the projection behind key and sketch
+
+    @property
+    def query(self) -> RetrievalQuery:
+        """What memory is asked with."""
+        return RetrievalQuery(
+            self.context,
+            self.key,
+            self.latent,
+            self.instruction_embedding,
+            self.proprio,
+            self.policy,
+            self.projection,
+        )
 
 
 @dataclass(frozen=True)
 class Experience:
-    """One remembered step, as recall returns it.
-
-    executed, base: (H, A). proprio, proprio_next: (P,) before and after the chunk. executed_before (H, A),
-    proprio_before (P,): of the decision before; zero and `proprio` where there was none. latent: (dz,), the mean of its
-    tokens. similarity: the fused similarity in [0, 1]; score: with the efficiency prior, equation (18); probability: of
-    being drawn, (19). code: (C,) of what it saw, where recall was asked for it; else (0,).
-    """
+    """One remembered step, as recall returns it."""
 
     rollout_id: str
     step: int
     instruction: str
     outcome: Outcome
-    rollout_length: int
-    executed: np.ndarray
-    base: np.ndarray
-    proprio: np.ndarray
-    proprio_next: np.ndarray
-    executed_before: np.ndarray
-    proprio_before: np.ndarray
-    latent: np.ndarray
-    similarity: float
-    score: float
-    probability: float
-    code: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    rollout_length: int  # control steps
+    executed: np.ndarray  # the chunk that was executed, (H, A)
+    base: np.ndarray  # what the policy alone would have done, (H, A)
+    proprio: np.ndarray  # before the chunk, (P,)
+    proprio_next: np.ndarray  # after it, (P,)
+    executed_before: np.ndarray  # the chunk of the decision before, (H, A); zero where there was none
+    proprio_before: np.ndarray  # before that chunk, (P,); `proprio` where there was none
+    latent: np.ndarray  # mean of the latent action tokens, (dz,)
+    similarity: float  # fused, in [0, 1]
+    score: float  # with the efficiency prior, equation (18)
+    probability: float  # of being selected, equation (19)
+    code: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))  # (C,) of what it saw, or (0,)
 
 
 @dataclass(frozen=True, eq=False)
 class Experiences(Sequence[Experience]):
     """M remembered steps side by side: every field of `Experience` with one more axis in front.
 
-    step, rollout_length: uint32 (M,). outcome: uint8 (M,). similarity, score, probability: float64 (M,). rollout_id,
-    instruction: tuples of M. Raises ValueError, naming the field, for one that is not of as many steps as the others.
+    Raises:
+        ValueError: A field is not of as many steps as the others; the message names it.
     """
 
     rollout_id: tuple[str, ...] = ()
-    step: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint32))
+    step: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint32))  # uint32 (M,)
     instruction: tuple[str, ...] = ()
-    outcome: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))
-    rollout_length: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint32))
-    executed: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
-    base: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
-    proprio: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    proprio_next: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    executed_before: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
-    proprio_before: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    latent: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    similarity: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    score: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    probability: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    code: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    outcome: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))  # uint8 (M,)
+    rollout_length: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint32))  # uint32 (M,)
+    executed: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))  # (M, H, A)
+    base: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))  # (M, H, A)
+    proprio: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (M, P)
+    proprio_next: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (M, P)
+    executed_before: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))  # (M, H, A)
+    proprio_before: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (M, P)
+    latent: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (M, dz)
+    similarity: np.ndarray = field(default_factory=lambda: np.zeros(0))  # float64 (M,)
+    score: np.ndarray = field(default_factory=lambda: np.zeros(0))  # float64 (M,)
+    probability: np.ndarray = field(default_factory=lambda: np.zeros(0))  # float64 (M,)
+    code: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (M, C)
 
     def __post_init__(self) -> None:
         for name, column in vars(self).items():
@@ -155,7 +168,7 @@ class Experiences(Sequence[Experience]):
 
     @classmethod
     def of(cls, *steps: Experience) -> Experiences:
-        """Of steps that have the same sizes."""
+        """Lay steps that have the same sizes side by side."""
         if not steps:
             return cls()
         columns = {f.name: [getattr(step, f.name) for step in steps] for f in fields(Experience)}
@@ -177,70 +190,55 @@ class Experiences(Sequence[Experience]):
 
 @dataclass(frozen=True)
 class Recall:
-    """The k recalled steps, best score first, the one that was drawn, and how far to trust it.
+    """The recalled steps, the one that was selected, and how far to trust it."""
 
-    drawn: index into `steps`, -1 when nothing was recalled (then `reason` says why). sketch, successor: tokens of the
-    drawn step and of the step after it, (T, d). confidence: in [0, 1], how like and how successful. chance: in (0, 1),
-    that an episode succeeds which follows it, None where too few have. revision: of the bank that was searched. codes:
-    identity of what encoded what the steps saw, empty where nothing did.
-    """
-
-    steps: Experiences = Experiences()
-    drawn: int = -1
-    sketch: Quantised | None = None
-    successor: Quantised | None = None
-    confidence: float = 0.0
-    chance: float | None = None
-    candidates: int = 0
-    revision: int = 0
+    steps: Experiences = Experiences()  # the k best by score, best first, then those drawn at random
+    selected: int = -1  # index into `steps`; -1 where nothing was recalled, then `reason` says why
+    sketch: Quantised | None = None  # tokens of the selected step, (T, d)
+    successor: Quantised | None = None  # tokens of the step after it, (T, d)
+    confidence: float = 0.0  # in [0, 1]: how similar and how successful
+    success_probability: float | None = None  # of an episode that follows it; None where too few have
+    candidates: int = 0  # steps that were compared
+    revision: int = 0  # of the bank that was searched
     reason: str = ""
-    codes: str = ""
+    codes: str = ""  # identity of the encoder behind `Experience.code`; empty where nothing was encoded
 
 
 @dataclass(frozen=True)
 class Correction:
-    """The action that goes out: base + residual, equation (7), kept within every limit as `corrected`; all (H, A).
-
-    limited: a limit of motion made `corrected` differ from base + residual. mode, reason: what it is and, where it is
-    not `CORRECTED`, why (of SHADOW: why nothing was proposed). rollout_id, rollout_step: the experience behind it.
-    proposed: (H, A), the residual that memory proposed, as far as the limits leave it, also where it was not executed;
-    None where it proposed nothing. cut: the limits left less of it than memory asked for. exploration: which of
-    `exploration.MODES` made `residual` differ from `proposed`; empty where none did. trust: in [0, 1], that what was
-    recalled fits what this episode has shown; `proposed` is scaled by it. chance: of the recall.
-    """
+    """The action that goes out: base + residual, equation (7), kept within every limit; chunks are (H, A)."""
 
     context: StepContext
     base: np.ndarray
     residual: np.ndarray
     corrected: np.ndarray
-    confidence: float
+    confidence: float  # of the recall, in [0, 1]
     mode: Mode
-    reason: str = ""
-    rollout_id: str = ""
+    reason: str = ""  # why the mode is not CORRECTED; of SHADOW, why nothing was proposed
+    rollout_id: str = ""  # the experience behind the correction
     rollout_step: int = -1
-    limited: bool = False
-    proposed: np.ndarray | None = None
-    cut: bool = False
-    exploration: str = ""
-    trust: float = 1.0
-    chance: float | None = None
+    limited: bool = False  # a limit of motion made `corrected` differ from base + residual
+    proposed: np.ndarray | None = None  # the residual that memory proposed, within the limits, executed or not
+    clipped: bool = False  # the limits left less of it than memory asked for
+    exploration: str = ""  # the mode of exploration that made `residual` differ from `proposed`
+    trust: float = 1.0  # in [0, 1], that the recall fits what this episode has shown; `proposed` is scaled by it
+    success_probability: float | None = None  # of the recall
 
 
 @dataclass(frozen=True)
-class Past:
-    """An earlier decision of the running episode: proprio (P,) at it, executed (H, A), the chunk that went out."""
+class PastDecision:
+    """An earlier decision of the running episode."""
 
-    proprio: np.ndarray
-    executed: np.ndarray
+    proprio: np.ndarray  # at the decision, (P,)
+    executed: np.ndarray  # the chunk that went out, (H, A)
 
 
 class Proposal(NamedTuple):
-    """What a method of correction says: residual (H, A), in words why it is zero (empty where it is not), and how far
-    memory is trusted, in [0, 1]; the residual is scaled by it already."""
+    """What a method of correction proposes."""
 
-    residual: np.ndarray
-    reason: str = ""
-    trust: float = 1.0
+    residual: np.ndarray  # (H, A), scaled by `trust` already
+    reason: str = ""  # why the residual is zero; empty where it is not
+    trust: float = 1.0  # in memory, in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -254,7 +252,7 @@ class RolloutStep:
 
 @dataclass(frozen=True)
 class Rollout:
-    """A finished episode. length: control steps it took. policy: fingerprint of the frozen policy. start_ns: stamp."""
+    """A finished episode."""
 
     episode_id: str
     robot: str
@@ -262,7 +260,7 @@ class Rollout:
     instruction: str
     seed: int
     outcome: Outcome
-    length: int
-    start_ns: int
-    policy: str
-    steps: tuple[RolloutStep, ...] = field(default=())
+    length: int  # control steps
+    start_ns: int  # stamp of its beginning, nanoseconds
+    policy: str  # fingerprint of the frozen policy
+    steps: tuple[RolloutStep, ...] = ()

@@ -1,4 +1,4 @@
-"""A simulated robot: LIBERO or Meta-World, the frozen policy, its memory and its correction."""
+"""LIBERO, a simulated Franka arm: the frozen policy, its memory and its correction."""
 
 from efn_ros.ros.launching import describe
 

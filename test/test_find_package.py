@@ -45,7 +45,9 @@ def test_official_tools_list_interfaces_and_executables():
     def ros2(*words):
         return subprocess.run(["ros2", *words], capture_output=True, text=True, check=True).stdout.split()
 
-    interfaces = {f"efn_ros/{p.parent.name}/{p.stem}" for d in ("msg", "srv") for p in (ROOT / d).glob(f"*.{d}")}
+    interfaces = {
+        f"efn_ros/{p.parent.name}/{p.stem}" for d in ("msg", "srv", "action") for p in (ROOT / d).glob(f"*.{d}")
+    }
     assert {i for i in ros2("interface", "list") if i.startswith("efn_ros/")} == interfaces
     executables = re.findall(r'"(\w+) = efn_ros\.', (ROOT / "setup.py").read_text())
     assert sorted(ros2("pkg", "executables", "efn_ros")) == sorted(executables + ["efn_ros"] * len(executables))

@@ -1,4 +1,4 @@
-"""Which of a simulator's tasks are meant."""
+"""Tasks of a simulator, chosen by name or pattern."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def chosen(bridge: Mapping[str, Any], tasks: Sequence[str] | None) -> list[str]:
-    """All that the world of libero_bridge's parameters has, or those that are named, also by a pattern such as
-    libero_goal/*, in the order of the words; ends the command for others."""
+def select_tasks(world: Mapping[str, Any], patterns: Sequence[str] | None) -> list[str]:
+    """Return the tasks of a simulated world (parameters of sim_bridge) that patterns name; all without any.
+
+    Raises:
+        SystemExit: A pattern, such as libero_goal/*, names none.
+    """
     from efn_ros.worlds.registry import world_tasks
 
-    known = list(world_tasks(bridge["world"], bridge["libero_assets"]))
-    meant = {word: fnmatch.filter(known, word) for word in tasks or ["*"]}
-    unknown = [word for word, found in meant.items() if not found]
+    known = list(world_tasks(world["world"], world.get("libero_assets", "")))
+    found = {pattern: fnmatch.filter(known, pattern) for pattern in patterns or ["*"]}
+    unknown = [pattern for pattern, tasks in found.items() if not tasks]
     if unknown:
         raise SystemExit(f"unknown task {', '.join(unknown)}; there are {', '.join(known)}")
-    return list(dict.fromkeys(task for found in meant.values() for task in found))
+    return list(dict.fromkeys(task for tasks in found.values() for task in tasks))

@@ -1,37 +1,50 @@
-"""start a robot's graph: every node a process, until Ctrl-C"""
+"""start a graph: every node a process, until Ctrl-C"""
 
 from __future__ import annotations
 
 import argparse
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from efn_ros.ros.bringup import Bringup
-from efn_ros.runtime.graph import Graph, dry_run, robots
+from efn_ros.runtime.graph import Graph, dry_run, graphs
 
 WATCH_S = 0.2
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("robot", choices=robots(), help="which config/<robot>.yaml")
-    parser.add_argument("--params-file", type=Path, action="append", default=[], help="laid over the robot's own")
+def add_graph_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that choose a graph and its parameters."""
+    names = ", ".join(graphs())
+    parser.add_argument("graph", help=f"one of {names}, or the path of a document like those in config/graphs")
+    parser.add_argument("--params-file", type=Path, action="append", default=[], help="laid over the graph's own")
     parser.add_argument("--dry-run", action="store_true", help="a simulated robot in place of the real one")
-    parser.add_argument("--bank", help="directory of the experience bank; default: what the robot's file says")
     parser.add_argument("--namespace", default="efn")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_graph_arguments(parser)
+    parser.add_argument("--bank", help="directory of the experience bank; default: what the graph says")
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warn", "error", "fatal"))
     parser.add_argument("--use-sim-time", action="store_true", help="take time from /clock")
     parser.add_argument("--no-autostart", action="store_true", help="leave the lifecycle to a manager")
     parser.add_argument("--on-exit", choices=("restart", "stop"), help="what follows when a node dies")
 
 
+def graph_name(args: argparse.Namespace) -> str:
+    """Return the graph that the arguments choose."""
+    return dry_run(args.graph) if args.dry_run else args.graph
+
+
 def run(args: argparse.Namespace) -> int:
+    """Run the command."""
     settings = {"autostart": not args.no_autostart, "use_sim_time": args.use_sim_time}
     settings |= {"bank": args.bank} if args.bank else {}
-    overlays = [dry_run(args.robot), *args.params_file] if args.dry_run else args.params_file
-    graph = Graph.load(args.robot, overlays, **settings)
+    graph = Graph.load(graph_name(args), args.params_file, **settings)
     if args.on_exit:
-        graph = Graph(graph.robot, graph.nodes, args.on_exit)
+        graph = replace(graph, on_exit=args.on_exit)
 
     def end(signum, frame) -> None:
         raise KeyboardInterrupt

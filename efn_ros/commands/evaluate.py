@@ -1,4 +1,4 @@
-"""what memory is worth: base, memory of growing volume and controls, on the same scenes of unseen deployments"""
+"""what memory gains: base, memory of growing volume and controls, on the same scenes of unseen deployments"""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from efn_ros.commands._renamed import add_renamed
 from efn_ros.worlds.deployment import SAMPLED
 
 DEPLOYMENTS, AS_TRAINED = "deployments", "as-trained"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--robot", default="libero_sim", help="which config/<robot>.yaml")
+    """Add the command's arguments."""
+    parser.add_argument("--graph", default="metaworld_sim", help="which config/graphs/<graph>.yaml")
+    add_renamed(parser, "--robot", "--graph")
     parser.add_argument("--setting", choices=(DEPLOYMENTS, AS_TRAINED), default=DEPLOYMENTS)
     parser.add_argument(
         "--first-seed", type=int, default=0, help="of the deployments; they end below those of training"
@@ -23,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--deployments", type=int, default=30, help="how many")
     parser.add_argument("--tasks", nargs="+", help="names or patterns; default: all of the simulator's")
     parser.add_argument("--kinds", nargs="+", choices=SAMPLED, default=list(SAMPLED), help="of shifts; default: all")
-    parser.add_argument("--episodes", type=int, default=1, help="scenes a task and deployment, each met in every way")
+    parser.add_argument(
+        "--episodes", type=int, default=1, help="scenes a task and deployment, each run under every condition"
+    )
     parser.add_argument(
         "--volumes",
         nargs="+",
@@ -31,20 +36,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[1, 2, 5, 10],
         help="of the memory, in rollouts; controls: the largest",
     )
-    parser.add_argument("--params-file", action="append", default=[], help="parameters laid over the robot's own")
-    parser.add_argument("--memoryless", type=Path, help="checkpoint of an EFN trained without memory, as a control")
+    parser.add_argument("--params-file", action="append", default=[], help="parameters laid over the graph's own")
+    parser.add_argument("--no-memory", type=Path, help="checkpoint of an EFN trained without memory, as a control")
+    add_renamed(parser, "--memoryless", "--no-memory", type=Path)
     parser.add_argument(
-        "--ablation", action="append", default=[], metavar="NAME=FILE", help="one more way: parameters laid over all"
+        "--ablation",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="one more condition: parameters laid over all",
     )
     parser.add_argument(
         "--work",
         nargs="+",
         default=[],
         metavar="MODE",
-        help="also with memory that the robot gathered itself as it worked, probing all of it in this mode of "
-        "exploration ('off': none)",
+        help="also with memory that the robot collected itself as it worked, exploring always in this mode ('off': "
+        "never)",
     )
-    parser.add_argument("--bank", type=Path, help="as trained: recall from this bank, such as one of ./efn gather")
+    parser.add_argument("--bank", type=Path, help="as trained: recall from this bank, such as one of ./efn collect")
     parser.add_argument(
         "--recurring", action="store_true", help="fill banks in the very scenes that are evaluated, not in others"
     )
@@ -56,19 +66,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the command."""
     from efn_ros.bank import BankReader
-    from efn_ros.commands._tasks import chosen
+    from efn_ros.commands._tasks import select_tasks
     from efn_ros.evaluation import comparisons, evaluate, plan
-    from efn_ros.report import provenance, results
+    from efn_ros.report import provenance
+    from efn_ros.report.blocks.evaluation import evaluation_block
     from efn_ros.runtime.factory import make_deployment
     from efn_ros.runtime.graph import Graph
     from efn_ros.worlds import Deployment
 
-    graph = Graph.load(args.robot, args.params_file)
-    bridge = graph.parameters("libero_bridge")
-    tasks = chosen(bridge, args.tasks)
-    if make_deployment(bridge) != Deployment():
-        raise SystemExit("efn evaluate: the parameters give libero_bridge a deployment; leave it out, seeds draw it")
+    graph = Graph.load(args.graph, args.params_file)
+    tasks = select_tasks(graph.world, args.tasks)
+    if make_deployment(graph.world) != Deployment():
+        raise SystemExit("efn evaluate: the parameters give sim_bridge a deployment; leave it out, seeds draw it")
     seeds = [None] if args.setting == AS_TRAINED else range(args.first_seed, args.first_seed + args.deployments)
     if args.bank:
         held = len(BankReader(args.bank).rollouts())
@@ -80,13 +91,13 @@ def run(args: argparse.Namespace) -> int:
     learned = graph.parameters("efn_corrector")["method"] == "learned"
     try:
         jobs = plan(
-            args.robot,
+            args.graph,
             tasks,
             seeds,
             episodes=args.episodes,
             volumes=args.volumes,
             overlays=args.params_file,
-            variants=_variants(args.output, learned, args.memoryless, args.ablation),
+            variants=_variants(args.output, learned, args.no_memory, args.ablation),
             working=_working(args.output, args.work),
             recurring=args.recurring,
             memory=str(args.bank.resolve()) if args.bank else "",
@@ -108,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
         "bank": bool(args.bank),
         "comparisons": [asdict(c) for c in comparisons(episodes)],
     }
-    print(results.evaluation_block(report))
+    print(evaluation_block(report))
     print(f"\nepisodes {args.output / 'episodes.jsonl'}")
     if args.results:
         write(args.results, report, [asdict(e) for e in episodes])
@@ -117,24 +128,24 @@ def run(args: argparse.Namespace) -> int:
 
 
 def write(path: Path, report: dict, episodes: Sequence[dict]) -> None:
-    """The report and every episode as one JSON file, an episode a line."""
+    """Write the report and every episode as one JSON file, an episode a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     head = json.dumps(report, indent=1, allow_nan=False).removesuffix("\n}")
     lines = ",\n  ".join(json.dumps(episode, allow_nan=False) for episode in episodes)
     path.write_text(f'{head},\n "episodes": [\n  {lines}\n ]\n}}\n')
 
 
-def _variants(output: Path, learned: bool, memoryless: Path | None, ablations: Sequence[str]) -> dict[str, str]:
-    """Name of a way -> parameter file; the files of those that every evaluation knows are written to `output`."""
-    from efn_ros.evaluation.plan import MEMORYLESS, RECALL
+def _variants(output: Path, learned: bool, no_memory: Path | None, ablations: Sequence[str]) -> dict[str, str]:
+    """Name of a condition -> parameter file; the files of the usual ones are written to `output`."""
+    from efn_ros.evaluation.plan import NO_MEMORY, RECALLED_ACTION
 
     variants = {}
-    if learned:  # else memory is this form already
+    if learned:  # else memory is of this method already
         form = {"method": "recalled_action", "gain": 0.5, "min_confidence": 0.5}
-        variants[RECALL] = _overlay(output, RECALL, form)
-    if memoryless:
-        network = {"method": "learned", "checkpoint": str(memoryless.resolve())}
-        variants[MEMORYLESS] = _overlay(output, MEMORYLESS, network)
+        variants[RECALLED_ACTION] = _overlay(output, RECALLED_ACTION, form)
+    if no_memory:
+        network = {"method": "learned", "checkpoint": str(no_memory.resolve())}
+        variants[NO_MEMORY] = _overlay(output, NO_MEMORY, network)
     for ablation in ablations:
         name, separator, file = ablation.partition("=")
         if not separator or name in variants or not Path(file).is_file():
@@ -144,7 +155,7 @@ def _variants(output: Path, learned: bool, memoryless: Path | None, ablations: S
 
 
 def _working(output: Path, modes: Sequence[str]) -> dict[str, str]:
-    """Name of a way -> parameter file, for each mode of exploration; whatever recall is sure of is probed too."""
+    """Name of a condition -> parameter file, for each mode of exploration, in every episode and at any confidence."""
     from efn_ros.correction.exploration import MODES, OFF
     from efn_ros.evaluation.plan import WORK
 
@@ -152,8 +163,9 @@ def _working(output: Path, modes: Sequence[str]) -> dict[str, str]:
     for mode in modes:
         if mode not in (OFF, *MODES):
             raise ValueError(f"--work {mode!r}: there are {', '.join((OFF, *MODES))}")
-        name = WORK if mode == OFF else f"{WORK} and {mode}"
-        working[name] = _overlay(output, name, {"exploration": {"mode": mode, "rate": 1.0, "max_confidence": 1.0}})
+        name = WORK if mode == OFF else f"{WORK} with {mode}"
+        always = {"mode": mode, "episode_fraction": 1.0, "max_confidence": 1.0}
+        working[name] = _overlay(output, name, {"exploration": always})
     return working
 
 
@@ -161,7 +173,7 @@ def _overlay(output: Path, name: str, parameters: dict) -> str:
     """Parameters of the corrector in a file of their own, and its name."""
     import yaml
 
-    file = output / "ways" / f"{name.replace(' ', '-')}.yaml"
+    file = output / "conditions" / f"{name.replace(' ', '-')}.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump({"/efn/efn_corrector": {"ros__parameters": parameters}}))
     return str(file)

@@ -1,15 +1,15 @@
 """Picks the subcommand that the first word names, and runs it."""
 
+from __future__ import annotations
+
 import argparse
-import ast
 import difflib
 import importlib
 import os
-import pkgutil
 import sys
-from pathlib import Path
 
 from efn_ros import commands
+from efn_ros.commands._subcommands import listing, modules
 
 # As in the nodes, before NumPy is imported: small matrices, and processes side by side.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -21,39 +21,31 @@ commands of the set-up itself:
   shell           a shell with ros2, colcon and this package on its path
   env             print that environment: eval "$(./efn env)"
 """
-
-
-def names() -> dict[str, Path]:
-    """Command names as typed, and the module file of each."""
-    return {
-        module.name.replace("_", "-"): Path(module.module_finder.path) / f"{module.name}.py"
-        for module in pkgutil.iter_modules(commands.__path__)
-        if module.name != "main" and not module.name.startswith("_")
-    }
-
-
-def summary(path: Path) -> str:
-    """First line of a module's docstring, without importing it: help must not wait for torch or ROS 2."""
-    doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return doc.partition("\n")[0]
+RENAMED = {"gather": "collect", "learn": "checkpoints"}  # before version 0.2; the old names go with 0.3
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; the result is the exit code."""
+    """Run one command.
+
+    Returns:
+        The exit code.
+    """
     words = sys.argv[1:] if argv is None else argv
-    known = names()
+    known = modules(commands)
     if not words or words[0] in ("-h", "--help", "help"):
-        print(USAGE + "\ncommands:")
-        for name, path in sorted(known.items()):
-            print(f"  {name:<15} {summary(path)}")
+        print(f"{USAGE}\ncommands:\n{listing(known)}")
         return 0
-    if words[0] not in known:
-        near = difflib.get_close_matches(words[0], known, n=1)
-        meant = f"did you mean {near[0]!r}?" if near else "./efn --help lists the commands"
-        print(f"efn: no command {words[0]!r}: {meant}", file=sys.stderr)
+    command = words[0]
+    if command in RENAMED:
+        print(f"efn: {command!r} is now called {RENAMED[command]!r}; the old name goes with 0.3", file=sys.stderr)
+        command = RENAMED[command]
+    if command not in known:
+        near = difflib.get_close_matches(command, known, n=1)
+        remedy = f"did you mean {near[0]!r}?" if near else "./efn --help lists the commands"
+        print(f"efn: no command {command!r}: {remedy}", file=sys.stderr)
         return 2
-    module = importlib.import_module(f"efn_ros.commands.{words[0].replace('-', '_')}")
-    parser = argparse.ArgumentParser(prog=f"efn {words[0]}", description=module.__doc__)
+    module = importlib.import_module(f"{commands.__name__}.{command.replace('-', '_')}")
+    parser = argparse.ArgumentParser(prog=f"efn {command}", description=module.__doc__)
     module.add_arguments(parser)
     if getattr(module, "PASSES_ON", False):
         args, rest = parser.parse_known_args(words[1:])

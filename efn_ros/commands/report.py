@@ -1,4 +1,4 @@
-"""fill tables and draw figures of the documents from the results files, or check that they say the same"""
+"""fill tables and draw figures of the documents from the results files, or check that they are up to date"""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import argparse
 import sys
 from pathlib import Path
 
+from efn_ros.report.blocks import fill, render
 from efn_ros.report.figures import refresh
-from efn_ros.report.results import fill, render
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("--check", action="store_true", help="change nothing; fail where a document is out of date")
     parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parents[2], help="of the checkout")
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the command."""
     root = args.root.resolve()
     if not (root / "README.md").is_file():
         print(f"efn report: no README.md in {root}: run it in a checkout", file=sys.stderr)

@@ -10,15 +10,17 @@ QUALITY = 60  # of JPEG: it comes with every copy of the package
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("--deployment", default="actuation", help="which config/deployments/<name>.yaml")
     parser.add_argument("--rollouts", type=int, default=8, help="over the demo's tasks in turn")
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the command."""
     from tqdm import tqdm
 
     from efn_ros.bank.format.catalogue import LOCK
-    from efn_ros.commands.demo import REMEMBERED_SCENE, SEED_BANKS, TASKS
+    from efn_ros.commands.demo import BANK_SCENE, SEED_BANKS, TASKS
     from efn_ros.resources import config_directory
     from efn_ros.runtime.agent import Agent
     from efn_ros.runtime.factory import make_corrector, make_inference, make_simulation, make_writer
@@ -26,16 +28,16 @@ def run(args: argparse.Namespace) -> int:
 
     target = SEED_BANKS / args.deployment
     shutil.rmtree(target, ignore_errors=True)
-    graph = Graph.load("libero_sim", [config_directory() / "deployments" / f"{args.deployment}.yaml"])
-    bridge, remembered = graph.parameters("libero_bridge"), graph.parameters("bank_writer")
+    graph = Graph.load("metaworld_sim", [config_directory() / "deployments" / f"{args.deployment}.yaml"])
+    writing, steps = graph.parameters("bank_writer"), graph.world["execute_steps"]
     parts = (make_inference(graph.parameters("vla_policy")), make_corrector(graph.parameters("efn_corrector")))
     with (
-        closing(make_simulation(bridge)) as world,
-        make_writer({**remembered, "image_quality": QUALITY}, target) as writer,
+        closing(make_simulation(graph.world)) as world,
+        make_writer({**writing, "image_quality": QUALITY}, target) as writer,
     ):
-        agent = Agent(*parts, writer=writer, robot=remembered["robot"])
+        agent = Agent(*parts, writer=writer, robot=writing["robot"])
         for i in tqdm(range(args.rollouts), unit="rollout"):
-            task, scene, steps = TASKS[i % len(TASKS)], REMEMBERED_SCENE + i // len(TASKS), bridge["execute_steps"]
+            task, scene = TASKS[i % len(TASKS)], BANK_SCENE + i // len(TASKS)
             agent.run(world, task, scene, episode_id=f"seed-{i}", execute_steps=steps, correct=False)
     (target / LOCK).unlink()
     size = sum(path.stat().st_size for path in target.rglob("*"))

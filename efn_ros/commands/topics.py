@@ -226,12 +226,17 @@ def describe(action) -> list[str]:
     context = action.context
     recall = f", answered in {1000 * action.recall_s:.1f} ms" if action.recall_s == action.recall_s else ""
     source = f"step {action.rollout_step} of rollout {action.rollout_id}" if action.rollout_id else "nothing recalled"
-    probed = f", probing ({action.exploration})" if action.exploration else ""
+    probed = f", exploring ({action.exploration})" if action.exploration else ""
     said = [
         ("episode", f"{context.episode_id}, step {context.step}: {context.instruction}"),
         ("mode", MODES[action.mode] + probed + (f": {action.reason}" if action.reason else "")),
         ("confidence", f"{action.confidence:.2f}{recall}"),
-        ("chance", "not known" if action.chance != action.chance else f"{action.chance:.2f}"),
+        (
+            "success probability",
+            "not known"
+            if action.success_probability != action.success_probability
+            else f"{action.success_probability:.2f}",
+        ),
         ("trust", f"{action.trust:.2f}"),
         *((part, _row(getattr(action, part))) for part in ("base", "residual", "corrected", "proposed")),
         ("from", source),

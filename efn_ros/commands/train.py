@@ -1,135 +1,126 @@
-"""train the Experience Feedback Network: in simulated deployments, further by reinforcement, or from a robot's bank"""
+"""train the Experience Feedback Network: in simulated deployments, or from a robot's bank"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from efn_ros.commands._renamed import add_renamed
 from efn_ros.worlds.deployment import SAMPLED
 
-MINUTES = 50  # what is measured last and the start of the processes take some more
+if TYPE_CHECKING:
+    from efn_ros.training.config import TrainConfig
+
 QUICK = {"deployments": (40, 15), "updates": (1500, 4000)}
-LESSONS, FINETUNE, BANK = "simulated deployments", "--finetune CHECKPOINT", "--bank DIRECTORY"
-# Which training an option is of, where it is not of all; none of them has a default but the training's own.
-OF = {
-    "size": (LESSONS, BANK),
-    "space": (LESSONS,),
-    "deployments": (LESSONS,),
-    "updates": (LESSONS, BANK),
-    "quick": (LESSONS,),
-    "install": (LESSONS,),
-    "memoryless": (LESSONS, BANK),
-    "processes": (LESSONS, FINETUNE),
-    "minutes": (FINETUNE,),
-    "episodes": (FINETUNE,),
-    "reward": (FINETUNE,),
-    "similarity": (FINETUNE,),
-    "params_file": (LESSONS, BANK),
-    "kinds": (LESSONS,),
-    "tasks": (LESSONS,),
-    "views": (LESSONS,),
-    "glimpses": (LESSONS,),
-}
+# Options of one training alone; none of them has a default but the training's own.
+SIMULATED = ("deployments", "kinds", "tasks", "other_cameras", "extra_cameras", "processes", "quick", "install")
+COLLECTION = ("kinds", "tasks", "other_cameras", "extra_cameras")
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of training in simulated deployments."""
+    parser.add_argument("--directory", type=Path, default=Path("efn_training"), help="a second run continues in it")
+    parser.add_argument("--graph", default="metaworld_sim", help="which config/graphs/<graph>.yaml")
+    parser.add_argument("--params-file", action="append", default=[], help="parameters laid over the graph's own")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1, help="of training")
+    parser.add_argument("--size", help="of the network: small (the default) or paper")
+    parser.add_argument("--updates", type=int, nargs="+", help="one number a round; one in all with --bank")
+    parser.add_argument("--no-memory", action="store_true", help="a network that cannot recall, as a baseline")
+    add_renamed(parser, "--robot", "--graph")
+    add_renamed(parser, "--memoryless", "--no-memory", nargs=0)
+    group = parser.add_argument_group("in simulated deployments")
+    group.add_argument("--deployments", type=int, nargs="+", help="to collect samples in, one number a round")
+    group.add_argument("--kinds", nargs="+", choices=SAMPLED, help="of shifts that are drawn; default: all")
+    group.add_argument("--tasks", nargs="+", help="names or patterns; default: all of the simulator's")
+    group.add_argument("--other-cameras", type=int, help="other deployments that see each motion; default 2")
+    group.add_argument("--extra-cameras", type=int, help="cameras that also see each decision; default 4")
+    add_renamed(parser, "--views", "--other-cameras", type=int)
+    add_renamed(parser, "--glimpses", "--extra-cameras", type=int)
+    group.add_argument("--processes", type=int, help="that collect; default 2")
+    group.add_argument("--quick", action="store_true", help="fewer of both: less than an hour on two cores")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--directory", type=Path, default=Path("efn_training"), help="a second run goes on in it")
-    parser.add_argument("--finetune", type=Path, metavar="CHECKPOINT", help="go on from it by reinforcement learning")
-    parser.add_argument("--bank", type=Path, metavar="DIRECTORY", help="learn from the successes of this bank alone")
-    parser.add_argument("--robot", default="libero_sim", help="which config/<robot>.yaml")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="of training")
-    parser.add_argument("--processes", type=int, help="that live through deployments; 2 if not said")
-    parser.add_argument("--size", help="of the network: small (if not said) or paper")
-    parser.add_argument("--space", help="of what the network says: action (if not said) or latent tokens")
-    parser.add_argument("--updates", type=int, nargs="+", help="one number a round; one in all with --bank")
-    parser.add_argument("--params-file", action="append", help="parameters laid over the robot's own")
-    parser.add_argument("--memoryless", action="store_true", help="a network that cannot recall, to compare with")
-    lessons = parser.add_argument_group(LESSONS)
-    lessons.add_argument("--deployments", type=int, nargs="+", help="that teach, one number a round")
-    lessons.add_argument("--kinds", nargs="+", choices=SAMPLED, help="of shifts that are drawn; default: all")
-    lessons.add_argument(
-        "--tasks", nargs="+", help="that are taught in, names or patterns; default: all of the simulator's"
-    )
-    lessons.add_argument("--views", type=int, help="in how many other deployments each motion is seen; 2 if not said")
-    lessons.add_argument("--glimpses", type=int, help="through how many cameras each decision is seen; 4 if not said")
-    lessons.add_argument("--quick", action="store_true", help="fewer of both: less than an hour on two cores")
-    lessons.add_argument("--install", action="store_true", help="put the checkpoint into the package, with its card")
-    finetune = parser.add_argument_group(FINETUNE)
-    finetune.add_argument("--minutes", type=float, help=f"{MINUTES} unless --episodes is given")
-    finetune.add_argument("--episodes", type=int, help="in place of minutes, so that a run can be repeated exactly")
-    finetune.add_argument("--reward", help="beside success: sparse (a potential, if not said), semantic or anti_idling")
-    finetune.add_argument("--similarity", help="of those rewards: fused (if not said) or sinkhorn")
+    """Add the command's arguments."""
+    add_training_arguments(parser)
+    parser.add_argument("--bank", type=Path, metavar="DIRECTORY", help="train on the successes of this bank alone")
+    parser.add_argument("--install", action="store_true", help="put the checkpoint into the package, with its card")
+    for moved in ("--finetune", "--space"):
+        parser.add_argument(moved, help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.finetune and args.bank:
-        raise SystemExit("--finetune and --bank are two trainings; name one")
-    kind = FINETUNE if args.finetune else BANK if args.bank else LESSONS
-    given: dict[str, Any] = {
-        name: value for name in OF if (value := getattr(args, name)) is not None and value is not False
-    }
-    for name in given:
-        if kind not in OF[name]:
-            word = f"--{name.replace('_', '-')}"
-            raise SystemExit(f"{word} is of {' and '.join(OF[name])}; leave it out of a training by {kind}")
-    common = {"robot": args.robot, "seed": args.seed, "threads": args.threads}
-    train = {LESSONS: _lessons, FINETUNE: _finetune, BANK: _bank}[kind]
-    print(f"\ncheckpoint {train(args, given, common)}")
+    """Run, or continue, a training."""
+    if args.finetune:
+        raise SystemExit(f"--finetune is an experiment now: ./efn experiment sac {args.finetune} ...")
+    if args.space == "latent":
+        raise SystemExit("--space latent is an experiment now: ./efn experiment latent_residual ...")
+    try:
+        checkpoint = _from_bank(args) if args.bank else _simulated(args)
+    except ValueError as error:
+        raise SystemExit(f"efn train: {error}") from error
+    print(f"\ncheckpoint {checkpoint}")
     return 0
 
 
-def _lessons(args: argparse.Namespace, given: dict[str, Any], common: dict[str, Any]) -> Path:
-    from efn_ros.commands._tasks import chosen
-    from efn_ros.report.efn_card import install
+def training_config(args: argparse.Namespace) -> TrainConfig:
+    """Return the settings of training in simulated deployments out of `add_training_arguments`.
+
+    Raises:
+        ValueError: They do not fit each other.
+        SystemExit: A task is unknown.
+    """
+    from efn_ros.commands._tasks import select_tasks
     from efn_ros.runtime.graph import Graph
-    from efn_ros.training.collection import LessonConfig
+    from efn_ros.training.collection import CollectionConfig
     from efn_ros.training.config import TrainConfig
+
+    graph = Graph.load(args.graph, args.params_file)
+    given = _given(args, COLLECTION) | {"tasks": tuple(select_tasks(graph.world, args.tasks))}
+    given |= {"kinds": tuple(given["kinds"])} if "kinds" in given else {}
+    bound = tuple(float(b) for b in graph.parameters("efn_corrector")["limits.residual"])
+    collection = CollectionConfig(seed=0, graph=args.graph, overlays=tuple(args.params_file), bound=bound, **given)
+    rounds = {name: tuple(value) for name, value in _given(args, ("deployments", "updates")).items()}
+    rounds = (QUICK if args.quick else {}) | rounds
+    options = _given(args, ("size", "processes")) | {"seed": args.seed, "threads": args.threads}
+    config = TrainConfig(str(args.directory), use_memory=not args.no_memory, collection=collection, **options, **rounds)
+    if len(config.deployments) != len(config.updates):
+        raise ValueError(f"--deployments names {len(config.deployments)} rounds, --updates {len(config.updates)}")
+    return config
+
+
+def _simulated(args: argparse.Namespace) -> Path:
+    from efn_ros.report.efn_card import install
     from efn_ros.training.supervised import train
 
-    if args.install and args.space not in (None, "action"):
-        raise SystemExit("--install is of --space action; name a checkpoint of another in a parameter file")
-    rounds = {name: tuple(given.pop(name)) for name in QUICK if name in given}
-    rounds = (QUICK if given.pop("quick", False) else {}) | rounds
-    installs, remembers = given.pop("install", False), not given.pop("memoryless", False)
-    robot, overlays = common.pop("robot"), tuple(given.pop("params_file", ()))
-    graph = Graph.load(robot, overlays)
-    taught = {name: given.pop(name) for name in ("kinds", "tasks", "views", "glimpses") if name in given}
-    taught |= {"tasks": tuple(chosen(graph.parameters("libero_bridge"), taught.get("tasks")))}
-    taught |= {"kinds": tuple(taught["kinds"])} if "kinds" in taught else {}
-    bound = tuple(float(b) for b in graph.parameters("efn_corrector")["limits.residual"])
-    lessons = LessonConfig(seed=0, robot=robot, overlays=overlays, bound=bound, **taught)
-    config = TrainConfig(str(args.directory), remembers=remembers, lessons=lessons, **given, **rounds, **common)
-    if len(config.deployments) != len(config.updates):
-        raise SystemExit(f"--deployments names {len(config.deployments)} rounds, --updates {len(config.updates)}")
-    try:
-        checkpoint = train(config)
-    except ValueError as error:
-        raise SystemExit(f"efn train: {error}") from error
-    return install(checkpoint) if installs else checkpoint
+    checkpoint = train(training_config(args))
+    return install(checkpoint) if args.install else checkpoint
 
 
-def _finetune(args: argparse.Namespace, given: dict[str, Any], common: dict[str, Any]) -> Path:
-    from efn_ros.experiments.sac.finetune import FinetuneConfig, finetune
+def _from_bank(args: argparse.Namespace) -> Path:
+    from efn_ros.training.from_bank import FromBankConfig, train_from_bank
 
-    if "episodes" not in given:
-        given.setdefault("minutes", MINUTES)
-    return finetune(FinetuneConfig(str(args.directory), str(args.finetune), **given, **common))
-
-
-def _bank(args: argparse.Namespace, given: dict[str, Any], common: dict[str, Any]) -> Path:
-    from efn_ros.training.from_bank import HindsightConfig, teach
-
-    updates = given.pop("updates", None)
-    if updates and len(updates) > 1:
-        raise SystemExit(f"--updates names {len(updates)} rounds; with --bank there is one")
-    given |= {"updates": updates[0]} if updates else {}
-    overlays, remembers = tuple(given.pop("params_file", ())), not given.pop("memoryless", False)
-    config = HindsightConfig(
-        str(args.directory), str(args.bank), overlays=overlays, remembers=remembers, **given, **common
+    if other := _given(args, SIMULATED):
+        raise ValueError(f"--{next(iter(other)).replace('_', '-')} is of training in simulated deployments; drop it")
+    if args.updates and len(args.updates) > 1:
+        raise ValueError(f"--updates names {len(args.updates)} rounds; with --bank there is one")
+    given = _given(args, ("size",)) | ({"updates": args.updates[0]} if args.updates else {})
+    config = FromBankConfig(
+        str(args.directory),
+        str(args.bank),
+        graph=args.graph,
+        overlays=tuple(args.params_file),
+        use_memory=not args.no_memory,
+        seed=args.seed,
+        threads=args.threads,
+        **given,
     )
-    try:
-        return teach(config)
-    except ValueError as error:
-        raise SystemExit(f"efn train: {error}") from error
+    return train_from_bank(config)
+
+
+def _given(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
+    """The options that were given."""
+    values = {name: getattr(args, name, None) for name in names}
+    return {name: value for name, value in values.items() if value is not None and value is not False}

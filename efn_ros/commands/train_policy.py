@@ -9,7 +9,8 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--directory", type=Path, default=Path("efn_policy"), help="a second run goes on in it")
+    """Add the command's arguments."""
+    parser.add_argument("--directory", type=Path, default=Path("efn_policy"), help="a second run continues in it")
     parser.add_argument("--world", choices=("metaworld", "libero"), default="metaworld")
     parser.add_argument("--tasks", nargs="+", default=[], help="names or patterns; default: all of the simulator's")
     parser.add_argument("--episodes", type=int, nargs="+", help="episodes for each task, one number a round")
@@ -22,18 +23,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from efn_ros.commands._tasks import chosen
+    """Run, or continue, a training."""
+    from efn_ros.commands._tasks import select_tasks
     from efn_ros.policies.pocket_vla.policy import PACKAGED
     from efn_ros.report.policy_card import write_card
-    from efn_ros.training.pocket_vla import TrainConfig, train
+    from efn_ros.training.pocket_vla import PocketVlaTrainConfig, train_pocket_vla
 
     rounds = {name: tuple(getattr(args, name)) for name in ("episodes", "updates") if getattr(args, name)}
-    tasks = tuple(chosen({"world": args.world, "libero_assets": ""}, args.tasks))
+    tasks = tuple(select_tasks({"world": args.world}, args.tasks))
     settings = {name: getattr(args, name) for name in ("world", "seed", "processes", "threads")}
-    config = TrainConfig(str(args.directory), tasks=tasks, **settings, **rounds)
+    config = PocketVlaTrainConfig(str(args.directory), tasks=tasks, **settings, **rounds)
     if len(config.episodes) != len(config.updates):
         raise SystemExit(f"--episodes names {len(config.episodes)} rounds, --updates {len(config.updates)}")
-    checkpoint = train(config)
+    checkpoint = train_pocket_vla(config)
     facts = json.loads((args.directory / "train.json").read_text())
     print(write_card(checkpoint, facts, args.test_episodes, args.directory / "test", args.processes))
     if args.install:

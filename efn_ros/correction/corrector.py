@@ -8,35 +8,37 @@ from typing import Protocol
 
 import numpy as np
 
-from efn_ros.correction.limits import ActionLimits, RefusedActionError
-from efn_ros.robots.motion import HISTORY
-from efn_ros.types import Correction, Mode, Past, PolicyStep, Proposal, Recall
+from efn_ros.correction.limits import ActionLimits
+from efn_ros.robots.motion import HISTORY, RefusedActionError
+from efn_ros.types import Correction, Mode, PastDecision, PolicyStep, Proposal, Recall
 
-REMEMBERED = 32  # decisions of the episode that a method of correction is told of
+MAX_PAST = 32  # decisions of the episode that a residual is given
 
 
 class Residual(Protocol):
-    """What proposes a residual: the non-parametric form, or a learned network."""
+    """What proposes a residual: recalled actions, or a learned network."""
 
-    def __call__(self, step: PolicyStep, recall: Recall, past: Sequence[Past] = ()) -> Proposal:
-        """past: the decisions right before this one, the oldest first; none is missing between them and this one."""
+    def __call__(self, step: PolicyStep, recall: Recall, past: Sequence[PastDecision] = ()) -> Proposal:
+        """Propose a residual for a step; past: the decisions right before it, oldest first, none missing."""
+        ...
 
 
 class Explore(Protocol):
-    """What probes around what would be executed: `exploration.Exploration`."""
+    """What explores around the action that would be executed: `exploration.Exploration`."""
 
     mode: str
 
     def __call__(self, step: PolicyStep, recall: Recall, residual: np.ndarray) -> tuple[np.ndarray, int] | None:
-        """The residual (H, A) instead of `residual`, and the index of the recalled step behind it; None: no probe."""
+        """Return the residual (H, A) in place of `residual`, and the index of the recalled step behind it, or None."""
+        ...
 
 
 class Corrector:
     """Owns the command history of the episode, the latched stop, and the order of what can go wrong.
 
     A stop wins over everything; a base action that is refused holds; in shadow the base goes out, and what memory
-    proposes is only told; else a probe, where there is one; no useful memory means base; else corrected. Every chunk
-    that goes out obeys every limit from the commands before it on, and leaves room to brake after each row.
+    proposes is only reported; else exploration, where there is any; no useful memory means base; else corrected. Every
+    chunk that goes out obeys every limit from the commands before it on, and leaves room to brake after each row.
     """
 
     def __init__(
@@ -49,105 +51,112 @@ class Corrector:
         shadow: bool = False,
         explore: Explore | None = None,
     ) -> None:
-        """control_steps: from one decision to the next, the rows of a chunk that are executed in between. measured: for
-        each entry of an action the entry of proprioception that measures it, -1 for none; where it is given, an episode
-        begins as if the measured posture had been commanded. shadow: execute the base, as if correction were off.
-        Raises ValueError for another length than an action's.
+        """Correct within limits.
+
+        Args:
+            limits: Of every chunk that goes out.
+            residual: What memory proposes.
+            control_steps: From one decision to the next, the rows of a chunk that are executed in between.
+            measured: For each entry of an action the entry of proprioception that measures it, -1 for none. Where it is
+                given, an episode begins as if the measured posture had been commanded.
+            shadow: Execute the base, as if correction were off.
+            explore: Exploration; None: none.
+
+        Raises:
+            ValueError: `measured` is of another length than an action.
         """
         if len(measured) not in (0, len(limits.low)):
             raise ValueError(f"measured has {len(measured)} entries, but an action has {len(limits.low)}")
-        self._limits, self._residual, self._control_steps = limits, residual, control_steps
-        self._shadow, self._explore = shadow, explore
-        self._measured = np.asarray(measured, int)
-        self._stopped = ""
+        self.limits = limits
+        self._residual, self._explore = residual, explore
+        self._control_steps, self._shadow, self._measured = control_steps, shadow, np.asarray(measured, int)
+        self._stop_reason = ""
         self._episode_id = ""
         self._last: tuple[int, np.ndarray] | None = None  # step and chunk of the last correction
-        self._past: deque[Past] = deque(maxlen=REMEMBERED)
+        self._past: deque[PastDecision] = deque(maxlen=MAX_PAST)
         self._history = np.empty((0, len(limits.low)), np.float32)
 
     @property
-    def stopped(self) -> str:
-        """Why nothing moves, empty where it may."""
-        return self._stopped
+    def stop_reason(self) -> str:
+        """Why nothing moves; empty where it may."""
+        return self._stop_reason
 
-    @property
-    def limits(self) -> ActionLimits:
-        return self._limits
-
-    def take(self, residual: Residual, explore: Explore | None) -> None:
+    def use(self, residual: Residual, explore: Explore | None) -> None:
         """Propose with these from the next step on; to be called between episodes."""
         self._residual, self._explore = residual, explore
 
     def stop(self, reason: str) -> None:
-        """Latch: every action is a hold of mode STOPPED until `reset`."""
-        self._stopped = self._stopped or reason
+        """Latch a stop: every action is a hold of mode STOPPED until `reset`."""
+        self._stop_reason = self._stop_reason or reason
 
     def reset(self) -> None:
-        self._stopped = ""
+        """Release the stop."""
+        self._stop_reason = ""
 
     def correct(self, step: PolicyStep, recall: Recall) -> Correction:
-        """The correction of one decision. `recall` without a drawn experience gives the base action, and its reason."""
+        """Correct one decision. A recall without a selected experience gives the base action, and its reason.
+
+        Source: equation (7).
+        """
         return self._decide(step, recall)
 
     def base_only(self, step: PolicyStep, reason: str) -> Correction:
-        """The base action within the limits, for a decision whose correction failed; memory is not asked."""
+        """Return the base action within the limits, for a decision whose correction failed; memory is not asked."""
         return self._decide(step, Recall(reason=reason), failed=reason)
 
     def _decide(self, step: PolicyStep, recall: Recall, failed: str = "") -> Correction:
         context = step.context
         history = self._commanded_before(step)
-        nothing = np.zeros_like(step.base)
-        mode, reason, residual, proposed, cut, exploration, trust = Mode.CORRECTED, "", nothing, None, False, "", 1.0
-        behind = recall.drawn
+        zero = np.zeros_like(step.base)
+        mode, reason, residual, proposed, clipped, exploration, trust = Mode.CORRECTED, "", zero, None, False, "", 1.0
+        behind = recall.selected
         try:
-            base = self._limits.accept(step.base, history)
+            base = self.limits.accept(step.base, history)
         except RefusedActionError as error:
             mode, reason, base = Mode.HOLD, str(error), np.nan_to_num(step.base)
-        if self._stopped:
-            mode, reason = Mode.STOPPED, self._stopped
+        if self._stop_reason:
+            mode, reason = Mode.STOPPED, self._stop_reason
         if mode == Mode.CORRECTED:
-            asked, reason = nothing, failed or "correction is off"
+            asked, reason = zero, failed or "correction is off"
             if context.correct and not failed:
                 asked, reason, trust = self._residual(step, recall, tuple(self._past))
             if not np.isfinite(asked).all():
                 reason = "the residual is not finite"
             wanted = base
             if not reason:
-                wanted = self._limits.add(base, asked, history)
-                proposed, cut = (wanted - base).astype(np.float32), not np.array_equal(wanted, base + asked)
+                wanted = self.limits.add(base, asked, history)
+                proposed, clipped = (wanted - base).astype(np.float32), not np.array_equal(wanted, base + asked)
+            added = zero if proposed is None else proposed
             if self._shadow and context.correct:
                 mode, wanted = Mode.SHADOW, base
-            elif not failed and (probe := self._probe(step, recall, nothing if reason else proposed)):
-                reason, exploration, (asked, behind) = "", self._explore.mode, probe
-                wanted = self._limits.add(base, asked, history)
+            elif self._explore and not failed and (explored := self._explore(step, recall, added)):
+                reason, exploration, (asked, behind) = "", self._explore.mode, explored
+                wanted = self.limits.add(base, asked, history)
             elif reason:
                 mode = Mode.BASE
-            corrected, residual = self._limits.within(wanted, history), (wanted - base).astype(np.float32)
+            corrected, residual = self.limits.within(wanted, history), (wanted - base).astype(np.float32)
         else:
-            wanted = corrected = self._limits.hold(history, max(len(step.base), 1))
+            wanted = corrected = self.limits.hold(history, max(len(step.base), 1))
         self._last, self._history = (context.step, corrected), history
-        self._past.append(Past(step.proprio, corrected))
-        drawn = recall.steps[behind] if behind >= 0 else None
+        self._past.append(PastDecision(step.proprio, corrected))
+        experience = recall.steps[behind] if behind >= 0 else None
         return Correction(
             context=context,
             base=base,
             residual=residual,
             corrected=corrected,
             confidence=recall.confidence,
-            chance=recall.chance,
+            success_probability=recall.success_probability,
             mode=mode,
             reason=reason,
-            rollout_id=drawn.rollout_id if drawn else "",
-            rollout_step=drawn.step if drawn else -1,
+            rollout_id=experience.rollout_id if experience else "",
+            rollout_step=experience.step if experience else -1,
             limited=not np.array_equal(corrected, wanted),
             proposed=proposed,
-            cut=cut,
+            clipped=clipped,
             exploration=exploration,
             trust=trust,
         )
-
-    def _probe(self, step: PolicyStep, recall: Recall, residual: np.ndarray) -> tuple[np.ndarray, int] | None:
-        return self._explore(step, recall, residual) if self._explore else None
 
     def _commanded_before(self, step: PolicyStep) -> np.ndarray:
         """The latest actions (n <= HISTORY, A) executed before this decision, by count of steps and not by a clock."""
@@ -165,7 +174,7 @@ class Corrector:
     def _posture(self, proprio: np.ndarray) -> np.ndarray:
         """The measured posture as an action (1, A); (0, A) where actions are no positions."""
         if not len(self._measured):
-            return np.empty((0, len(self._limits.low)), np.float32)
+            return np.empty((0, len(self.limits.low)), np.float32)
         if self._measured.max() >= len(proprio):
             raise ValueError(f"limits.measured names entry {self._measured.max()} of {len(proprio)} of proprioception")
         return np.where(self._measured >= 0, proprio[self._measured], 0.0).astype(np.float32)[None]

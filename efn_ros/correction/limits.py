@@ -7,11 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from efn_ros.robots.motion import HISTORY, Motion
-
-
-class RefusedActionError(ValueError):
-    """An action that must not be executed in any form; the message names the entry, the value and the bound."""
+from efn_ros.robots.motion import HISTORY, Motion, RefusedActionError
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from efn_ros.types import Outcome, Past, PolicyStep, Proposal, Recall
+from efn_ros.types import Outcome, PastDecision, PolicyStep, Proposal, Recall
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class RecalledAction:
     gain: float = 0.5
     min_confidence: float = 0.5
 
-    def __call__(self, step: PolicyStep, recall: Recall, past: Sequence[Past] = ()) -> Proposal:
+    def __call__(self, step: PolicyStep, recall: Recall, past: Sequence[PastDecision] = ()) -> Proposal:
         """Trusts what it recalls, whatever the episode has shown."""
         nothing = np.zeros_like(step.base)
-        if recall.drawn < 0:
+        if recall.selected < 0:
             return Proposal(nothing, recall.reason or "nothing was recalled")
         if recall.confidence < self.min_confidence:
             return Proposal(nothing, f"confidence {recall.confidence:.2f} is below {self.min_confidence:.2f}")
-        experience = recall.steps[recall.drawn]
+        experience = recall.steps[recall.selected]
         if experience.outcome != Outcome.SUCCESS:
             return Proposal(nothing, "the experience drawn did not end in success")
         if experience.executed.shape != step.base.shape:

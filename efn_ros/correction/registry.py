@@ -1,7 +1,7 @@
 """The checkpoints that were learnt at work, which of them is in use, and every switch between them; beside the bank.
 
     <bank>/efn/checkpoints/000000/   what learning began with: config.json, model.safetensors, report.json
-    <bank>/efn/checkpoints/000001/   a candidate, with the report of its proof
+    <bank>/efn/checkpoints/000001/   a candidate, with the report of its acceptance
     <bank>/efn/current.json          the one in use and the switch that chose it: the truth
     <bank>/efn/switches.jsonl        every switch, one a line; it follows current.json
 
@@ -31,12 +31,13 @@ FOLDER, CHECKPOINTS, CURRENT, SWITCHES, REPORT, LOCK = (
 FILES = ("config.json", "model.safetensors")  # of a checkpoint, as `Efn.save_pretrained` names them
 OPERATOR, RULE, UNDO = "operator", "rule", "undo"
 ORIGIN = 0
+ACCEPTED_BEFORE = "proven"  # in reports before version 0.2
 HIDDEN = "."  # begins the name of what is half made or half removed
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """report: what `learner.Learner` says of it; at least `fingerprint`, `proven` and `reason`."""
+    """report: what `learner.Learner` says of it; at least `fingerprint`, `accepted` and `reason`."""
 
     number: int
     path: Path
@@ -77,7 +78,7 @@ class Registry:
             if not self.checkpoints():
                 self._add(
                     lambda to: [shutil.copyfile(Path(checkpoint) / name, to / name) for name in FILES],
-                    {"proven": True, "reason": "what learning began with"},
+                    {"accepted": True, "reason": "what learning began with"},
                 )
             origin = self.checkpoints()[0]
             self.check_origin(fingerprint(checkpoint))
@@ -98,7 +99,9 @@ class Registry:
         found = []
         for path in sorted((self.directory / CHECKPOINTS).glob("[0-9]*")):
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                found.append(Checkpoint(int(path.name), path, json.loads((path / REPORT).read_bytes())))
+                report = json.loads((path / REPORT).read_bytes())
+                report.setdefault("accepted", report.get(ACCEPTED_BEFORE))
+                found.append(Checkpoint(int(path.name), path, report))
         return found
 
     def current(self) -> Checkpoint | None:
@@ -115,9 +118,9 @@ class Registry:
         return checkpoint
 
     def offered(self) -> list[Checkpoint]:
-        """What was proven to be better than the one in use."""
+        """What was accepted to be better than the one in use."""
         current = self.current()
-        return [c for c in self.checkpoints() if c.report["proven"] and current and _parent(c) == current.number]
+        return [c for c in self.checkpoints() if c.report["accepted"] and current and _parent(c) == current.number]
 
     def switches(self) -> list[dict[str, Any]]:
         """Oldest first: serial, when (UTC), from, to, fingerprint, who (operator, rule or undo), why."""
@@ -129,8 +132,8 @@ class Registry:
         return entries
 
     def summary(self) -> dict[str, Any]:
-        """In short, ready for JSON: number in use, numbers offered, and of each candidate what was proven."""
-        current, names = self.current(), ("number", "fingerprint", "proven", "reason")
+        """In short, ready for JSON: number in use, numbers offered, and of each candidate what was accepted."""
+        current, names = self.current(), ("number", "fingerprint", "accepted", "reason")
         return {
             "current": current.number if current else None,
             "offered": [c.number for c in self.offered()],
@@ -140,14 +143,14 @@ class Registry:
     def add(self, fill: Callable[[Path], Any], report: dict[str, Any], *, kept: int) -> Checkpoint:
         """A new candidate; `fill` writes its files into the directory that it is given.
 
-        Of those that never were in use the newest `kept` stay that were proven, and as many that were not.
+        Of those that never were in use the newest `kept` stay that were accepted, and as many that were not.
         """
         with self._exclusive():
             added = self._add(fill, report)
             used = {ORIGIN, *(entry["to"] for entry in self.switches())}
             spare = [c for c in self.checkpoints() if c.number not in used]
-            for proven in (True, False):
-                for checkpoint in [c for c in spare if c.report["proven"] == proven][:-kept]:
+            for accepted in (True, False):
+                for checkpoint in [c for c in spare if c.report["accepted"] == accepted][:-kept]:
                     removed = checkpoint.path.with_name(HIDDEN + checkpoint.path.name)
                     checkpoint.path.rename(removed)
                     shutil.rmtree(removed)
@@ -156,7 +159,7 @@ class Registry:
     def switch(self, number: int, *, who: str = OPERATOR, why: str = "") -> Checkpoint:
         """Use another checkpoint, and log it.
 
-        Raises ValueError for one that is not there, in use already, not proven, altered since, or proven against
+        Raises ValueError for one that is not there, in use already, not accepted, altered since, or accepted against
         another one than is in use (but for one that has been in use before).
         """
         with self._exclusive():
@@ -164,12 +167,14 @@ class Registry:
             known = {ORIGIN, *(entry["to"] for entry in self.switches())}
             if number == current:
                 raise ValueError(f"checkpoint {number} is in use already")
-            if not chosen.report["proven"]:
-                raise ValueError(f"checkpoint {number} was rejected: {chosen.report['reason']}; switch to a proven one")
+            if not chosen.report["accepted"]:
+                raise ValueError(
+                    f"checkpoint {number} was rejected: {chosen.report['reason']}; switch to an accepted one"
+                )
             if number not in known and _parent(chosen) != current:
                 raise ValueError(
-                    f"checkpoint {number} was proven against {_parent(chosen)}, but {current} is in use; switch to "
-                    f"{_parent(chosen)} first, or to one that was proven against {current}"
+                    f"checkpoint {number} was accepted against {_parent(chosen)}, but {current} is in use; switch to "
+                    f"{_parent(chosen)} first, or to one that was accepted against {current}"
                 )
             return self._switch(current, chosen, who, why)
 
@@ -189,7 +194,7 @@ class Registry:
     def _switch(self, current: int, chosen: Checkpoint, who: str, why: str) -> Checkpoint:
         found = fingerprint(chosen.path)
         if found != chosen.fingerprint:
-            raise ValueError(f"checkpoint {chosen.number} is {found} on disk, but {chosen.fingerprint} was proven")
+            raise ValueError(f"checkpoint {chosen.number} is {found} on disk, but {chosen.fingerprint} was accepted")
         entry = {
             "serial": len(self.switches()) + 1,
             "when": now(),

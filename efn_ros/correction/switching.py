@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from efn_ros.correction.corrector import Corrector, Explore, Residual
 from efn_ros.correction.registry import ORIGIN, Checkpoint, Registry, fingerprint
-from efn_ros.efn.config import CONFIG, EfnConfig
+from efn_ros.efn.checkpoint import read_config
 from efn_ros.types import PolicyStep
 
 Make = Callable[[Path], tuple[Residual, Explore | None]]
@@ -35,7 +34,7 @@ class Switching:
         """For diagnostics."""
         return {"checkpoint": self.running, "refused": self.refused}
 
-    def prepare(self) -> None:
+    def prefetch(self) -> None:
         """Load what is in use by now, if that is not what corrects; takes as long as loading does."""
         try:
             named = self._registry.current()
@@ -59,9 +58,9 @@ class Switching:
         (named, residual, explore), self._ready = self._ready, None
         policy = named.report.get("policy", step.policy)
         if policy != step.policy:
-            self.refused = f"checkpoint {named.number} was learnt with policy {policy}, but {step.policy} is at work"
+            self.refused = f"checkpoint {named.number} was trained with policy {policy}, but {step.policy} is at work"
             return True
-        self._corrector.take(residual, explore)
+        self._corrector.use(residual, explore)
         self._fingerprint, self.running = named.fingerprint, f"{named.number} {named.fingerprint}"
         return True
 
@@ -69,8 +68,8 @@ class Switching:
         self._registry.check_origin(self._origin)
         found = fingerprint(named.path)
         if found != named.fingerprint:
-            raise ValueError(f"checkpoint {named.number} is {found} on disk, but {named.fingerprint} was proven")
-        own, its = (EfnConfig(**json.loads((path / CONFIG).read_text())) for path in (self._own, named.path))
+            raise ValueError(f"checkpoint {named.number} is {found} on disk, but {named.fingerprint} was accepted")
+        own, its = (read_config(path) for path in (self._own, named.path))
         for name, value in asdict(its).items():
             if value != getattr(own, name):
                 raise ValueError(

@@ -10,88 +10,94 @@ import torch
 from torch import Tensor
 
 from efn_ros.efn.config import EfnConfig
-from efn_ros.types import Experiences, Outcome, Past, PolicyStep
+from efn_ros.types import Experiences, Outcome, PastDecision, PolicyStep
 
-# Of a recalled step, what tells how the robot moves.
+# Of a recalled or recent step, what tells how the robot moves.
 MOTION = ("executed", "proprio", "proprio_next", "executed_before", "proprio_before")
 
 
 @dataclass(frozen=True)
 class Present:
-    """The step that is to be corrected, batched, float32: latent (B, L, dz), sketch (B, T, d), proprio (B, P), base
-    (B, H, A)."""
+    """The steps that are to be corrected, batched, float32."""
 
-    latent: Tensor
-    sketch: Tensor
-    proprio: Tensor
-    base: Tensor
+    latent: Tensor  # (B, L, dz)
+    sketch: Tensor  # (B, T, d)
+    proprio: Tensor  # (B, P)
+    base: Tensor  # (B, H, A)
 
 
 @dataclass(frozen=True)
 class Recalled:
-    """k recalled steps for each, float32: executed, base, executed_before (B, k, H, A); proprio, proprio_next,
-    proprio_before (B, k, P); latent (B, k, dz), the mean of Z; code (B, k, codes), of what was seen, zero where that is
-    not known; success, similarity (B, k). there: bool (B, k), False for what only fills up."""
+    """k recalled steps for each of B steps, float32."""
 
-    executed: Tensor
-    base: Tensor
-    proprio: Tensor
-    proprio_next: Tensor
-    executed_before: Tensor
-    proprio_before: Tensor
-    latent: Tensor
-    code: Tensor
-    success: Tensor
-    similarity: Tensor
-    there: Tensor
+    executed: Tensor  # (B, k, H, A)
+    base: Tensor  # (B, k, H, A)
+    proprio: Tensor  # (B, k, P)
+    proprio_next: Tensor  # (B, k, P)
+    executed_before: Tensor  # (B, k, H, A)
+    proprio_before: Tensor  # (B, k, P)
+    latent: Tensor  # (B, k, dz), the mean of Z
+    code: Tensor  # (B, k, code_size), of what was seen; zero where that is not known
+    success: Tensor  # (B, k)
+    similarity: Tensor  # (B, k)
+    mask: Tensor  # bool (B, k), False for padding
 
 
 @dataclass(frozen=True)
 class Recent:
-    """The last n decisions of this episode before the present one, float32, each as in `Recalled`. happened: bool
-    (B, n), False for what only fills up."""
+    """The last n decisions of the episode before each of B steps, float32."""
 
-    executed: Tensor
-    proprio: Tensor
-    proprio_next: Tensor
-    executed_before: Tensor
-    proprio_before: Tensor
-    happened: Tensor
+    executed: Tensor  # (B, n, H, A)
+    proprio: Tensor  # (B, n, P)
+    proprio_next: Tensor  # (B, n, P)
+    executed_before: Tensor  # (B, n, H, A)
+    proprio_before: Tensor  # (B, n, P)
+    mask: Tensor  # bool (B, n), False for padding
 
 
 def present_of(step: PolicyStep) -> Present:
-    """One step as a batch of one."""
+    """Return one step as a batch of one."""
     arrays = (step.latent, step.sketch.dequantise(), step.proprio, step.base)
     return Present(*(torch.from_numpy(np.array(array, np.float32))[None] for array in arrays))
 
 
 def recalled_of(steps: Experiences, config: EfnConfig) -> Recalled:
-    """What was recalled for one step as a batch of one. Raises ValueError where what the steps saw is not encoded in as
-    many numbers as the network reads."""
-    k, seen = len(steps), steps.code.shape[1]
-    if k and config.codes and seen != config.codes:
-        raise ValueError(f"the EFN reads {config.codes} numbers of what a recalled step saw, not {seen}")
+    """Return what was recalled for one step as a batch of one.
+
+    Raises:
+        ValueError: What the steps saw is not encoded in as many numbers as the network reads.
+    """
+    k, found = len(steps), steps.code.shape[1]
+    if k and config.code_size and found != config.code_size:
+        raise ValueError(f"the EFN reads {config.code_size} numbers of what a recalled step saw, not {found}")
     size, proprio = (config.horizon, config.action_size), (len(config.proprio_mean),)
-    shapes = dict.fromkeys(("executed", "base", "executed_before"), size)
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("executed", "base", "executed_before"), size)
     shapes |= dict.fromkeys(("proprio", "proprio_next", "proprio_before"), proprio)
-    shapes |= {"latent": (config.latent[1],), "code": (config.codes,), "similarity": ()}
+    shapes |= {"latent": (config.latent[1],), "code": (config.code_size,), "similarity": ()}
 
     def batch(column: np.ndarray) -> Tensor:
         return torch.from_numpy(column.astype(np.float32))[None]
 
     columns = {name: getattr(steps, name) if k else np.zeros((0, *shape)) for name, shape in shapes.items()}
-    columns["code"] = columns["code"][:, : config.codes]
+    columns["code"] = columns["code"][:, : config.code_size]
     return Recalled(
         **{name: batch(column) for name, column in columns.items()},
         success=batch(steps.outcome == Outcome.SUCCESS),
-        there=torch.ones((1, k), dtype=torch.bool),
+        mask=torch.ones((1, k), dtype=torch.bool),
     )
 
 
-def recent_of(past: Sequence[Past], proprio: np.ndarray, config: EfnConfig) -> Recent:
-    """The last `config.recent` of the decisions right before one at proprio (P,), the oldest first, as a batch of one.
-    Before the first of them the robot stood still, as far as is known."""
-    n, chunk = config.recent, (config.horizon, config.action_size)
+def recent_of(past: Sequence[PastDecision], proprio: np.ndarray, config: EfnConfig) -> Recent:
+    """Return the last `recent_steps` decisions right before a step as a batch of one.
+
+    Before the first of them the robot is taken to have stood still.
+
+    Args:
+        past: The decisions, oldest first.
+        proprio: (P,) at the step itself.
+        config: Of the network.
+    """
+    n, chunk = config.recent_steps, (config.horizon, config.action_size)
     broken = [i for i, p in enumerate(past) if p.executed.shape != chunk]  # a hold in place of a refused action
     past = past[broken[-1] + 1 if broken else 0 :][-n - 1 :]
     count, known = len(past), min(n, len(past))
@@ -108,5 +114,5 @@ def recent_of(past: Sequence[Past], proprio: np.ndarray, config: EfnConfig) -> R
         proprio_next=batch(postures[1:]),
         executed_before=batch(executed[:-1]),
         proprio_before=batch(postures[np.maximum(np.arange(count) - 1, 0)]),
-        happened=(torch.arange(n) < known)[None],
+        mask=(torch.arange(n) < known)[None],
     )

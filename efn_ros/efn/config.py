@@ -6,56 +6,41 @@ import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+CONFIG, WEIGHTS = "config.json", "model.safetensors"  # the files of a checkpoint
+PACKAGED = Path(__file__).resolve().parent / "checkpoints"  # networks that come with the package
+
 SIZES = {
     "small": {"width": 128, "heads": 4, "layers": 2, "feedforward": 256},
     "paper": {"width": 1024, "heads": 16, "layers": 2, "feedforward": 4096},  # appendix B
 }
 
 
-ACTION, LATENT = SPACES = ("action", "latent")  # what the head speaks of
-
-
-LOG_STD_RANGE = (-5.0, 2.0)
-
-
-CONFIG, WEIGHTS = "config.json", "model.safetensors"  # the files of a checkpoint
-PACKAGED = Path(__file__).resolve().parent / "checkpoints"  # networks that come with the package
-
-
 @dataclass(frozen=True)
 class EfnConfig:
-    """Sizes that the frozen policy sets, and the network's own.
+    """Sizes and statistics of one network.
 
-    horizon, action_size: H, A of a chunk. latent: (L, dz) of Z. sketch: (T, d) of the visual tokens' sketch, of which
-    `channels` a token are read. bound: (A,) largest residual, in the action's units. space: "action", the head says a
-    residual on the action, or "latent", a change of Z by at most latent_bound, (dz,), in the units of Z, of which the
-    frozen decoder makes a residual (`latent_residual`). proprio_mean, proprio_std, motion_std: (P,) of proprioception
-    and of its change over one decision, where it learned. identified: how many coordinates of the deployment it tells.
-    codes: how many numbers it keeps of what a recalled step saw, 0 for none. recent: so many of the episode's last
-    decisions tell whether memory fits (`Trust`), 0 for blind trust. remembers: False makes it blind to what was
-    recalled, for comparison. Raises ValueError, naming the field, for what does not fit.
+    Raises:
+        ValueError: A field does not fit the others; the message names it.
     """
 
-    horizon: int
-    action_size: int
-    latent: tuple[int, int]
-    sketch: tuple[int, int]
-    bound: tuple[float, ...]
-    proprio_mean: tuple[float, ...]
-    proprio_std: tuple[float, ...]
-    motion_std: tuple[float, ...]
-    identified: int = 12
-    codes: int = 0
-    recent: int = 0
-    remembers: bool = True
-    channels: int = 16
+    horizon: int  # H of an action chunk
+    action_size: int  # A
+    latent: tuple[int, int]  # (L, dz) of the latent action tokens Z
+    sketch: tuple[int, int]  # (T, d) of the visual tokens' sketch
+    bound: tuple[float, ...]  # largest residual, (A,), in the action's units
+    proprio_mean: tuple[float, ...]  # (P,) of proprioception, where it was trained
+    proprio_std: tuple[float, ...]  # (P,) likewise
+    motion_std: tuple[float, ...]  # (P,) of the change of proprioception over one decision
+    deployment_size: int = 12  # coordinates of a deployment that the network estimates in training
+    code_size: int = 0  # numbers kept of what a recalled step saw; 0 for none
+    recent_steps: int = 0  # last decisions of the episode that `Trust` reads; 0 trusts memory blindly
+    use_memory: bool = True  # False: blind to what was recalled, as a no-memory baseline
+    token_channels: int = 16  # channels of a projected token that are read
     width: int = 128
     heads: int = 4
     layers: int = 2
     feedforward: int = 256
     dropout: float = 0.0
-    space: str = ACTION
-    latent_bound: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for field in fields(self):  # JSON knows no tuples
@@ -64,17 +49,23 @@ class EfnConfig:
                 object.__setattr__(self, field.name, tuple(value))
         if len(self.bound) != self.action_size:
             raise ValueError(f"bound has {len(self.bound)} entries, but an action has {self.action_size}")
-        if self.space not in SPACES:
-            raise ValueError(f"space is {self.space!r}; there are {', '.join(map(repr, SPACES))}")
-        channels = self.latent[1] if self.space == LATENT else 0
-        if len(self.latent_bound) != channels:
-            raise ValueError(
-                f"latent_bound has {len(self.latent_bound)} entries; space {self.space!r} asks for {channels}"
-            )
-        if not all(0 <= bound < math.inf for bound in self.latent_bound):
-            raise ValueError(f"latent_bound is {self.latent_bound}; each entry must be finite and at least 0")
 
     @property
     def head_shape(self) -> tuple[int, int]:
-        """Shape of what the head says: a chunk (H, A), or latent tokens (L, dz)."""
-        return self.latent if self.space == LATENT else (self.horizon, self.action_size)
+        """Shape of the actor's output: a residual chunk (H, A)."""
+        return self.horizon, self.action_size
+
+    @property
+    def head_bound(self) -> tuple[float, ...]:
+        """Largest output of the actor's head, one entry for each of its last axis."""
+        return self.bound
+
+    @property
+    def motion_size(self) -> int:
+        """Numbers that describe how the robot moved in one step."""
+        return 2 * self.horizon * self.action_size + 3 * len(self.proprio_mean)
+
+    @property
+    def head_outputs(self) -> int:
+        """Numbers of one output of the head."""
+        return math.prod(self.head_shape)

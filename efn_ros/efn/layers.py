@@ -12,7 +12,10 @@ from efn_ros.features.codes import Codes
 
 
 class CrossAttention(nn.Module):
-    """One pre-norm layer: the query attends to the memory, then thinks it over."""
+    """One pre-norm layer: attention of the query to the memory, then a feedforward network.
+
+    Source: appendix B.
+    """
 
     def __init__(self, c: EfnConfig) -> None:
         super().__init__()
@@ -24,51 +27,66 @@ class CrossAttention(nn.Module):
             nn.Linear(c.width, c.feedforward), nn.GELU(), nn.Dropout(c.dropout), nn.Linear(c.feedforward, c.width)
         )
 
-    def forward(self, query: Tensor, memory: Tensor, there: Tensor) -> Tensor:
-        """query (B, Q, width), memory (B, k, width), there (B, k) -> (B, Q, width)."""
+    def forward(self, query: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        """query (B, Q, width), memory (B, k, width), mask bool (B, k) -> (B, Q, width)."""
         q = self.query(self.query_norm(query)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = self.key_value(self.memory_norm(memory)).chunk(2, dim=-1)
         k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (k, v))
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=there[:, None, None, :])
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
         query = query + self.out(attended.transpose(1, 2).flatten(-2))
         return query + self.feedforward(self.norm(query))
 
 
 class SetEncoder(nn.Module):
-    """What the present step and those recalled say together: the part that actor and critics have in common."""
+    """The present step together with a set of recalled steps, whose order and number do not matter.
 
-    def __init__(self, config: EfnConfig, beside: int = 0) -> None:
-        """beside: numbers that are read with the present step."""
+    Source: the context of equation (10), without the instruction, which the retrieval filter (17) has read.
+    """
+
+    bound: Tensor
+    proprio_mean: Tensor
+    proprio_std: Tensor
+    motion_std: Tensor
+    code_mean: Tensor
+    code_basis: Tensor
+
+    def __init__(self, config: EfnConfig, extra_inputs: int = 0) -> None:
+        """Build the layers.
+
+        Args:
+            config: Sizes.
+            extra_inputs: Numbers that are read with the present step.
+        """
         super().__init__()
         self.config = c = config
         chunk, proprio, width = c.horizon * c.action_size, len(c.proprio_mean), c.width
-        (tokens, channels), (seen, size) = c.latent, c.sketch
+        (tokens, channels), (visual_tokens, size) = c.latent, c.sketch
         for name in ("bound", "proprio_mean", "proprio_std", "motion_std"):
             self.register_buffer(name, torch.tensor(getattr(c, name), dtype=torch.float32), persistent=False)
-        self.token = nn.Linear(size, c.channels)
-        self.view = nn.Linear(seen * c.channels, width)  # where things are in the image is in which token says it
-        self.present = _mlp(tokens * channels + width + proprio + chunk + beside, width)
-        self.recalled = _mlp(3 * chunk + 4 * proprio + channels + c.codes + 2, width)
-        if c.codes:  # fixed, so that what memory saw is read once: principal components, whitened
-            self.register_buffer("code_mean", torch.zeros(seen * size))
-            self.register_buffer("code_basis", torch.zeros(seen * size, c.codes))
-        self.nothing = nn.Parameter(torch.zeros(width))  # what is attended to where no memory helps
+        self.token = nn.Linear(size, c.token_channels)
+        self.view = nn.Linear(visual_tokens * c.token_channels, width)  # which token it is says where in the image
+        self.present = mlp(tokens * channels + width + proprio + chunk + extra_inputs, width)
+        self.recalled = mlp(3 * chunk + 4 * proprio + channels + c.code_size + 2, width)
+        if c.code_size:  # fixed principal components, whitened, so that what memory saw is encoded once
+            self.register_buffer("code_mean", torch.zeros(visual_tokens * size))
+            self.register_buffer("code_basis", torch.zeros(visual_tokens * size, c.code_size))
+        self.null_token = nn.Parameter(torch.zeros(width))  # attended to where no recalled step helps
         self.attention = nn.ModuleList(CrossAttention(c) for _ in range(c.layers))
         self.trunk = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, width), nn.GELU())
 
     def code(self, sketch: Tensor) -> Tensor:
-        """What is kept of sketches (..., T, d): (..., codes)."""
-        if not self.config.codes:
+        """Return the codes (..., code_size) of sketches (..., T, d)."""
+        if not self.config.code_size:
             return sketch.new_zeros((*sketch.shape[:-2], 0))
         return (sketch.flatten(-2) - self.code_mean) @ self.code_basis
 
     @property
     def codes(self) -> Codes | None:
-        """What encodes for it what recalled steps saw."""
-        return Codes(self.code_mean.numpy(), self.code_basis.numpy()) if self.config.codes else None
+        """The encoder of what recalled steps saw; None where nothing of it is read."""
+        return Codes(self.code_mean.numpy(), self.code_basis.numpy()) if self.config.code_size else None
 
     def motion(self, steps: Recalled | Recent) -> Tensor:
-        """How the robot moved in steps, (B, k, motion)."""
+        """Return how the robot moved in steps, (B, k, motion_size)."""
         return torch.cat(
             [
                 steps.executed.flatten(2),
@@ -80,12 +98,12 @@ class SetEncoder(nn.Module):
             dim=-1,
         )
 
-    def features(self, present: Present, recalled: Recalled, *beside: Tensor) -> Tensor:
-        """(B, width); beside: (B, ...) each, so many numbers as were announced."""
+    def features(self, present: Present, recalled: Recalled, *extra: Tensor) -> Tensor:
+        """Return (B, width); extra: tensors (B, ...) of `extra_inputs` numbers together."""
         proprio = (present.proprio - self.proprio_mean) / self.proprio_std
         latent = F.layer_norm(present.latent, present.latent.shape[-1:])
         view = self.view(self.token(present.sketch).flatten(1))
-        now = [latent.flatten(1), view, proprio, present.base.flatten(1), *(x.flatten(1) for x in beside)]
+        now = [latent.flatten(1), view, proprio, present.base.flatten(1), *(x.flatten(1) for x in extra)]
         query = self.present(torch.cat(now, dim=-1))[:, None]
         memory = self.recalled(
             torch.cat(
@@ -101,15 +119,21 @@ class SetEncoder(nn.Module):
                 dim=-1,
             )
         )
-        there = recalled.there & self.config.remembers
-        counted = there.float()[..., None]
-        mean = (memory * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
-        memory = torch.cat([memory, self.nothing.expand(len(memory), 1, -1)], dim=1)
-        attended = F.pad(there, (0, 1), value=True)
+        mask = recalled.mask & self.config.use_memory
+        mean = masked_mean(memory, mask)
+        memory = torch.cat([memory, self.null_token.expand(len(memory), 1, -1)], dim=1)
+        mask = F.pad(mask, (0, 1), value=True)
         for layer in self.attention:
-            query = layer(query, memory, attended)
+            query = layer(query, memory, mask)
         return self.trunk(torch.cat([query[:, 0], mean], dim=-1))
 
 
-def _mlp(size: int, width: int) -> nn.Sequential:
+def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of tokens (B, k, width) over those that mask (B, k) keeps, (B, width); zero where none is."""
+    counted = mask.float()[..., None]
+    return (tokens * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
+
+
+def mlp(size: int, width: int) -> nn.Sequential:
+    """Return two linear layers with a GELU between."""
     return nn.Sequential(nn.Linear(size, width), nn.GELU(), nn.Linear(width, width))

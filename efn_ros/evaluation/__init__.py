@@ -1,21 +1,23 @@
-"""Paired evaluation without ROS: what memory is worth, in deployments that nobody has trained in and as trained.
+"""Paired evaluation without ROS: what memory gains, in deployments that nothing was trained in and as trained.
 
-`plan` says which ways meet which scenes, `evaluate` runs what is missing of that, `comparisons` says what came of it.
+`plan` says which conditions meet which scenes, `evaluate` runs what is missing of it, `comparisons` compares the
+outcomes.
 """
 
-from efn_ros.evaluation.plan import BASE, MEMORY, Job, TrainedDeploymentError, Way, plan
-from efn_ros.evaluation.run import Episode, evaluate
+from efn_ros.evaluation.episodes import EvaluatedEpisode
+from efn_ros.evaluation.plan import BASE, MEMORY, Condition, Job, TrainedDeploymentError, plan
+from efn_ros.evaluation.run import evaluate
 from efn_ros.evaluation.statistics import Comparison, Estimate, compare, comparisons
 
 __all__ = [
     "BASE",
     "MEMORY",
     "Comparison",
-    "Episode",
+    "Condition",
     "Estimate",
+    "EvaluatedEpisode",
     "Job",
     "TrainedDeploymentError",
-    "Way",
     "compare",
     "comparisons",
     "evaluate",

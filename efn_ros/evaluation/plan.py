@@ -1,4 +1,4 @@
-"""Which deployments, which tasks, which scenes, and the ways in which each scene is met."""
+"""Which deployments, which tasks, which scenes, and the conditions under which each scene is run."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from efn_ros.worlds.deployment import SAMPLED
 
 TRAINING_SEED = 10_000  # deployments from here on are those that an EFN is trained in
-BASE, MEMORY, WRONG, AS_TRAINED = "base", "memory", "wrong memory", "as-trained memory"
-RECALL, MEMORYLESS, WORK = "recall", "no recall", "memory of work"
+BASE, MEMORY = "base", "memory"
+OTHER_MEMORY, AS_TRAINED_MEMORY = "wrong memory", "as-trained memory"  # of another deployment; of no shift at all
+RECALLED_ACTION, NO_MEMORY, WORK = "recalled action", "no-memory baseline", "memory from work"
+ALWAYS = {BASE, MEMORY, OTHER_MEMORY, AS_TRAINED_MEMORY}
 # Scenes: policies and EFNs are trained on those from 100 000 on.
-SCENES, REMEMBERED_SCENE, SCENES_A_DEPLOYMENT = 50_000, 50_000, 1_000
+SCENES, BANK_SCENE, SCENES_A_DEPLOYMENT = 50_000, 50_000, 1_000
 
 
 class TrainedDeploymentError(ValueError):
@@ -19,42 +21,36 @@ class TrainedDeploymentError(ValueError):
 
 
 @dataclass(frozen=True)
-class Way:
-    """How a scene is met.
-
-    volume: the recall sees the first so many rollouts of the bank. bank: seed of the deployment whose it is, None: as
-    trained. overlays: parameter files laid over those of the job. correct: False is the base alone. work: False is a
-    bank of the base alone; True one that the robot, met in this way, filled as it worked: corrected from its first
-    rollout on by what was there already, and probed as the parameters say.
-    """
+class Condition:
+    """How a scene is run."""
 
     name: str
-    volume: int = 0
-    bank: int | None = None
-    overlays: tuple[str, ...] = ()
-    correct: bool = True
+    volume: int = 0  # recall sees so many rollouts of the bank, the oldest
+    bank: int | None = None  # seed of the deployment whose bank it is; None: as trained
+    overlays: tuple[str, ...] = ()  # parameter files laid over those of the job
+    correct: bool = True  # False: the base alone
+    # False: a bank of the base alone. True: one that the robot filled under this very condition, corrected from its
+    # first rollout on by what was in it already, and exploring as the parameters say.
     work: bool = False
 
 
 @dataclass(frozen=True)
 class Job:
-    """One task in one deployment; every way meets the same scenes. deployment: seed, None is as trained. recurring:
-    banks are of these very scenes, met again and again, and not of scenes of their own. memory: directory of the bank
-    of this deployment, empty for one that is filled. kinds: of shifts that the seed draws from."""
+    """One task in one deployment; every condition runs the same scenes."""
 
-    robot: str
-    deployment: int | None
+    graph: str
+    deployment: int | None  # its seed; None: as trained
     task: str
     episodes: int
-    ways: tuple[Way, ...]
-    overlays: tuple[str, ...] = ()
-    recurring: bool = False
-    memory: str = ""
-    kinds: tuple[str, ...] = SAMPLED
+    conditions: tuple[Condition, ...]
+    overlays: tuple[str, ...] = ()  # parameter files laid over those of the graph
+    recurring: bool = False  # banks are of these very scenes, run again and again, and not of scenes of their own
+    memory: str = ""  # directory of the bank of this deployment; empty: one is filled
+    kinds: tuple[str, ...] = SAMPLED  # of shifts that the deployment's seed draws from
 
 
 def plan(
-    robot: str,
+    graph: str,
     tasks: Sequence[str],
     deployments: Sequence[int | None],
     *,
@@ -67,12 +63,28 @@ def plan(
     memory: str = "",
     kinds: Sequence[str] = SAMPLED,
 ) -> list[Job]:
-    """Every task in every deployment (None: as trained): the base, memory at each volume, the controls at the largest.
+    """Plan every task in every deployment: the base, memory at each volume, the controls at the largest.
 
-    Controls: each of `variants`, a name and a parameter file; the memory of the next deployment; that of the base as
-    trained. working: likewise, but at each volume, of memory that the robot gathered itself with these parameters.
-    recurring, memory, kinds: as of `Job`. Raises TrainedDeploymentError for a seed that is not held out, and ValueError
-    for a negative volume, a name that is taken, and where nothing is left to run.
+    Args:
+        graph: Name of the graph whose parameters are used.
+        tasks: Names of tasks.
+        deployments: Their seeds; None: as trained.
+        episodes: Scenes of each task and deployment.
+        volumes: Rollouts that recall sees.
+        overlays: Parameter files laid over those of the graph.
+        variants: Controls: name -> parameter file. Further ones are the memory of the next deployment and that of the
+            base as trained.
+        working: As `variants`, but at each volume, with memory that the robot collected itself under these parameters.
+        recurring: As of `Job`.
+        memory: As of `Job`.
+        kinds: As of `Job`.
+
+    Returns:
+        The jobs, task by task within each deployment.
+
+    Raises:
+        TrainedDeploymentError: A seed is not held out.
+        ValueError: A volume is negative, a name is taken, or nothing is left to run.
     """
     if not tasks or not deployments or episodes < 1:
         raise ValueError(
@@ -88,33 +100,39 @@ def plan(
     if not volumes or min(volumes) < 0:
         raise ValueError(f"volumes are {list(volumes)}; name at least one, none below 0")
     variants, working = variants or {}, working or {}
-    taken = ({BASE, MEMORY, WRONG, AS_TRAINED} | working.keys()) & variants.keys()
-    taken |= {BASE, MEMORY, WRONG, AS_TRAINED} & working.keys()
+    taken = ((ALWAYS | working.keys()) & variants.keys()) | (ALWAYS & working.keys())
     if taken:
-        raise ValueError(f"the name {sorted(taken)[0]!r} is taken by a way that is always met; name the variant anew")
+        raise ValueError(f"the name {sorted(taken)[0]!r} is taken by a condition that is always run; choose another")
     largest = max(volumes)
     jobs = []
     for i, seed in enumerate(deployments):
         following = deployments[(i + 1) % len(deployments)]
         other = following if following != seed else (0 if seed is None else (seed + 1) % TRAINING_SEED)
-        ways = [Way(BASE, correct=False), *(Way(MEMORY, volume, seed) for volume in sorted(set(volumes)))]
+        conditions = [Condition(BASE, correct=False)]
+        conditions += [Condition(MEMORY, volume, seed) for volume in sorted(set(volumes))]
         if largest:
-            ways += [Way(name, largest, seed, (str(file),)) for name, file in variants.items()]
+            conditions += [Condition(name, largest, seed, (str(file),)) for name, file in variants.items()]
             for name, file in working.items():
-                ways += [Way(name, volume, seed, (str(file),), work=True) for volume in sorted({*volumes} - {0})]
-            ways.append(Way(WRONG, largest, other))
+                recalled = sorted({*volumes} - {0})
+                conditions += [Condition(name, volume, seed, (str(file),), work=True) for volume in recalled]
+            conditions.append(Condition(OTHER_MEMORY, largest, other))
             if seed is not None:
-                ways.append(Way(AS_TRAINED, largest))
-        common = episodes, tuple(ways), tuple(map(str, overlays)), recurring, memory, tuple(kinds)
-        jobs += [Job(robot, seed, task, *common) for task in tasks]
+                conditions.append(Condition(AS_TRAINED_MEMORY, largest))
+        common = episodes, tuple(conditions), tuple(map(str, overlays)), recurring, memory, tuple(kinds)
+        jobs += [Job(graph, seed, task, *common) for task in tasks]
     return jobs
 
 
 def scene(deployment: int | None, index: int) -> int:
-    """Seed of an evaluated scene: others in each of the first deployments, and none that fills a bank."""
+    """Return the seed of an evaluated scene: others in each of the first deployments, and none that fills a bank."""
     return (SCENES_A_DEPLOYMENT * (deployment or 0) + index) % SCENES
 
 
-def remembered_scene(deployment: int | None, index: int) -> int:
-    """Seed of a scene that fills a bank."""
-    return REMEMBERED_SCENE + scene(deployment, index)
+def bank_scene(deployment: int | None, index: int) -> int:
+    """Return the seed of a scene that fills a bank."""
+    return BANK_SCENE + scene(deployment, index)
+
+
+def scenes(job: Job) -> list[int]:
+    """Return the seeds of the scenes of a job."""
+    return [scene(job.deployment, i) for i in range(job.episodes)]

@@ -1,4 +1,4 @@
-"""What a way is worth beside the base, on the same scenes, with intervals that know how scenes hang together."""
+"""A condition against the base on the same scenes, with intervals that respect how scenes depend on each other."""
 
 from __future__ import annotations
 
@@ -8,58 +8,62 @@ from functools import lru_cache
 
 import numpy as np
 
+from efn_ros.evaluation.episodes import EvaluatedEpisode
 from efn_ros.evaluation.plan import BASE
-from efn_ros.evaluation.run import Episode
 
 ALL, TASK, SHIFT = "all", "task", "shift"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """low, high: 95 % interval."""
+    """A share with its interval."""
 
     value: float
-    low: float
+    low: float  # of the 95 % interval
     high: float
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A way beside the base, on the scenes that both have met; shares of 1.
+    """A condition beside the base, on the scenes that both were run on; shares of 1."""
 
-    group: ALL, TASK or SHIFT, the scenes of the task or kind `of`. success: of the way; base: of the base. removed:
-    share of the base's failures that the way leaves, net of those it adds; None where the base never failed. fixed,
-    broke: scenes. steps, base_steps: mean control steps where both succeeded, None where they never did. residual: mean
-    absolute size. trust: mean, in what was recalled.
-    """
-
-    group: str
-    of: str
-    way: str
-    volume: int
-    pairs: int
-    base: Estimate
-    success: Estimate
-    difference: Estimate
-    removed: Estimate | None
-    fixed: int
-    broke: int
-    steps: float | None
-    base_steps: float | None
-    residual: float
-    trust: float
+    group: str  # ALL, TASK or SHIFT
+    of: str  # the task or the kind of shift
+    condition: str
+    volume: int  # of the memory, rollouts
+    pairs: int  # scenes
+    base: Estimate  # success of the base
+    success: Estimate  # of the condition
+    difference: Estimate  # success less that of the base
+    removed: Estimate | None  # share of the base's failures, net of those added; None where the base never failed
+    fixed: int  # scenes that only the condition succeeded in
+    broke: int  # scenes that only the base succeeded in
+    steps: float | None  # mean control steps where both succeeded; None where they never did
+    base_steps: float | None  # likewise, of the base
+    residual: float  # mean absolute size
+    trust: float  # mean, in what was recalled
 
 
 def compare(
-    episodes: Iterable[Episode], way: str, volume: int, *, group: str = ALL, of: str = "", resamples: int = 10_000
+    episodes: Iterable[EvaluatedEpisode],
+    condition: str,
+    volume: int,
+    *,
+    group: str = ALL,
+    of: str = "",
+    resamples: int = 10_000,
 ) -> Comparison:
-    """Raises ValueError where no scene was met both ways."""
+    """Compare a condition with the base.
+
+    Raises:
+        ValueError: No scene was run under both.
+    """
     episodes = list(episodes)
-    base = {_scene(e): e for e in episodes if e.way == BASE}
-    other = {_scene(e): e for e in episodes if (e.way, e.volume) == (way, volume)}
+    base = {_scene(e): e for e in episodes if e.condition == BASE}
+    other = {_scene(e): e for e in episodes if (e.condition, e.volume) == (condition, volume)}
     keys = sorted(base.keys() & other.keys())
     if not keys:
-        raise ValueError(f"no scene was met both by the base and by {way!r} with a memory of {volume}")
+        raise ValueError(f"no scene was run both by the base and under {condition!r} with a memory of {volume}")
     before, after = (np.array([side[k].success for k in keys], float) for side in (base, other))
     draws = draw_counts(tuple(keys), resamples)
     drawn = draws.sum(axis=1)
@@ -77,7 +81,7 @@ def compare(
     return Comparison(
         group,
         of,
-        way,
+        condition,
         volume,
         len(keys),
         estimate(before),
@@ -93,31 +97,38 @@ def compare(
     )
 
 
-def comparisons(episodes: Sequence[Episode], resamples: int = 10_000) -> list[Comparison]:
-    """Every way, in the order of its first episode, over all scenes, by task and by kind of shift.
+def comparisons(episodes: Sequence[EvaluatedEpisode], resamples: int = 10_000) -> list[Comparison]:
+    """Compare every condition, in the order of its first episode, over all scenes, by task and by kind of shift.
 
     A deployment counts for each kind of shift that it has.
     """
-    ways = dict.fromkeys((e.way, e.volume) for e in episodes)
+    conditions = dict.fromkeys((e.condition, e.volume) for e in episodes)
     groups = {(ALL, ""): list(episodes)}
     for task in dict.fromkeys(e.task for e in episodes):
         groups[TASK, task] = [e for e in episodes if e.task == task]
     for kind in sorted({kind for e in episodes for kind in e.shifts}):
         groups[SHIFT, kind] = [e for e in episodes if kind in e.shifts]
     return [
-        compare(chosen, way, volume, group=group, of=of, resamples=resamples)
+        compare(chosen, condition, volume, group=group, of=of, resamples=resamples)
         for (group, of), chosen in groups.items()
-        for way, volume in ways
+        for condition, volume in conditions
     ]
 
 
 @lru_cache(maxsize=2)
 def draw_counts(keys: tuple[tuple, ...], resamples: int, seed: int = 0) -> np.ndarray:
-    """How often each pair is drawn in each resample of a hierarchical bootstrap, float64 (resamples, pairs).
+    """Count how often each pair is drawn in each resample of a hierarchical bootstrap.
 
-    keys: (deployment, task, scene), sorted. With replacement as many deployments as there are, in each of these as many
-    tasks as it has, in each of these as many scenes: failures of a deployment come together, and a bootstrap over
-    pairs alone would be too sure of itself.
+    Drawn with replacement are as many deployments as there are, in each of these as many tasks as it has, in each of
+    these as many scenes: failures of a deployment come together, and intervals over pairs alone would be too narrow.
+
+    Args:
+        keys: (deployment, task, scene) of each pair, sorted.
+        resamples: How many.
+        seed: Of the draws.
+
+    Returns:
+        Counts, float64 (resamples, pairs).
     """
     rng = np.random.default_rng(seed)
 
@@ -137,7 +148,7 @@ def draw_counts(keys: tuple[tuple, ...], resamples: int, seed: int = 0) -> np.nd
     return counts(list(keys), np.ones(resamples, np.int64)).astype(float)
 
 
-def _scene(episode: Episode) -> tuple[int, str, int]:
+def _scene(episode: EvaluatedEpisode) -> tuple[int, str, int]:
     return -1 if episode.deployment is None else episode.deployment, episode.task, episode.seed
 
 

@@ -21,6 +21,12 @@ def quantise(vectors: np.ndarray) -> Quantised:
     return Quantised(q=q, scale=scale)
 
 
+def inverse_norm(q: np.ndarray) -> np.ndarray:
+    """Return one over the norm of each row of int8 (N, d), 0 for a row of zeros; float32 (N,)."""
+    squares = np.einsum("nd,nd->n", q, q, dtype=np.int64)
+    return np.where(squares > 0, 1 / np.sqrt(np.maximum(squares, 1)), 0).astype(np.float32)
+
+
 class Projection:
     """The Johnson-Lindenstrauss matrix of equation (30), float32 (input_size, output_size), the same for ever.
 

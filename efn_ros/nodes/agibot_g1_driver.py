@@ -35,7 +35,7 @@ class AgibotG1Driver(EfnNode):
         Parameter("delay_s", 0.02, "From a command to the motion.", 0.0, 1.0),
         Parameter("noise_rad", 0.0005, "Standard deviation of a measured position.", 0.0, 0.1),
         Parameter("seed", 0, "Of that noise.", 0),
-        Parameter("judge_rates", False, "Refuse commands for their speed and acceleration; one that is lost is both."),
+        Parameter("check_rates", False, "Refuse commands for their speed and acceleration; one that is lost is both."),
     )
 
     def setup(self) -> None:
@@ -45,7 +45,7 @@ class AgibotG1Driver(EfnNode):
             delay_s=p["delay_s"],
             noise_rad=p["noise_rad"],
             seed=p["seed"],
-            judge_rates=p["judge_rates"],
+            check_rates=p["check_rates"],
             image_size=(p["image_height"], p["image_width"]),
         )
         self._joints = self.publisher(JointState, "arm_state", SENSOR_DATA)

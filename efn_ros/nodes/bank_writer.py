@@ -6,14 +6,14 @@ import time
 from pathlib import Path
 
 from efn_ros.bank import BankError, BankReader, RolloutRecorder
-from efn_ros.bank.store.conditions import matching
-from efn_ros.msg import BankChanged, CorrectedAction, EpisodeState, Observation, PolicyStep
+from efn_ros.bank.store.filters import matching
+from efn_ros.msg import BankChanged, CorrectedAction, EpisodeState, ObservationStamped, PolicyStepStamped
 from efn_ros.ros import conversions, episodes
 from efn_ros.ros.diagnostics import ERROR, OK
 from efn_ros.ros.node import EfnNode, Parameter, run
 from efn_ros.ros.qos import EVERY_KEPT_STEP, LATCHED
 from efn_ros.runtime.factory import make_writer
-from efn_ros.srv import Forget
+from efn_ros.srv import ForgetRollouts
 
 
 class BankWriterNode(EfnNode):
@@ -42,17 +42,16 @@ class BankWriterNode(EfnNode):
         self._writer = make_writer(self.parameters(), self.parameter("bank"))
         self._recorder = RolloutRecorder()
         self._episode: EpisodeState | None = None
-        self._ended_at = 0.0
         self._out = self.publisher(BankChanged, "bank_changed", LATCHED)
         self._grace = self.timer(self.parameter("grace_s"), self._on_grace)
         self._grace.cancel()
-        self.serve(Forget, "~/forget", self._forget)
+        self.serve(ForgetRollouts, "~/forget", self._forget)
         self.listen(EpisodeState, "episode", self._on_episode, LATCHED)
         self.listen(
-            Observation, "observation", lambda m: self._add(conversions.observation_from_msg(m)), EVERY_KEPT_STEP
+            ObservationStamped, "observation", lambda m: self._add(conversions.observation_from_msg(m)), EVERY_KEPT_STEP
         )
         self.listen(
-            PolicyStep, "policy_step", lambda m: self._add(conversions.policy_step_from_msg(m)), EVERY_KEPT_STEP
+            PolicyStepStamped, "policy_step", lambda m: self._add(conversions.policy_step_from_msg(m)), EVERY_KEPT_STEP
         )
         self.listen(
             CorrectedAction,
@@ -70,7 +69,7 @@ class BankWriterNode(EfnNode):
             self._writer.close()
 
     def _on_episode(self, episode: EpisodeState) -> None:
-        if not episode.record or episode.saved or episode.unsaved or not episode.episode_id:
+        if not episode.record or episode.saved or episode.not_saved_reason or not episode.episode_id:
             return
         if episode.phase == EpisodeState.RUNNING:
             if self._episode is not None:
@@ -160,12 +159,12 @@ class BankWriterNode(EfnNode):
         self.get_logger().warning(f"episode {episode_id} is not remembered: {reason}")
         self._announce(episode_id, 0.0, reason)
 
-    def _announce(self, episode_id: str, write_s: float, unsaved: str = "") -> None:
+    def _announce(self, episode_id: str, write_s: float, not_saved_reason: str = "") -> None:
         self._out.publish(
             BankChanged(
                 stamp=self.get_clock().now().to_msg(),
                 episode_id=episode_id,
-                unsaved=unsaved,
+                not_saved_reason=not_saved_reason,
                 revision=self._writer.revision,
                 rollouts=self._writer.rollouts,
                 steps=self._writer.steps,

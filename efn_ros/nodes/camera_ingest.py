@@ -9,14 +9,13 @@ import numpy as np
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from efn_ros.features.images import resize_crop
-from efn_ros.msg import CorrectedAction, EpisodeState, Observation
+from efn_ros.msg import CorrectedAction, EpisodeState, ObservationStamped
 from efn_ros.ros import conversions
 from efn_ros.ros.images import to_rgb
 from efn_ros.ros.node import EfnNode, Parameter, run
 from efn_ros.ros.qos import KEPT_STEPS, LATCHED, LOSSLESS_SENSOR_DATA, SENSOR_DATA
 from efn_ros.ros.synchroniser import Synchroniser
-from efn_ros.types import Observation as ObservationType
-from efn_ros.types import StepContext
+from efn_ros.types import Observation, StepContext
 
 STATE = "state"
 JOIN_S = 5.0  # a node that comes into a running episode gives its last action this long to arrive
@@ -46,7 +45,7 @@ class CameraIngest(EfnNode):
         self._step, self._last_stamp_ns = 0, 0
         self._last_action: CorrectedAction | None = None
         self._joining_until_s = 0.0
-        self._out = self.publisher(Observation, "observation", KEPT_STEPS)
+        self._out = self.publisher(ObservationStamped, "observation", KEPT_STEPS)
         self.listen(EpisodeState, "episode", self._on_episode, LATCHED)
         self.listen(CorrectedAction, "corrected_action", self._on_action, LATCHED)
         qos = LOSSLESS_SENSOR_DATA if self.parameter("lossless") else SENSOR_DATA
@@ -119,7 +118,7 @@ class CameraIngest(EfnNode):
         )
         images = {camera: chosen[camera][1] for camera in self._cameras}
         now_ns = self.now_ns()
-        self._out.publish(conversions.observation_to_msg(ObservationType(context, images, chosen[STATE][1]), now_ns))
+        self._out.publish(conversions.observation_to_msg(Observation(context, images, chosen[STATE][1]), now_ns))
         self.diagnostics.tick((now_ns - stamp_ns) * 1e-9)
 
 

@@ -1,4 +1,4 @@
-"""efn_corrector: asks the memory, adds the residual, keeps the limits and the deadline. One answer for every step."""
+"""efn_corrector: asks memory, adds the residual, keeps the limits and the deadline. One answer for every step."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import math
 from rclpy.task import Future
 from std_srvs.srv import SetBool, Trigger
 
-from efn_ros.msg import CorrectedAction, EpisodeState, PolicyStep
+from efn_ros.msg import CorrectedAction, EpisodeState, PolicyStepStamped
 from efn_ros.ros import conversions
 from efn_ros.ros.diagnostics import ERROR, OK, WARN
 from efn_ros.ros.node import EfnNode, Parameter, describe_error, run
 from efn_ros.ros.qos import KEPT_STEPS, LATCHED, STEPS
+from efn_ros.runtime.experiments import EXPERIMENT
 from efn_ros.runtime.factory import make_corrector, make_switching
 from efn_ros.srv import RetrieveExperience
-from efn_ros.types import Mode, Recall
-from efn_ros.types import PolicyStep as PolicyStepType
+from efn_ros.types import Mode, PolicyStep, Recall
 
-ASK_AGAIN_NS = 1_000_000_000  # a memory that is lost gets this long to answer before it is asked once more
+RETRY_NS = 1_000_000_000  # a memory that is lost has this long to answer before it is asked once more
 
 
 class EfnCorrector(EfnNode):
@@ -27,35 +27,20 @@ class EfnCorrector(EfnNode):
     PARAMETERS = (
         Parameter("enabled", True, "Whether memory corrects; also switched by ~/enable."),
         Parameter("shadow", False, "Execute the base; what memory proposes is only published and recorded."),
-        Parameter(
-            "deadline_s", 0.02, "Longest wait for the memory; then the base action goes out, seconds.", 0.0, 60.0
-        ),
+        Parameter("deadline_s", 0.02, "Longest wait for memory; then the base action goes out, seconds.", 0.0, 60.0),
         Parameter("method", "recalled_action", "Residual: recalled_action (without training) or learned (the EFN)."),
         Parameter(
             "checkpoint",
             "",
             "Directory of the EFN, or packaged:libero; empty: the package's for Meta-World; of method learned.",
         ),
-        Parameter(
-            "decoder_policy",
-            "",
-            "Backbone whose frozen decoder an EFN that changes latent tokens needs: policy of vla_policy; else unused.",
-        ),
-        Parameter("decoder_checkpoint", "", "Directory of its checkpoint: checkpoint of vla_policy."),
-        Parameter("learn", False, "Take up, with the next episode, the checkpoint in use of those learnt at work."),
-        Parameter("bank", "bank", "Directory of the experience bank, which they lie in."),
+        Parameter("learn", False, "Use, from the next episode on, the checkpoint that was accepted at work."),
+        Parameter("bank", "bank", "Directory of the experience bank, which holds these checkpoints."),
         Parameter("gain", 0.5, "Factor on the residual.", 0.0, 1.0),
         Parameter(
             "check_memory",
             True,
             "Follow memory only as far as it fits what the episode has shown; of method learned.",
-        ),
-        Parameter(
-            "disagreement_scale",
-            0.0,
-            "Disagreement of the checkpoint's critics that halves the residual, in units of the return; 0: off.",
-            0.0,
-            1e6,
         ),
         Parameter("min_confidence", 0.5, "Recall below it is not followed; of method recalled_action.", 0.0, 1.0),
         Parameter("control_steps", 1, "Control steps from one decision to the next.", 1, 1000),
@@ -63,12 +48,12 @@ class EfnCorrector(EfnNode):
         Parameter(
             "exploration.mode",
             "off",
-            "Probes around what would be executed, in episodes that are corrected and recorded: off, noise, residual "
-            "(of method learned), branch or retry.",
+            "Exploration around what would be executed, in episodes that are corrected and recorded: off, noise, "
+            "residual (of method learned), branch or retry.",
         ),
-        Parameter("exploration.scale", 0.5, "Largest probe, share of limits.residual.", 0.0, 1.0),
-        Parameter("exploration.max_confidence", 0.5, "Only where recall is less sure than this.", 0.0, 1.0),
-        Parameter("exploration.rate", 0.25, "Share of episodes that probe, drawn by their seed.", 0.0, 1.0),
+        Parameter("exploration.scale", 0.5, "Largest exploration noise, share of limits.residual.", 0.0, 1.0),
+        Parameter("exploration.max_confidence", 0.5, "Only where the recall's confidence is below this.", 0.0, 1.0),
+        Parameter("exploration.episode_fraction", 0.25, "Share of episodes that explore, by their seed.", 0.0, 1.0),
         Parameter("limits.low", [-1.0], "Lower bound of an action, in its units, one entry a dimension."),
         Parameter("limits.high", [1.0], "Upper bound of an action."),
         Parameter("limits.residual", [0.3], "Largest residual, in the action's units."),
@@ -82,93 +67,88 @@ class EfnCorrector(EfnNode):
             "Entry of proprioception that measures each action entry, -1: none; [-1]: no action is a position.",
         ),
         Parameter("limits.holds_last", [False], "True: holding repeats the last command. False: it means zero."),
+        Parameter(EXPERIMENT, "", "Experiment whose residual takes the place of method; empty: none."),
     )
 
-    MAY_HEAR = ("episode",)
+    OPTIONAL_TOPICS = ("episode",)
 
     def setup(self) -> None:
+        """Load the residual, and wait for policy steps."""
         self._corrector = make_corrector(self.parameters())
         self._switching = make_switching(self.parameters(), self._corrector)
         self._enabled = self.parameter("enabled")
-        # The step that waits for memory, as it came, and when.
-        self._pending: tuple[PolicyStepType, PolicyStep, int] | None = None
-        self._asked: Future | None = None  # and since when
-        self._asked_ns = 0
-        self._answered = ("", -1, -1)
+        # The step that waits for memory, its message, and when it came.
+        self._pending: tuple[PolicyStep, PolicyStepStamped, int] | None = None
+        self._request: Future | None = None  # the last one to memory
+        self._requested_ns = 0
+        self._last_key: tuple = ()  # of the step answered last
         self._memory_lost = ""
         self._out = self.publisher(CorrectedAction, "corrected_action", KEPT_STEPS)
         self._memory = self.create_client(RetrieveExperience, "retrieve")
         self._made.append((self.destroy_client, self._memory))
         self._deadline = self.timer(self.parameter("deadline_s"), self._on_deadline)
         self._deadline.cancel()
-        self.listen(PolicyStep, "policy_step", self._on_step, STEPS)
-        if self._switching:  # it loads at the ends of episodes, and has time to before the first step of one
-            self.listen(EpisodeState, "episode", lambda episode: self._prepare(), LATCHED)
-            self._tell_checkpoint()
+        self.listen(PolicyStepStamped, "policy_step", self._on_step, STEPS)
+        if self._switching:  # it loads when an episode ends, and has time to before the first step of the next
+            self.listen(EpisodeState, "episode", self._on_episode, LATCHED)
+            self._report_checkpoint(self._switching.facts)
         self.serve(Trigger, "~/stop", self._stop)
         self.serve(Trigger, "~/reset", self._reset)
         self.serve(SetBool, "~/enable", self._enable)
 
-    def _on_step(self, message: PolicyStep) -> None:
+    def _on_step(self, message: PolicyStepStamped) -> None:
         received_ns = self.now_ns()
         step = conversions.policy_step_from_msg(message)
         key = _key(step)
-        if key in (self._answered, self._pending and _key(self._pending[0])):
+        if key == self._last_key or (self._pending and key == _key(self._pending[0])):
             self.diagnostics.counts["duplicates"] += 1
             return
         if self._pending is not None:
-            self._finish(Recall(reason="the next step came before the memory's answer"))
+            self._finish(Recall(reason="the next step came before memory's answer"))
         if self._switching and self._switching.begin(step):
-            self._tell_checkpoint()
+            self._report_checkpoint(self._switching.facts)
         self._pending = (step, message, received_ns)
-        if not (self._enabled and step.context.correct) or self._corrector.stopped:
+        if not (self._enabled and step.context.correct) or self._corrector.stop_reason:
             self._finish(Recall(reason="correction is off"))
         elif not self._memory.service_is_ready():
-            self._lose_memory("experience_retrieval is not there")
+            self._lose_memory("experience_retrieval is not running")
             self._finish(Recall(reason=self._memory_lost))
-        elif self._memory_lost and self._is_asked() and received_ns - self._asked_ns < ASK_AGAIN_NS:
+        elif self._memory_lost and self._is_requested() and received_ns - self._requested_ns < RETRY_NS:
             self._finish(Recall(reason=self._memory_lost))
         else:
-            request = RetrieveExperience.Request(
-                context=message.context,
-                instruction_embedding=message.instruction_embedding,
-                key=message.key,
-                latent_tokens=message.latent_tokens,
-                latent=message.latent,
-                proprio=message.proprio,
-                policy=message.policy,
-                projection=message.projection,
-            )
-            if self._is_asked():  # the answer will hardly come, and the request would be kept for ever
-                self._memory.remove_pending_request(self._asked)
-            self._asked, self._asked_ns = self._memory.call_async(request), received_ns
-            self.when_done(self._asked, lambda response: self._on_answer(key, response))
+            self._ask_memory(message, key, received_ns)
             if self._memory_lost:  # it is asked, so that its return is noticed, but nobody waits
                 self._finish(Recall(reason=self._memory_lost))
             else:
                 self._deadline.reset()
 
-    def _prepare(self) -> None:
-        self._switching.prepare()
-        self._tell_checkpoint()
+    def _ask_memory(self, message: PolicyStepStamped, key: tuple, now_ns: int) -> None:
+        if self._request is not None and self._is_requested():  # hardly to be answered, yet kept for ever
+            self._memory.remove_pending_request(self._request)
+        self._request, self._requested_ns = self._memory.call_async(conversions.query_to_request(message)), now_ns
+        self.when_done(self._request, lambda response: self._on_answer(key, response))
 
-    def _tell_checkpoint(self) -> None:
-        said, facts = self.diagnostics.facts, self._switching.facts
-        if facts["refused"] not in ("", said.get("refused")):
+    def _is_requested(self) -> bool:
+        return self._request is not None and not self._request.done()
+
+    def _on_episode(self, episode: EpisodeState) -> None:
+        self._switching.prefetch()
+        self._report_checkpoint(self._switching.facts)
+
+    def _report_checkpoint(self, facts: dict[str, str]) -> None:
+        reported = self.diagnostics.facts
+        if facts["refused"] not in ("", reported.get("refused")):
             self.diagnostics.error(facts["refused"])
             self.get_logger().warning(f"{facts['refused']}; checkpoint {facts['checkpoint']} stays")
-        if facts["checkpoint"] != said.get("checkpoint"):
+        if facts["checkpoint"] != reported.get("checkpoint"):
             self.get_logger().info(f"checkpoint {facts['checkpoint']} corrects")
         self.diagnostics.facts = facts
-
-    def _is_asked(self) -> bool:
-        return self._asked is not None and not self._asked.done()
 
     def _on_answer(self, key: tuple, response: RetrieveExperience.Response) -> None:
         if self._memory_lost:
             self._memory_lost = ""
             self.diagnostics.state(OK, "")
-            self.get_logger().info("the memory answers again")
+            self.get_logger().info("memory answers again")
         if self._pending is None:
             self.diagnostics.counts["late_answers"] += 1
             return
@@ -183,7 +163,7 @@ class EfnCorrector(EfnNode):
     def _on_deadline(self) -> None:
         self._deadline.cancel()
         if self._pending is not None:
-            self._lose_memory("the memory did not answer within its deadline")
+            self._lose_memory("memory did not answer within its deadline")
             self._finish(Recall(reason=self._memory_lost))
 
     def _lose_memory(self, reason: str) -> None:
@@ -197,8 +177,7 @@ class EfnCorrector(EfnNode):
         """Answer the pending step."""
         self._deadline.cancel()
         (step, message, received_ns), self._pending = self._pending, None
-        context = step.context
-        self._answered = _key(step)
+        self._last_key = _key(step)
         try:
             correction = self._corrector.correct(step, recall)
         except Exception as error:  # noqa: BLE001 - an action must go out, whatever is wrong with the correction
@@ -208,15 +187,15 @@ class EfnCorrector(EfnNode):
         recall_s = (now_ns - received_ns) * 1e-9 if answered else math.nan
         self._out.publish(conversions.correction_to_msg(correction, recall_s, received_ns, now_ns, message))
         self.diagnostics.counts[correction.mode.name.lower()] += 1
-        self.diagnostics.counts["probed"] += bool(correction.exploration)
+        self.diagnostics.counts["explored"] += bool(correction.exploration)
         if correction.mode == Mode.HOLD:
             self.diagnostics.error(f"holding: {correction.reason}")
-        self.diagnostics.tick((now_ns - context.stamp_ns) * 1e-9)
+        self.diagnostics.tick((now_ns - step.context.stamp_ns) * 1e-9)
 
     def _stop(self, request, response):
         self._corrector.stop("stopped by the operator")
-        self.diagnostics.state(ERROR, self._corrector.stopped)
-        response.success, response.message = True, self._corrector.stopped
+        self.diagnostics.state(ERROR, self._corrector.stop_reason)
+        response.success, response.message = True, self._corrector.stop_reason
         return response
 
     def _reset(self, request, response):
@@ -231,9 +210,10 @@ class EfnCorrector(EfnNode):
         return response
 
 
-def _key(step: PolicyStepType) -> tuple[str, int, int]:
+def _key(step: PolicyStep) -> tuple[str, int, int]:
     return step.context.episode_id, step.context.step, step.context.stamp_ns
 
 
 def main() -> None:
+    """Run the node."""
     run(lambda: EfnCorrector("efn_corrector"))

@@ -6,7 +6,7 @@ from builtin_interfaces.msg import Duration
 from rclpy.publisher import Publisher
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from efn_ros.robots.bridge import Order
+from efn_ros.robots.bridge import Command
 from efn_ros.ros.arm_bridge import ArmBridge
 from efn_ros.ros.node import run
 from efn_ros.ros.qos import STEPS
@@ -21,8 +21,8 @@ class TrajectoryBridge(ArmBridge):
         self._out = self.publisher(JointTrajectory, "joint_trajectory", STEPS)
         return self._out
 
-    def send(self, order: Order) -> None:
-        point = JointTrajectoryPoint(positions=order.posture.tolist(), time_from_start=self._due)
+    def send(self, command: Command) -> None:
+        point = JointTrajectoryPoint(positions=command.posture.tolist(), time_from_start=self._due)
         self._out.publish(JointTrajectory(joint_names=self.joints, points=[point]))
 
 

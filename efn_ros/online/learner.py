@@ -1,11 +1,10 @@
 """Learning at work, without a teacher: the EFN imitates, in hindsight, what was added where it ended well.
 
-A lesson is a decision of a remembered rollout. Its target is what correction or exploration added to the base action
-in a rollout that succeeded, and zero where the base alone did; what the *other* rollouts recall for it is found by the
-very code that recalls at work. From the checkpoint in use a candidate is trained, held near it, and proven on rollouts
-that it never saw, in shadow: both networks answer the held-out decisions, and nothing is executed. Only then it is
-offered. The frozen policy has no part in this: its files are neither read nor written. After self-imitation learning
-(Oh et al., 2018), with whole successes in place of returns.
+A sample is a decision of a remembered rollout. Its target is what correction or exploration added to the base action in
+a rollout that succeeded, and zero where the base alone did; what the other rollouts recall for it is found by the very
+code that recalls at work. From the checkpoint in use a candidate is trained, held near it, and validated in shadow on
+rollouts that it never saw. Only an accepted candidate is offered. The files of the frozen policy are neither read nor
+written.
 """
 
 from __future__ import annotations
@@ -13,115 +12,158 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from efn_ros.bank import BankReader, Snapshot, StoredRollout
 from efn_ros.correction.registry import RULE, Checkpoint, Registry, now
 from efn_ros.efn.actor import Efn
-from efn_ros.efn.checkpoint import require_action_space
-from efn_ros.online.acceptance import CORRECTED_SUCCESSES, prove
+from efn_ros.efn.checkpoint import read_config
+from efn_ros.online.acceptance import CORRECTED_SUCCESSES, validate_candidate
 from efn_ros.online.config import OPERATOR_SWITCHES, RULE_SWITCHES, RULES, LearnConfig
-from efn_ros.online.update import _job_of, fit
-from efn_ros.retrieval import RecallConfig
-from efn_ros.training.bank_dataset import DECIDED, Lessons, is_held_out
+from efn_ros.online.update import unfinished_job, update
+from efn_ros.retrieval import RetrievalConfig
+from efn_ros.training.bank_dataset import DECIDED, BankDataset, is_held_out
 from efn_ros.types import Mode, Outcome
 
 STATE = "state.safetensors"
 
 
-def _is_corrected_success(rollout: StoredRollout) -> bool:
-    return rollout.record.outcome == Outcome.SUCCESS and bool((rollout.arrays.modes == Mode.CORRECTED).any())
-
-
 class Learner:
-    """Follows one bank. `advance` does what there is to do; a kill at any time costs at most an epoch."""
+    """Follows one bank. `advance` does what there is to do; a kill at any time costs at most an epoch.
+
+    Attributes:
+        registry: Of the checkpoints.
+    """
 
     def __init__(
         self,
         bank: str | Path,
         checkpoint: str | Path,
         config: LearnConfig,
-        recall: RecallConfig,
+        retrieval: RetrievalConfig,
         *,
         gain: float = 1.0,
         rule: str = OPERATOR_SWITCHES,
         pause: Callable[[], None] = lambda: None,
-        tell: Callable[[str], None] = lambda text: None,
+        report: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """checkpoint: the EFN that learning begins with. recall, gain: as the robot is corrected with. rule: who
-        switches, one of RULES. pause: called between two pieces of work. tell: hears what is being done."""
+        """Learn from a bank.
+
+        Args:
+            bank: Its directory.
+            checkpoint: The EFN that learning begins with.
+            config: How candidates are made and accepted.
+            retrieval: As the robot recalls at work.
+            gain: Of the corrector.
+            rule: Who switches to an accepted candidate, one of RULES.
+            pause: Called between two pieces of work; may raise to interrupt.
+            report: Is given what is being done, in words.
+
+        Raises:
+            ValueError: There is no such rule, or no correction to learn.
+        """
         if rule not in RULES:
             raise ValueError(f"rule is {rule!r}; there are {', '.join(map(repr, RULES))}")
         if not gain > 0:
             raise ValueError(f"gain of efn_corrector is {gain}; with no correction there is nothing to learn")
         self.registry = Registry(bank)
-        self._bank, self._origin, self._config, self._recall = bank, checkpoint, config, recall
-        self._gain, self._rule, self._pause, self._tell = gain, rule, pause, tell
+        self._bank, self._origin, self._config = bank, checkpoint, config
+        self._retrieval = replace(retrieval, codes=None)  # the network in training encodes what was seen itself
+        self._gain, self._rule, self._pause, self._report = gain, rule, pause, report
         self._reader: BankReader | None = None
 
     def advance(self) -> tuple[str, Checkpoint | None]:
-        """What came of it, in words, and the candidate where there is a new one.
+        """Make and validate a candidate, if there is enough to learn from.
 
-        Raises the errors of `Registry.begin`, of `BankReader.snapshot`, and ValueError where bank and network do not
-        fit each other and for a checkpoint that changes latent tokens.
+        Returns:
+            What came of it, in words, and the candidate where there is a new one.
+
+        Raises:
+            BankError: As `BankReader.snapshot` raises it.
+            ValueError: Bank and network do not fit each other, or learning began with another checkpoint.
         """
         if self._reader is None:
-            require_action_space(self._origin, "learning at work")
+            read_config(self._origin)  # refuses what cannot be trained, before anything is written
             self.registry.begin(self._origin)
             self._reader = BankReader(Path(self._bank).expanduser(), skip_corrupt=True)
         registry, config, snapshot = self.registry, self._config, self._reader.snapshot(verified=True)
         current, newest = registry.current(), registry.checkpoints()[-1]
-        state = registry.directory / STATE
-        begun = json.loads(_job_of(state) or "{}")
-        revision = snapshot.revision
+        if current is None:
+            raise ValueError(f"{registry.directory} names no checkpoint in use; begin anew in an empty directory")
+        state, revision = registry.directory / STATE, snapshot.revision
+        begun = unfinished_job(state)
         if begun and begun == self._job(self._chosen(snapshot, begun["revision"]), begun["revision"], current):
             revision = begun["revision"]  # go on with what was interrupted
         rollouts = self._chosen(snapshot, revision)
-        since = newest.report.get("revision", 0)
-        fresh = sum(r.record.revision > since for r in rollouts)
-        held_out = [r for r in rollouts if is_held_out(r.record.id, config.held_out)]
-        learnt = [r for r in rollouts if not is_held_out(r.record.id, config.held_out)]
-        proving, teaching = (sum(map(_is_corrected_success, part)) for part in (held_out, learnt))
-        for there, asked, what in (
-            (fresh, config.least_new, "rollouts since the last candidate"),
-            (proving, config.least_held_out, CORRECTED_SUCCESSES),
-            (teaching, 1, "corrected successes to learn from"),
-        ):
-            if there < asked:
-                return f"nothing to prove yet: {there} of {asked} {what}", None
+        held_out = [r for r in rollouts if is_held_out(r.record.id, config.held_out_fraction)]
+        training = [r for r in rollouts if not is_held_out(r.record.id, config.held_out_fraction)]
+        if missing := self._missing(rollouts, held_out, training, newest.report.get("revision", 0)):
+            return f"nothing to validate yet: {missing}", None
 
-        projection, recall = snapshot.projection, self._recall
-        job = self._job(rollouts, revision, current)
+        job, retrieval, projection = self._job(rollouts, revision, current), self._retrieval, snapshot.projection
         before, efn = Efn.from_pretrained(current.path), Efn.from_pretrained(current.path)
-        self._tell(f"recalling for {len(learnt)} rollouts")
-        lessons = Lessons(learnt, learnt, recall, efn, projection, self._pause)
-        seed = (config.seed, revision)
-        told = json.dumps(job, sort_keys=True)
-        losses = fit(efn, lessons, config, self._gain, seed, state=state, job=told, pause=self._pause, tell=self._tell)
-        self._tell(f"proving on {len(held_out)} held-out rollouts")
-        checks = Lessons(held_out, rollouts, recall, efn, projection, self._pause)
-        proof = prove(before, efn, checks, config, self._gain, self._pause)
+        self._report(f"recalling for {len(training)} rollouts")
+        samples = BankDataset(training, training, retrieval, efn, projection=projection, pause=self._pause)
+        losses = update(
+            efn,
+            samples,
+            config,
+            self._gain,
+            (config.seed, revision),
+            state=state,
+            job=job,
+            pause=self._pause,
+            report=self._report,
+        )
+        self._report(f"validating on {len(held_out)} held-out rollouts")
+        checks = BankDataset(held_out, rollouts, retrieval, efn, projection=projection, pause=self._pause)
+        verdict = validate_candidate(before, efn, checks, config, self._gain, self._pause)
         facts = {
             "when": now(),
             "parent": {"number": current.number, "fingerprint": current.fingerprint},
             "policy": rollouts[-1].record.policy,
             "revision": revision,
-            "rollouts": {"learnt": len(learnt), "held_out": len(held_out)},
-            "decisions": {"learnt": len(lessons), "corrected": int((lessons.corrected & lessons.success).sum())},
+            "rollouts": {"training": len(training), "held_out": len(held_out)},
+            "decisions": {"training": len(samples), "corrected": int((samples.corrected & samples.success).sum())},
             "losses": losses,
-            "settings": {"learning": asdict(config), "recall": asdict(recall), "gain": self._gain},
+            "settings": {"learning": asdict(config), "retrieval": asdict(retrieval), "gain": self._gain},
         }
-        candidate = registry.add(efn.save_pretrained, {**proof, **facts}, kept=config.kept)
+        candidate = registry.add(efn.save_pretrained, {**verdict, **facts}, kept=config.kept_candidates)
         state.unlink()
-        if not proof["proven"]:
-            return f"candidate {candidate.number} was rejected: {proof['reason']}", candidate
+        return self._offer(candidate, verdict), candidate
+
+    def _offer(self, candidate: Checkpoint, verdict: dict[str, Any]) -> str:
+        """Switch to an accepted candidate where the rule does. Returns what came of it."""
+        if not verdict["accepted"]:
+            return f"candidate {candidate.number} was rejected: {verdict['reason']}"
         if self._rule == RULE_SWITCHES:
-            registry.switch(candidate.number, who=RULE, why=proof["reason"])
-            return f"candidate {candidate.number} is in use: {proof['reason']}", candidate
-        return f"candidate {candidate.number} is offered: {proof['reason']}", candidate
+            self.registry.switch(candidate.number, who=RULE, why=verdict["reason"])
+            return f"candidate {candidate.number} is in use: {verdict['reason']}"
+        return f"candidate {candidate.number} is offered: {verdict['reason']}"
+
+    def _missing(
+        self,
+        rollouts: Sequence[StoredRollout],
+        held_out: Sequence[StoredRollout],
+        training: Sequence[StoredRollout],
+        since: int,
+    ) -> str:
+        """What there is too little of, in words; empty where there is enough. since: revision of the last candidate."""
+        config = self._config
+        new = sum(r.record.revision > since for r in rollouts)
+        validating, teaching = (sum(map(_is_corrected_success, part)) for part in (held_out, training))
+        for found, asked, what in (
+            (new, config.min_new_rollouts, "rollouts since the last candidate"),
+            (validating, config.min_held_out_successes, CORRECTED_SUCCESSES),
+            (teaching, 1, "corrected successes to learn from"),
+        ):
+            if found < asked:
+                return f"{found} of {asked} {what}"
+        return ""
 
     def _chosen(self, snapshot: Snapshot, revision: int) -> list[StoredRollout]:
         """The newest that the bank held at this revision, of the policy that works now, oldest first."""
@@ -130,11 +172,15 @@ class Learner:
             for r in snapshot.rollouts
             if r.record.revision <= revision and r.record.recallable and np.isin(r.arrays.modes, DECIDED).any()
         ]
-        return [r for r in rollouts if r.record.policy == rollouts[-1].record.policy][-self._config.most_rollouts :]
+        return [r for r in rollouts if r.record.policy == rollouts[-1].record.policy][-self._config.max_rollouts :]
 
-    def _job(self, rollouts: Sequence[StoredRollout], revision: int, current: Checkpoint) -> dict:
+    def _job(self, rollouts: Sequence[StoredRollout], revision: int, current: Checkpoint) -> dict[str, Any]:
         """All that a training depends on: with the same, one that was interrupted may go on."""
         ids = hashlib.blake2b("\n".join(r.record.id for r in rollouts).encode(), digest_size=8).hexdigest()
         job = {"parent": current.fingerprint, "revision": revision, "rollouts": ids, "gain": self._gain}
-        job |= {"learning": asdict(self._config), "recall": asdict(self._recall)}
+        job |= {"learning": asdict(self._config), "retrieval": asdict(self._retrieval)}
         return json.loads(json.dumps(job))  # tuples become lists, as in what was written
+
+
+def _is_corrected_success(rollout: StoredRollout) -> bool:
+    return rollout.record.outcome == Outcome.SUCCESS and bool((rollout.arrays.modes == Mode.CORRECTED).any())

@@ -1,102 +1,94 @@
-"""One update of the network in use by the newest rollouts, which may be interrupted."""
+"""One update of the network in use by the newest rollouts, which may be interrupted.
+
+After self-imitation learning (Oh et al., 2018), with whole successes in place of returns.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import safetensors
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save
 from torch import Tensor
 
-from efn_ros import files
 from efn_ros.efn.actor import Efn
 from efn_ros.online.config import LearnConfig
-from efn_ros.training.bank_dataset import SMALLEST_BOUND, Lessons
+from efn_ros.training.bank_dataset import MIN_BOUND, BankDataset
+from efn_ros.training.loop import LoopConfig, TrainingLoop
+from efn_ros.training.state import read_state
 
-BENT_AT = 0.1  # share of the bound, where the loss turns from squares to absolute values
+HUBER_BETA = 0.1  # share of the bound, where the loss turns from squares to absolute values
+WEIGHT_DECAY = 0.01
 
 
-def fit(
+def update(
     efn: Efn,
-    lessons: Lessons,
+    samples: BankDataset,
     config: LearnConfig,
     gain: float,
-    seed: Sequence[int],
+    seed: tuple[int, ...],
     *,
     state: Path,
-    job: str,
+    job: dict[str, Any],
     pause: Callable[[], None] = lambda: None,
-    tell: Callable[[str], None] = lambda text: None,
+    report: Callable[[str], None] = lambda text: None,
 ) -> list[float]:
-    """Train `efn` in place; returns the loss of each epoch.
+    """Train a network in place.
 
-    state: after every epoch all of the training goes there; where it holds an unfinished `job`, that is gone on with,
-    and the end is the same to the last bit. Only safetensors is written, the rest is in its header.
+    Args:
+        efn: The network in use, that is changed.
+        samples: To train on.
+        config: How.
+        gain: Of the corrector.
+        seed: Of all that is drawn.
+        state: File of the state, written after every epoch; an unfinished `job` in it is gone on with, to the same end.
+        job: All that the training depends on.
+        pause: Called between two pieces of work; may raise to interrupt.
+        report: Is given the progress in words.
+
+    Returns:
+        The mean loss of each epoch.
     """
-    bound = (efn.bound * gain).clamp(min=SMALLEST_BOUND)
-    weight = lessons.weight(config.anchor)
+    bound = (efn.bound * gain).clamp(min=MIN_BOUND)
+    weight = samples.weights(config.base_weight)
     weight /= weight.mean() or 1.0
-    before = lessons.residuals(efn, gain, config.batch, pause)
-    optimiser = torch.optim.AdamW(efn.parameters(), config.learning_rate)
-    losses = _load_state(state, job, efn, optimiser)
-    for epoch in range(len(losses), config.epochs):
-        torch.manual_seed(int(np.random.SeedSequence([*seed, epoch]).generate_state(1)[0]))  # of dropout
-        order = np.random.default_rng([*seed, epoch]).permutation(len(lessons))
-        total = 0.0
-        for rows in np.split(order, range(config.batch, len(order), config.batch)):
-            pause()
-            residual = gain * efn.train().residual(*lessons.batch(rows))
-            wanted = torch.from_numpy(lessons.target[rows]).clamp(-bound, bound)  # the network reaches no farther
-            missed = F.smooth_l1_loss(residual / bound, wanted / bound, beta=BENT_AT, reduction="none").mean((1, 2))
-            changed = ((residual - torch.from_numpy(before[rows])) / bound).square().mean()
-            loss = (torch.from_numpy(weight[rows]) * missed).mean() + config.nearness * changed
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(efn.parameters(), 1.0)
-            optimiser.step()
-            total += loss.item() * len(rows)
-        losses.append(total / len(lessons))
-        _save_state(state, job, efn, optimiser, losses)
-        tell(f"learning: epoch {epoch + 1} of {config.epochs}, loss {losses[-1]:.4f}")
+    before = samples.residuals(efn, gain, config.batch_size, pause)
+    batches = math.ceil(len(samples) / config.batch_size)
+
+    @lru_cache(maxsize=1)
+    def order(epoch: int) -> np.ndarray:
+        return np.random.default_rng([*seed, epoch]).permutation(len(samples))
+
+    def loss(number: int, _: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        epoch, index = divmod(number, batches)
+        rows = order(epoch)[index * config.batch_size :][: config.batch_size]
+        residual = gain * efn.train().residual(*samples.batch(rows))
+        target = torch.from_numpy(samples.target[rows]).clamp(-bound, bound)  # the network reaches no farther
+        error = F.smooth_l1_loss(residual / bound, target / bound, beta=HUBER_BETA, reduction="none").mean((1, 2))
+        change = ((residual - torch.from_numpy(before[rows])) / bound).square().mean()
+        return (torch.from_numpy(weight[rows]) * error).mean() + config.proximal_weight * change, {}
+
+    def saved() -> None:
+        report(f"learning: epoch {len(loop.losses)} of {config.epochs}, loss {loop.losses[-1]:.4f}")
+
+    if unfinished_job(state) != job:
+        state.unlink(missing_ok=True)
+    how = LoopConfig(config.epochs * batches, lambda _: config.learning_rate, WEIGHT_DECAY, seed, batches, job)
+    loop = TrainingLoop(dict(efn.named_parameters()), how, state, pause=pause, quiet=True)
+    loop.run(loss, saved=saved)
     efn.eval()
-    return losses
+    return loop.losses
 
 
-def _save_state(path: Path, job: str, efn: Efn, optimiser: torch.optim.Optimizer, losses: list[float]) -> None:
-    tensors = {f"model.{name}": tensor for name, tensor in efn.state_dict().items()}
-    for index, moments in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{name}": tensor for name, tensor in moments.items()}
-    files.write(path, save(tensors, {"job": job, "losses": json.dumps(losses)}))
+def unfinished_job(state: Path) -> dict[str, Any]:
+    """Return what an interrupted training is about; empty where there is none.
 
-
-def _load_state(path: Path, job: str, efn: Efn, optimiser: torch.optim.Optimizer) -> list[float]:
-    """Losses of the epochs that are done; none where the state is of another job."""
-    if _job_of(path) != job:
-        return []
-    with safetensors.safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-        losses = json.loads(file.metadata()["losses"])
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimiser."):
-            _, index, key = name.split(".")
-            moments.setdefault(int(index), {})[key] = tensor
-    efn.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
-    optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
-    return losses
-
-
-def _job_of(state: Path) -> str:
-    """What an unfinished training is about; empty where there is none. Raises ValueError for a damaged file."""
-    if not state.exists():
-        return ""
-    try:
-        with safetensors.safe_open(state, framework="pt") as file:
-            return file.metadata()["job"]
-    except (safetensors.SafetensorError, KeyError) as error:
-        raise ValueError(f"{state} cannot be read ({error!r}); remove it, and the training begins anew") from error
+    Raises:
+        ValueError: The file is damaged.
+    """
+    return read_state(state)[1]["settings"] if state.exists() else {}

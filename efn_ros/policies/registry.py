@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def load_policy(name: str, *, checkpoint: str | Path = "", threads: int = 1, **settings) -> FrozenPolicy:
-    """Load the policy called `name`: "pocket_vla", "untrained" (the same network, at random), "constant" or "sway".
+    """Load the policy called `name`: "pocket_vla", "untrained" (the same network, at random), "constant" or "sine".
 
     checkpoint: a directory that `from_pretrained` loads; the one in the package if empty. threads: of inference.
     Backbones are imported here, when asked for. Raises ValueError for another name.
@@ -29,8 +29,8 @@ def load_policy(name: str, *, checkpoint: str | Path = "", threads: int = 1, **s
         from efn_ros.policies.constant import ConstantPolicy
 
         return ConstantPolicy(**settings)
-    if name == "sway":
-        from efn_ros.policies.sway import SwayPolicy
+    if name == "sine":
+        from efn_ros.policies.sine import SinePolicy
 
-        return SwayPolicy(**settings)
-    raise ValueError(f"policy {name!r} is unknown; there are 'pocket_vla', 'untrained', 'constant' and 'sway'")
+        return SinePolicy(**settings)
+    raise ValueError(f"policy {name!r} is unknown; there are 'pocket_vla', 'untrained', 'constant' and 'sine'")

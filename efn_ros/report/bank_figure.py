@@ -9,14 +9,19 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from efn_ros.bank.store.conditions import date_of
+from efn_ros.bank.store.filters import date_of
 from efn_ros.bank.store.rollout import StoredRollout
-from efn_ros.report.figures import BASE, MEMORY, OTHER, save
+from efn_ros.report.figures import BASE_COLOR, MEMORY_COLOR, OTHER_COLOR, save
 from efn_ros.types import Outcome
 
 MOST_STEPS = 20_000  # on the map
 DAY = len("2026-11-22")
-COLOURS = {Outcome.SUCCESS: OTHER, Outcome.FAILURE: MEMORY, Outcome.ABORTED: BASE, Outcome.UNKNOWN: BASE}
+COLOURS = {
+    Outcome.SUCCESS: OTHER_COLOR,
+    Outcome.FAILURE: MEMORY_COLOR,
+    Outcome.ABORTED: BASE_COLOR,
+    Outcome.UNKNOWN: BASE_COLOR,
+}
 
 
 def bank_figure(rollouts: Sequence[StoredRollout], path: Path) -> None:
@@ -34,7 +39,7 @@ def bank_figure(rollouts: Sequence[StoredRollout], path: Path) -> None:
     _bars(axes[0, 1], by_task, "Success by task")
     began = np.sort([record.start_ns for record in records]).astype("datetime64[ns]")
     growth = axes[1, 0]
-    growth.step(began, np.arange(1, len(began) + 1), where="post", color=OTHER)
+    growth.step(began, np.arange(1, len(began) + 1), where="post", color=OTHER_COLOR)
     growth.set(
         title=f"Growth: {len(records)} rollouts, {sum(r.decisions for r in records)} decisions", ylabel="rollouts"
     )
@@ -45,7 +50,7 @@ def bank_figure(rollouts: Sequence[StoredRollout], path: Path) -> None:
 
 def _bars(axis: plt.Axes, groups: dict[str, list[bool]], title: str) -> None:
     names = sorted(groups)
-    axis.bar(range(len(names)), [100 * np.mean(groups[name]) for name in names], color=OTHER)
+    axis.bar(range(len(names)), [100 * np.mean(groups[name]) for name in names], color=OTHER_COLOR)
     axis.set_xticks(range(len(names)), [f"{name} ({len(groups[name])})" for name in names], rotation=30, ha="right")
     axis.set(title=title, ylabel="success, %", ylim=(0, 105))
 

@@ -8,9 +8,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from efn_ros.bank.format.codec import decode_image
-from efn_ros.bank.store.conditions import date_of
+from efn_ros.bank.store.filters import date_of
 from efn_ros.bank.store.rollout import StoredRollout
-from efn_ros.report.figures import BASE, MEMORY, save
+from efn_ros.report.figures import BASE_COLOR, MEMORY_COLOR, save
 
 FRAMES = 8  # of each camera
 PLOTS_A_ROW = 4
@@ -34,8 +34,8 @@ def contact_sheet(rollout: StoredRollout, path: Path) -> None:
     for dimension in range(size):
         line, place = divmod(dimension, PLOTS_A_ROW)
         axis = figure.add_subplot(grid[len(cameras) + line, place * FRAMES : (place + 1) * FRAMES])
-        axis.plot(arrays.steps, arrays.base[:, 0, dimension], color=BASE, label="base")
-        axis.plot(arrays.steps, arrays.executed[:, 0, dimension], color=MEMORY, lw=1, label="executed")
+        axis.plot(arrays.steps, arrays.base[:, 0, dimension], color=BASE_COLOR, label="base")
+        axis.plot(arrays.steps, arrays.executed[:, 0, dimension], color=MEMORY_COLOR, lw=1, label="executed")
         axis.set_title(f"action {dimension}", fontsize=8)
         axis.tick_params(labelsize=7)
         axis.ticklabel_format(useOffset=False)

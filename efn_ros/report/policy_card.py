@@ -1,4 +1,4 @@
-"""The model card of a checkpoint: what it was made from, and what it can do on scenes it has not seen."""
+"""The model card of a policy: what it was made from, and its success on scenes that it was not trained on."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from efn_ros.evaluation import BASE, Job, Way, evaluate
+from efn_ros.evaluation import BASE, Condition, Job, evaluate
 from efn_ros.report import provenance, tables
-from efn_ros.resources import config_directory
 from efn_ros.worlds.registry import world_tasks
 from efn_ros.worlds.world import ARMS, TITLES
 
@@ -25,9 +24,9 @@ chunk of four actions out. Made by `./efn train-policy`; it exists so that every
 and measured without any download.
 
 * **Data**: {episodes} episodes of scripted experts on {tasks} tasks of {simulator}, in {rounds} rounds: the first
-  with noise on the expert's actions, the others driven by the student while the expert said what it would have done.
-  Scenes from seed {first_seed} on. The policy sees images, instruction and the hand's state only; where hand,
-  object and goal appear in the images taught three of its keypoints where to look.{note}
+  with noise on the expert's actions, the others driven by the student and labelled by the expert (DAgger). Scenes from
+  seed {first_seed} on. The policy sees images, instruction and the hand's state only; three of its keypoints are also
+  trained to be where hand, object and goal appear in the images.{note}
 * **Training**: {updates} updates of {batch} decisions, seed {seed}, {minutes:.0f} minutes, threads: {threads},
   on {cpu}.
 * **Test**: {test} scenes a task (seeds 0 to {last}), never seen in training, without memory.
@@ -37,27 +36,32 @@ and measured without any download.
 
 
 def write_card(checkpoint: Path, facts: dict, episodes: int, output: Path, processes: int) -> str:
-    """Measure the checkpoint, write card.json and README.md beside it, and return the table.
+    """Measure a checkpoint, and write card.json and README.md beside it.
 
-    facts: train.json; a `note` in it goes into the card. output: directory of the measurement, which goes on there if
-    it was interrupted.
+    Args:
+        checkpoint: Its directory.
+        facts: train.json; a `note` in it goes into the card.
+        episodes: Scenes of each task.
+        output: Directory of the measurement, which continues there if it was interrupted.
+        processes: That measure.
+
+    Returns:
+        The table of results.
     """
     output.mkdir(parents=True, exist_ok=True)
     overlay = output / "checkpoint.yaml"
     parameters = {
         "vla_policy": {"policy": "pocket_vla", "checkpoint": str(checkpoint.resolve())},
-        "efn_corrector": {"method": "recalled_action"},  # no EFN may be there yet that fits
+        "efn_corrector": {"method": "recalled_action"},  # there may be no EFN yet that fits
         "experience_retrieval": {"codes": ""},
     }
     overlay.write_text(yaml.safe_dump({f"/efn/{node}": {"ros__parameters": p} for node, p in parameters.items()}))
-    world, base = facts["config"].get("world", "metaworld"), (Way(BASE, correct=False),)
-    overlays = [config_directory() / "worlds" / "libero.yaml"] if world == "libero" else []
-    overlays = tuple(map(str, [*overlays, overlay]))
-    taught = facts["config"]["tasks"] or list(world_tasks(world))
-    jobs = [Job("libero_sim", None, task, episodes, base, overlays) for task in taught]
+    world, base = facts["config"]["world"], (Condition(BASE, correct=False),)
+    names = facts["config"]["tasks"] or list(world_tasks(world))
+    jobs = [Job(f"{world}_sim", None, task, episodes, base, (str(overlay),)) for task in names]
     done = evaluate(jobs, output, processes=processes)
     tasks = {}
-    for task in taught:
+    for task in names:
         own = [e for e in done if e.task == task]
         lengths = [e.length for e in own if e.success]
         success = sum(e.success for e in own) / len(own)
@@ -73,12 +77,12 @@ def write_card(checkpoint: Path, facts: dict, episodes: int, output: Path, proce
             arm=ARMS[world],
             simulator=TITLES[world],
             note="\n  " + facts["note"] if "note" in facts else "",
-            episodes=sum(config["episodes"]) * len(taught),
-            tasks=len(taught),
+            episodes=sum(config["episodes"]) * len(names),
+            tasks=len(names),
             rounds=len(config["episodes"]),
             first_seed=config["first_seed"],
             updates=facts["updates"],
-            batch=config["batch"],
+            batch=config["batch_size"],
             seed=config["seed"],
             minutes=facts["minutes_of_updates"],
             threads=config["threads"],

@@ -1,21 +1,49 @@
-"""Ranking and sampling of candidates, equations (18) and (19)."""
+"""Ranking of candidates by similarity and efficiency, equation (18), and sampling among the best, equation (19)."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-def _best(score: np.ndarray, k: int) -> np.ndarray:
-    """Indices of the k largest, largest first; among equal ones the smaller index first."""
-    if len(score) > k:
-        kth = np.partition(score, len(score) - k)[len(score) - k]
-        above, level = np.flatnonzero(score > kth), np.flatnonzero(score == kth)
+def efficiency_prior(lengths: np.ndarray, beta: float) -> np.ndarray:
+    """Return g(L) = exp(-beta L / mean L) of rollout lengths, float32 (R,): shorter rollouts are preferred.
+
+    Source: equation (18).
+    """
+    return np.exp(-np.float32(beta) * lengths / lengths.mean())
+
+
+def score(similarity: np.ndarray, prior: np.ndarray, lambda_: float) -> np.ndarray:
+    """Return lambda * similarity + (1 - lambda) * prior, float32 (C,).
+
+    Source: equation (18).
+    """
+    weight = np.float32(lambda_)
+    return weight * similarity + (1 - weight) * prior
+
+
+def top_k(scores: np.ndarray, k: int) -> np.ndarray:
+    """Return the indices of the k largest, largest first; of equal ones the smaller index first."""
+    if len(scores) > k:
+        kth = np.partition(scores, len(scores) - k)[len(scores) - k]
+        above, level = np.flatnonzero(scores > kth), np.flatnonzero(scores == kth)
         chosen = np.concatenate([above, level[: k - len(above)]])
     else:
-        chosen = np.arange(len(score))
-    return chosen[np.lexsort((chosen, -score[chosen]))]
+        chosen = np.arange(len(scores))
+    return chosen[np.lexsort((chosen, -scores[chosen]))]
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
+def sampling_probabilities(scores: np.ndarray, temperature: float) -> np.ndarray:
+    """Return the softmax of scores over a temperature, float64 (k,).
+
+    Source: equation (19), which replaces (6).
+    """
+    logits = scores.astype(np.float64) / temperature
     weights = np.exp(logits - logits.max())
     return weights / weights.sum()
+
+
+def sample(probabilities: np.ndarray, rng: np.random.Generator) -> int:
+    """Return an index drawn with these probabilities."""
+    drawn = int(np.searchsorted(np.cumsum(probabilities), rng.random(), side="right"))
+    return min(drawn, len(probabilities) - 1)

@@ -1,7 +1,7 @@
 """How likely an episode succeeds that follows what is recalled, learned from how those ended that followed before it.
 
-A logistic model with three inputs: how sure recall was, how episodes ended that followed the same rollout, and how
-those ended that were told the same. Where there is little to go by, it says the share of all that succeeded.
+A logistic model with three inputs: how confident recall was, how episodes ended that followed the same rollout, and how
+those ended that had the same instruction. With little data it gives the share of all episodes that succeeded.
 """
 
 from __future__ import annotations
@@ -9,30 +9,18 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from efn_ros.bank.format.steps import Followed
+from efn_ros.bank.format.steps import FollowedEpisode
+from efn_ros.bank.store.rollout import StoredRollout
 from efn_ros.types import Outcome
 
-if TYPE_CHECKING:
-    from efn_ros.bank.store.rollout import StoredRollout
-
-
-LEAST = 10  # episodes; after fewer nothing is said
-
-
-PRIOR = 2.0  # episodes that a record of few is filled up with, of the share of all
-
-
-RIDGE = 1.0  # of the weights: the precision of a normal prior about 0
-
-
-SURE = 0.99  # confidence is taken within [1 - SURE, SURE], so that its logit is finite
-
-
-STEPS, CONVERGED = 50, 1e-9  # of Newton's method
+MIN_EPISODES = 10  # with fewer nothing is predicted
+PRIOR_EPISODES = 2.0  # of the overall share, added to every record
+RIDGE = 1.0  # precision of the normal prior of the weights about 0
+MAX_CONFIDENCE = 0.99  # confidence is clipped to [1 - MAX_CONFIDENCE, MAX_CONFIDENCE], so that its logit is finite
+MAX_ITERATIONS, TOLERANCE = 50, 1e-9  # of Newton's method
 
 
 @dataclass
@@ -45,131 +33,153 @@ class _Record:
         self.episodes += share
 
     def logit(self, overall: float) -> float:
-        """Of the share of successes, filled up with PRIOR episodes of the share `overall`."""
-        return _logit((self.successes + PRIOR * overall) / (self.episodes + PRIOR))
+        """Of the share of successes, with PRIOR_EPISODES of the share `overall` added."""
+        return _logit((self.successes + PRIOR_EPISODES * overall) / (self.episodes + PRIOR_EPISODES))
 
 
-NOTHING = _Record()
+_EMPTY = _Record()
 
 
-class Chance:
-    """Learns from one episode after another; each is seen as it was before it ended, so nothing foretells itself."""
+class SuccessModel:
+    """Predicts success from the episodes before; each episode enters as it was seen before it ended."""
 
-    def __init__(self, episodes: Sequence[Followed] = ()) -> None:
-        self._all, self._instructions, self._sources = _Record(), defaultdict(_Record), defaultdict(_Record)
-        self._sureness = 0.0  # summed over episodes
-        self._inputs: list[np.ndarray] = []  # of each episode the mean over its decisions: each counts once
-        self._ended: list[bool] = []
+    def __init__(self, episodes: Sequence[FollowedEpisode] = ()) -> None:
+        self._all = _Record()
+        self._instructions: dict[str, _Record] = defaultdict(_Record)
+        self._sources: dict[str, _Record] = defaultdict(_Record)
+        self._confidence = 0.0  # logits, summed over episodes
+        self._inputs: list[np.ndarray] = []  # of each episode the mean over its decisions, so that each counts once
+        self._successes: list[bool] = []
         self._weights: np.ndarray | None = None
         for episode in episodes:
             self.add(episode)
 
     @property
     def episodes(self) -> int:
-        """That it has learned from."""
-        return len(self._ended)
+        """How many it has learned from."""
+        return len(self._successes)
 
-    def add(self, episode: Followed) -> None:
-        """Learn from one more."""
+    def add(self, episode: FollowedEpisode) -> None:
+        """Learn from one more episode."""
         self._inputs.append(self._input(episode).mean(axis=0))
-        self._ended.append(episode.success)
+        self._successes.append(episode.success)
         self._weights = None
         self._all.add(episode.success)
-        self._sureness += float(_logit(episode.confidence).mean())
+        self._confidence += float(_logit(episode.confidence).mean())
         self._instructions[episode.instruction].add(episode.success)
         for source, count in Counter(episode.sources).items():
             self._sources[source].add(episode.success, count / len(episode.sources))
 
-    def __call__(self, episode: Followed) -> np.ndarray | None:
-        """At each decision the chance that the episode succeeds, (n,) in (0, 1); None after fewer than LEAST."""
-        if self.episodes < LEAST:
+    def predict(self, episode: FollowedEpisode) -> np.ndarray | None:
+        """Return the success probability at each of n decisions, (n,) in (0, 1); None after fewer than MIN_EPISODES."""
+        weights = self.fit()
+        if weights is None:
             return None
-        self.prepare()
         inputs = self._input(episode)
-        return _share(inputs[:, 0] + self._weights[0] + inputs[:, 1:] @ self._weights[1:])
+        return _sigmoid(inputs[:, 0] + weights[0] + inputs[:, 1:] @ weights[1:])
 
-    def prepare(self) -> None:
-        """Do now what else the first answer would wait for."""
-        if self._weights is None and self.episodes >= LEAST:
+    def fit(self) -> np.ndarray | None:
+        """Return the weights, fitted anew if episodes were added; None after fewer than MIN_EPISODES."""
+        if self._weights is None and self.episodes >= MIN_EPISODES:
             rows = np.array(self._inputs)
-            self._weights = fit(rows[:, 1:], np.array(self._ended), rows[:, 0])
+            self._weights = fit_logistic(rows[:, 1:], np.array(self._successes), rows[:, 0])
+        return self._weights
 
-    def _input(self, episode: Followed) -> np.ndarray:
-        """(n, 4): the logit of the share of all that succeeded, then by how much more each input promises."""
+    def _input(self, episode: FollowedEpisode) -> np.ndarray:
+        """(n, 4): the logit of the overall share of successes, then by how much more each input promises."""
         # One success and one failure are taken for granted, so that no share is ever certain.
         overall = (self._all.successes + 1) / (self._all.episodes + 2)
-        usual = self._sureness / self.episodes if self.episodes else 0.0
-        told = self._instructions.get(episode.instruction, NOTHING).logit(overall)
+        usual = self._confidence / self.episodes if self.episodes else 0.0
+        same_instruction = self._instructions.get(episode.instruction, _EMPTY).logit(overall)
         names, rows = np.unique(np.asarray(episode.sources), return_inverse=True)
-        behind = np.array([self._sources.get(name, NOTHING).logit(overall) for name in names.tolist()])[rows]
-        start = np.full(len(behind), _logit(overall))
-        return np.column_stack([start, _logit(episode.confidence) - usual, behind - start, told - start])
+        same_source = np.array([self._sources.get(name, _EMPTY).logit(overall) for name in names.tolist()])[rows]
+        start = np.full(len(same_source), _logit(overall))
+        return np.column_stack(
+            [start, _logit(episode.confidence) - usual, same_source - start, same_instruction - start]
+        )
 
 
-class Outcomes:
-    """What a bank's newest rollouts tell of following memory; each is read once."""
+class OutcomeHistory:
+    """The newest rollouts of a bank as a `SuccessModel`; each rollout is read once.
 
-    def __init__(self, newest: int) -> None:
-        self._newest = newest
-        self._read: dict[str, Followed | None] = {}  # by payload
-        self.chance, self.policy = Chance(), ""
+    Attributes:
+        model: Fitted on the rollouts of the last `update`.
+        policy: Fingerprint of the policy that they are of; empty before there are any.
+    """
 
-    def learn(self, rollouts: Sequence[StoredRollout]) -> None:
-        """From these, the oldest first, as far as they are of the policy of the last one and ended in success or
-        failure. Raises BankCorruptionError, unless the reader skips what is corrupt; FileNotFoundError for what has
-        been forgotten since; and OSError."""
-        newest = rollouts[-self._newest :] if self._newest else ()
-        ended = (Outcome.SUCCESS, Outcome.FAILURE)
+    def __init__(self, max_rollouts: int) -> None:
+        self.model, self.policy = SuccessModel(), ""
+        self._max_rollouts = max_rollouts
+        self._read: dict[str, FollowedEpisode | None] = {}  # by payload
+
+    def update(self, rollouts: Sequence[StoredRollout]) -> None:
+        """Learn from rollouts, oldest first, that are of the last one's policy and ended in success or failure.
+
+        Raises:
+            BankCorruptionError: A payload is not what was written, and the reader does not skip such.
+            FileNotFoundError: A rollout has been forgotten since.
+            OSError: The disk does not answer.
+        """
+        newest = rollouts[-self._max_rollouts :] if self._max_rollouts else ()
         read = {}
         for rollout in newest:
             name, record = rollout.record.payload, rollout.record
-            if record.outcome in ended and record.policy == newest[-1].record.policy:
+            ended = record.outcome in (Outcome.SUCCESS, Outcome.FAILURE)
+            if ended and record.policy == newest[-1].record.policy:
                 known = name in self._read
-                read[name] = (
-                    self._read[name] if known else rollout.cache.tolerate(rollout, rollout.followed, lost=False)
-                )
+                read[name] = self._read[name] if known else rollout.cache.read_or_skip(rollout, rollout.followed)
         names, before = list(read), list(self._read)
-        if names[: len(before)] != before:  # something is gone
-            self.chance, before = Chance(), []
+        if names[: len(before)] != before:  # something was forgotten
+            self.model, before = SuccessModel(), []
         for name in names[len(before) :]:
-            if read[name]:
-                self.chance.add(read[name])
+            if episode := read[name]:
+                self.model.add(episode)
         self._read, self.policy = read, newest[-1].record.policy if newest else ""
-        self.chance.prepare()
+        self.model.fit()
 
 
-def fit(inputs: np.ndarray, ended: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """Weights (1 + F,), the constant first, of P(success) = 1 / (1 + exp(-(offset + w_0 + inputs w))), the likeliest
-    under a normal prior of precision RIDGE. inputs: (N, F). ended: bool (N,), success. offset: (N,)."""
+def fit_logistic(inputs: np.ndarray, success: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """Return the weights (1 + F,), constant first, of P = 1 / (1 + exp(-(offset + w_0 + inputs w))).
+
+    They maximise the posterior under a normal prior of precision RIDGE, by Newton's method.
+
+    Args:
+        inputs: (N, F).
+        success: bool (N,).
+        offset: (N,).
+    """
     x = np.column_stack([np.ones(len(inputs)), inputs])
     weights = np.zeros(x.shape[1])
-    for _ in range(STEPS):
-        chance = _share(offset + x @ weights)
-        gradient = x.T @ (chance - ended) + RIDGE * weights
-        curvature = x.T * (chance * (1 - chance)) @ x + RIDGE * np.eye(len(weights))
+    for _ in range(MAX_ITERATIONS):
+        probability = _sigmoid(offset + x @ weights)
+        gradient = x.T @ (probability - success) + RIDGE * weights
+        curvature = x.T * (probability * (1 - probability)) @ x + RIDGE * np.eye(len(weights))
         step = np.linalg.solve(curvature, gradient)
         weights -= step
-        if np.abs(step).max() < CONVERGED:
+        if np.abs(step).max() < TOLERANCE:
             break
     return weights
 
 
-def foretold(episodes: Sequence[Followed]) -> tuple[np.ndarray, np.ndarray]:
-    """What it would have said in each episode, had it known those before, as the mean over decisions, and whether the
-    episode succeeded: float64 and bool (N,), without the first ones, of which it says nothing."""
-    chance, said, ended = Chance(), [], []
+def prequential_predictions(episodes: Sequence[FollowedEpisode]) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each episode what was predicted from those before it, and whether it succeeded.
+
+    Predictions are means over an episode's decisions, float64 (N,); successes bool (N,). The first episodes, for which
+    nothing is predicted, are left out.
+    """
+    model, predictions, successes = SuccessModel(), [], []
     for episode in episodes:
-        if (foreseen := chance(episode)) is not None:
-            said.append(float(foreseen.mean()))
-            ended.append(episode.success)
-        chance.add(episode)
-    return np.array(said), np.array(ended, bool)
+        if (predicted := model.predict(episode)) is not None:
+            predictions.append(float(predicted.mean()))
+            successes.append(episode.success)
+        model.add(episode)
+    return np.array(predictions), np.array(successes, bool)
 
 
-def _logit(share: np.ndarray | float) -> np.ndarray | float:
-    share = np.clip(share, 1 - SURE, SURE)
+def _logit(share):
+    share = np.clip(share, 1 - MAX_CONFIDENCE, MAX_CONFIDENCE)
     return np.log(share / (1 - share))
 
 
-def _share(logit: np.ndarray) -> np.ndarray:
+def _sigmoid(logit: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-logit))

@@ -54,11 +54,11 @@ def robot_status(status: Any) -> list[str]:
 
 
 class Reports:
-    """The newest faults of each source. One that has spoken and is then silent for `patience_s` is a fault itself; one
+    """The newest faults of each source. One that has spoken and is then silent for `timeout_s` is a fault itself; one
     that has never spoken is one where it is `required`, and else a note."""
 
-    def __init__(self, sources: Sequence[str], patience_s: float, required: Collection[str] = ()) -> None:
-        self._sources, self._patience_s, self._required = sources, patience_s, required
+    def __init__(self, sources: Sequence[str], timeout_s: float, required: Collection[str] = ()) -> None:
+        self._sources, self._timeout_s, self._required = sources, timeout_s, required
         self._heard: dict[str, tuple[float, list[str]]] = {}
 
     def hear(self, source: str, faults: list[str], now_s: float) -> None:
@@ -67,7 +67,7 @@ class Reports:
     def health(self, now_s: float) -> Health:
         faults = [fault for _, said in self._heard.values() for fault in said]
         for source, (at_s, _) in self._heard.items():
-            if now_s - at_s > self._patience_s:
+            if now_s - at_s > self._timeout_s:
                 faults.append(f"{source} has been silent for {now_s - at_s:.1f} s")
         unheard = [source for source in self._sources if source not in self._heard]
         faults += [f"{source} has not spoken" for source in unheard if source in self._required]

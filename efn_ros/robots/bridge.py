@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from efn_ros.correction.limits import RefusedActionError
 from efn_ros.robots.description import Layout
+from efn_ros.robots.motion import RefusedActionError
 from efn_ros.robots.streaming import Stream, TrackingError
 
 SAME = 5  # joint states in a row that do not differ, before they count as frozen
@@ -35,7 +35,7 @@ class StartRefusedError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Patience:
+class Timeouts:
     """Seconds. state_s: age of joint states, action_s: since the last action, beyond which it holds. late_s: age of an
     action beyond which it is dropped. stop_s: how long it holds for old states or late actions before it stops. rest_s,
     rest_rad: the arms are at rest where they have moved by less in so long. frozen_rad: commands may go on by so much
@@ -66,7 +66,7 @@ class Health:
 
 
 @dataclass(frozen=True)
-class Order:
+class Command:
     """What to do now. posture: (J,), rad, to be sent; None: nothing. closures: (G,), NaN where a gripper is left alone.
     halt: tell the robot to stop, once at every new reason."""
 
@@ -83,9 +83,9 @@ class Bridge:
     Nothing but `reset` leads out of STOPPED, and that only where motion may begin anew.
     """
 
-    def __init__(self, stream: Stream, layout: Layout, action_rate_hz: float, patience: Patience | None = None) -> None:
+    def __init__(self, stream: Stream, layout: Layout, action_rate_hz: float, timeouts: Timeouts | None = None) -> None:
         self._stream, self._layout, self._rate_hz = stream, layout, action_rate_hz
-        self._patience = patience or Patience()
+        self._timeouts = timeouts or Timeouts()
         self.state, self.reason, self._started = State.IDLE, "not started", False
         self.health = Health(notes=("the robot has said nothing of itself",))
         self.counts = dict.fromkeys(("actions", "late", "repeated", "refused"), 0)
@@ -109,7 +109,7 @@ class Bridge:
             raise ValueError(f"the position of joint {joint} is {posture[joint]}")
         if stamp_ns <= self._stamp_ns:
             silent_s, back_s = now_s - self._heard_s, (self._stamp_ns - stamp_ns) * 1e-9
-            if not self._patience.state_s < silent_s < back_s:
+            if not self._timeouts.state_s < silent_s < back_s:
                 return
             self._least_lag_s = np.inf
         at_s = self._measured_at(stamp_ns, now_s)
@@ -119,9 +119,9 @@ class Bridge:
             self._moved_at, self._same, self._frozen = commanded, 0, False
         else:
             self._same += 1
-            went_on = (np.abs(commanded - self._moved_at) > self._patience.frozen_rad).any()
+            went_on = (np.abs(commanded - self._moved_at) > self._timeouts.frozen_rad).any()
             self._frozen = bool(went_on) and self._same >= SAME
-        self._seen = [seen for seen in self._seen if at_s - seen[0] <= 2 * self._patience.rest_s]
+        self._seen = [seen for seen in self._seen if at_s - seen[0] <= 2 * self._timeouts.rest_s]
         self._seen.append((at_s, posture))
 
     def _measured_at(self, stamp_ns: int, now_s: float) -> float:
@@ -139,9 +139,9 @@ class Bridge:
         counted and leave everything as it is."""
         if self.state not in (State.HOLDING, State.TRACKING):
             return
-        if not abs(age_s) <= self._patience.late_s:
+        if not abs(age_s) <= self._timeouts.late_s:
             self.counts["late"] += 1
-            if self._late_s and now_s - self._late_s[-1] > self._patience.stop_s:
+            if self._late_s and now_s - self._late_s[-1] > self._timeouts.stop_s:
                 self._late_s = []  # after a silence it begins anew
             self._late_s = self._late_s[:1] + [now_s]
             self._dropped = f"the last action answers what was seen {age_s:.3f} s ago"
@@ -174,18 +174,18 @@ class Bridge:
         against = [f"it is stopped ({self.reason})"] * (self.state == State.STOPPED and not resetting)
         against += [*self.health.faults, *self.health.unready]
         age_s = self._age_s(now_s)
-        if age_s > self._patience.state_s:
+        if age_s > self._timeouts.state_s:
             against.append("no joint states have come" if np.isinf(age_s) else f"joint states are {age_s:.3f} s old")
             return against
         spoken_s = self._seen[-1][0] - self._seen[0][0]
-        if spoken_s < self._patience.rest_s:
+        if spoken_s < self._timeouts.rest_s:
             against.append(f"joint states have come for {spoken_s:.3f} s only")
             return against
-        rest_s, latest_s = self._patience.rest_s, self._seen[-1][0]
+        rest_s, latest_s = self._timeouts.rest_s, self._seen[-1][0]
         moved = np.ptp(np.stack([posture for at, posture in self._seen if latest_s - at <= rest_s]), axis=0)
-        if (moved > self._patience.rest_rad).any():
+        if (moved > self._timeouts.rest_rad).any():
             joint = int(np.argmax(moved))
-            against.append(f"joint {joint} is moving: by {moved[joint]:.4f} rad in {self._patience.rest_s:g} s")
+            against.append(f"joint {joint} is moving: by {moved[joint]:.4f} rad in {self._timeouts.rest_s:g} s")
         return against
 
     def stop(self, reason: str) -> None:
@@ -227,12 +227,12 @@ class Bridge:
         """Whether ceasing to send leaves no motion unfinished."""
         return self.state not in (State.HOLDING, State.TRACKING) or self._stream.at_rest
 
-    def tick(self, now_s: float) -> Order:
+    def tick(self, now_s: float) -> Command:
         """Once every command period. After a pause without it, motion begins anew from where the last command was."""
         posture = None
         if now_s - self._ticked_s > PAUSE * self._stream.period_s and self._stream.posture is not None:
             self._stream.stand()
-            if self._age_s(now_s) > self._patience.state_s:  # what waits to be heard may be fresh
+            if self._age_s(now_s) > self._timeouts.state_s:  # what waits to be heard may be fresh
                 self._old_s = now_s
         self._ticked_s = now_s
         if self.state in (State.HOLDING, State.TRACKING):
@@ -246,29 +246,29 @@ class Bridge:
         if self.state == State.TRACKING and self._closures is not None:
             at = np.clip((now_s - self._acted_s) * self._rate_hz, 0, len(self._closures) - 1)
             self._closed = self._closures[int(at)]
-        return Order(self.state, self.reason, posture, self._closed.copy(), halt)
+        return Command(self.state, self.reason, posture, self._closed.copy(), halt)
 
     def _judge(self, now_s: float) -> None:
         """Whether to track, to hold or to stop, and why."""
-        patience, age_s = self._patience, self._age_s(now_s)
-        if age_s <= patience.state_s:
+        timeouts, age_s = self._timeouts, self._age_s(now_s)
+        if age_s <= timeouts.state_s:
             self._old_s = np.inf
         elif np.isinf(self._old_s):
-            self._old_s = now_s - (age_s - patience.state_s)
+            self._old_s = now_s - (age_s - timeouts.state_s)
         if self.health.faults:
             self.stop("; ".join(self.health.faults))
-        elif now_s - self._old_s > patience.stop_s:
+        elif now_s - self._old_s > timeouts.stop_s:
             self.stop(f"joint states are {age_s:.3f} s old")
         elif self._frozen:
             self.stop("joint states have not changed while commands went on")
-        elif self._late_s and self._late_s[-1] - self._late_s[0] > patience.stop_s:
+        elif self._late_s and self._late_s[-1] - self._late_s[0] > timeouts.stop_s:
             self.stop(self._dropped)
         else:
             silent_s = now_s - self._acted_s
             why = ""
-            if age_s > patience.state_s:
-                why = f"joint states are more than {patience.state_s:g} s old"
-            elif silent_s > patience.action_s:
+            if age_s > timeouts.state_s:
+                why = f"joint states are more than {timeouts.state_s:g} s old"
+            elif silent_s > timeouts.action_s:
                 why = self._dropped or ("no action has come" if np.isinf(silent_s) else "actions have ceased")
             why = "ceasing" if self._ceasing else "handing over" if self._yielding else why
             if why:

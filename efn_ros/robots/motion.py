@@ -22,6 +22,10 @@ AHEAD = 32  # control steps beyond a chunk that its smoothing looks at
 WIDTHS = np.geomspace(0.25, 128, 48)  # of smoothing, control steps
 
 
+class RefusedActionError(ValueError):
+    """An action that must not be executed in any form; the message names the entry, the value and the bound."""
+
+
 class State(NamedTuple):
     """float64 (..., A) each: a command and its first and second difference."""
 

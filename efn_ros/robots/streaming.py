@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from ruckig import ControlInterface, InputParameter, OutputParameter, Ruckig, RuckigError, Synchronization, Trajectory
 
-from efn_ros.correction.limits import RefusedActionError
+from efn_ros.robots.motion import RefusedActionError
 
 FOLLOWED = 0.9  # share of the velocity limit at which a target is followed; the rest is for catching up
 LEAD = 0.75  # share of `tracking` that a command aims beyond what is measured at most: the rest is for slowing down

@@ -16,7 +16,7 @@ from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
 from efn_ros.msg import BridgeState, CorrectedAction
-from efn_ros.robots.bridge import Health, Order, StartRefusedError, State
+from efn_ros.robots.bridge import Command, Health, StartRefusedError, State
 from efn_ros.robots.realtime import lock_memory, run_first
 from efn_ros.ros import conversions
 from efn_ros.ros.diagnostics import ERROR, OK, WARN
@@ -59,10 +59,10 @@ class ArmBridge(EfnNode):
         Parameter("grippers.names", [""], "Grippers; empty: none."),
         Parameter("grippers.opened", [0.0], "The robot's own value of an open gripper."),
         Parameter("grippers.closed", [1.0], "And of a closed one."),
-        Parameter("patience.state_s", 0.1, "Age of joint states beyond which it holds.", 0.001, 10.0),
-        Parameter("patience.action_s", 0.056, "Since the last action, beyond which it holds.", 0.001, 10.0),
-        Parameter("patience.late_s", 0.2, "Age of what an action answers, beyond which it is dropped.", 0.001, 10.0),
-        Parameter("patience.stop_s", 0.2, "Of holding for old states or late actions, until it stops.", 0.001, 10.0),
+        Parameter("timeouts.state_s", 0.1, "Age of joint states beyond which it holds.", 0.001, 10.0),
+        Parameter("timeouts.action_s", 0.056, "Since the last action, beyond which it holds.", 0.001, 10.0),
+        Parameter("timeouts.late_s", 0.2, "Age of what an action answers, beyond which it is dropped.", 0.001, 10.0),
+        Parameter("timeouts.stop_s", 0.2, "Of holding for old states or late actions, until it stops.", 0.001, 10.0),
         Parameter("workspace.model", "", "Of the arms: agibot_g1; empty: postures are not checked."),
         Parameter("workspace.box", [0.0], "Lowest x, y, z and highest that wrists and grippers stay in, m; or one 0."),
         Parameter("workspace.keep_out", [0.0], "Boxes that no link enters, six numbers each, m; or one 0."),
@@ -76,7 +76,7 @@ class ArmBridge(EfnNode):
     def connect(self) -> Publisher:
         """Create the publishers and subscriptions of that robot. Returns what commands the arms."""
 
-    def send(self, order: Order) -> None:
+    def send(self, command: Command) -> None:
         """Command a posture and closures."""
 
     def halt(self, reason: str) -> None:
@@ -90,11 +90,6 @@ class ArmBridge(EfnNode):
 
     _leaving = False
     _latched = ""  # why it was stopped when it was torn down: that is no reset
-
-    def hear(self, kind, topic: str, callback: Callable, qos) -> None:
-        """As `listen`, but also while it is not active: whether it may be activated depends on what is heard."""
-        subscription = self.create_subscription(kind, topic, self.guard(callback), qos)
-        self._made.append((self.destroy_subscription, subscription))
 
     def setup(self) -> None:
         p = self.parameters()
@@ -112,7 +107,7 @@ class ArmBridge(EfnNode):
         self._ticked_s, self._period_s = -np.inf, 1 / p["command_rate_hz"]
         self._state_out = self.publisher(BridgeState, "bridge_state", LATCHED)
         self._body_out = self.publisher(JointState, "proprioception", SENSOR_DATA)
-        self.hear(JointState, "arm_state", self._on_state, SENSOR_DATA)
+        self.listen(JointState, "arm_state", self._on_state, SENSOR_DATA, inactive=True)
         self.listen(CorrectedAction, "corrected_action", self._on_action, STEPS)
         self.serve(Trigger, "~/stop", self._on_stop)
         for name, release in (
@@ -240,19 +235,19 @@ class ArmBridge(EfnNode):
         self._ticked_s = now_s
         try:
             self._examine()
-            order = self.bridge.tick(now_s)
+            command = self.bridge.tick(now_s)
         except Exception as error:  # noqa: BLE001 - whatever it is, the robot is told to stop
             self.bridge.stop(f"{type(error).__name__}: {error}")
-            order = self.bridge.tick(now_s)
-        self._issue(order)
+            command = self.bridge.tick(now_s)
+        self._issue(command)
         if self._leaving and self.bridge.at_rest:
             rclpy.try_shutdown()
 
-    def _issue(self, order: Order) -> None:
-        if order.posture is not None:
-            self.send(order)
-        if order.halt:
-            self.halt(order.reason)
+    def _issue(self, command: Command) -> None:
+        if command.posture is not None:
+            self.send(command)
+        if command.halt:
+            self.halt(command.reason)
         self._tell()
 
     def _tell(self) -> None:

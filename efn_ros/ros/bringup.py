@@ -14,6 +14,7 @@ from pathlib import Path
 
 import yaml
 
+from efn_ros.runtime.experiments import node_module
 from efn_ros.runtime.graph import RESTART, Graph, NodeSpec, enclave_arguments
 
 END_S = 3.0  # from SIGINT to SIGKILL
@@ -43,14 +44,15 @@ class Bringup:
     def __exit__(self, *exception) -> None:
         self.end()
 
-    def process(self, executable: str) -> subprocess.Popen:
-        return self._running[executable][0]
+    def process(self, node: str) -> subprocess.Popen:
+        """Return the process of a node."""
+        return self._running[node][0]
 
     def watch(self) -> None:
         """Restart what has died, or raise RuntimeError where the graph is to stop."""
         now = time.monotonic()
         for node in self._graph.nodes:
-            name = node.executable
+            name = node.name
             if name in self._due:
                 if now >= self._due[name]:
                     del self._due[name]
@@ -82,22 +84,22 @@ class Bringup:
         self._parameters.cleanup()
 
     def _start(self, node: NodeSpec) -> None:
-        file = Path(self._parameters.name) / f"{node.executable}.yaml"
+        file = Path(self._parameters.name) / f"{node.name}.yaml"
         file.write_text(yaml.safe_dump({"/**": {"ros__parameters": node.parameters}}))
-        command = [sys.executable, "-c", f"from efn_ros.nodes.{node.executable} import main; main()", "--ros-args"]
-        command += ["-r", f"__ns:=/{self._namespace.strip('/')}", "-r", f"__node:={node.executable}"]
-        command += ["--params-file", str(file), "--log-level", f"{node.executable}:={self._log_level}"]
-        command += enclave_arguments(self._namespace, node.executable)
+        command = [sys.executable, "-c", f"from {node_module(node.executable)} import main; main()", "--ros-args"]
+        command += ["-r", f"__ns:=/{self._namespace.strip('/')}", "-r", f"__node:={node.name}"]
+        command += ["--params-file", str(file), "--log-level", f"{node.name}:={self._log_level}"]
+        command += enclave_arguments(self._namespace, node.name)
         for source, target in node.remappings:
             command += ["-r", f"{source}:={target}"]
         output = None
         if self._output is not None:
             self._output.mkdir(parents=True, exist_ok=True)
-            output = (self._output / f"{node.executable}.log").open("ab")
+            output = (self._output / f"{node.name}.log").open("ab")
         process = subprocess.Popen(command, stdout=output, stderr=output, preexec_fn=_die_with(os.getpid()))
         if output:
             output.close()
-        self._running[node.executable] = (process, time.monotonic())
+        self._running[node.name] = (process, time.monotonic())
 
 
 def _die_with(parent: int):

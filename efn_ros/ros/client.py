@@ -10,9 +10,10 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 
-from efn_ros.msg import BankChanged, CorrectedAction, EpisodeState, Observation
+from efn_ros.msg import BankChanged, CorrectedAction, EpisodeState, ObservationStamped
+from efn_ros.ros.episodes import NOT_SAVED_YET
 from efn_ros.ros.qos import EVERY_STEP, LATCHED
-from efn_ros.srv import Abort, StartEpisode
+from efn_ros.srv import AbortEpisode, StartEpisode
 
 STRAGGLERS_S = 2.0
 
@@ -22,7 +23,7 @@ class EpisodeRecord:
     """What passed by during one episode. state: its end. actions: in order."""
 
     state: EpisodeState
-    observations: list[Observation] = field(default_factory=list)
+    observations: list[ObservationStamped] = field(default_factory=list)
     actions: list[CorrectedAction] = field(default_factory=list)
 
     @property
@@ -51,9 +52,9 @@ class Client:
         subscribe(CorrectedAction, "corrected_action", lambda m: self._record.actions.append(m), EVERY_STEP)
         subscribe(DiagnosticArray, "/diagnostics", self._on_diagnostics, 50)
         if observations:
-            subscribe(Observation, "observation", lambda m: self._record.observations.append(m), EVERY_STEP)
+            subscribe(ObservationStamped, "observation", lambda m: self._record.observations.append(m), EVERY_STEP)
         self._start = self.node.create_client(StartEpisode, "start_episode")
-        self._abort = self.node.create_client(Abort, "abort")
+        self._abort = self.node.create_client(AbortEpisode, "abort")
 
     def __enter__(self) -> Client:
         return self
@@ -91,7 +92,7 @@ class Client:
     def call(self, client, request, timeout_s: float = 10.0):
         """One service call."""
         if not client.wait_for_service(timeout_sec=timeout_s):
-            raise TimeoutError(f"service {client.srv_name} is not there")
+            raise TimeoutError(f"service {client.srv_name} is not offered")
         future = client.call_async(request)
         self.spin_until(future.done, timeout_s, f"service {client.srv_name} did not answer")
         return future.result()
@@ -106,7 +107,7 @@ class Client:
         record: bool = True,
         timeout_s: float = 20.0,
     ) -> str:
-        """Start an episode, waiting for the last one to be remembered. Returns its id; RuntimeError if refused."""
+        """Start an episode, waiting until the last one is in the bank. Returns its id; RuntimeError if refused."""
         request = StartEpisode.Request(task=task, instruction=instruction, seed=seed, correct=correct, record=record)
         deadline = time.monotonic() + timeout_s
         while True:
@@ -114,7 +115,7 @@ class Client:
             response = self.call(self._start, request)
             if response.success:
                 return response.episode_id
-            if time.monotonic() > deadline or "not remembered yet" not in response.message:
+            if time.monotonic() > deadline or NOT_SAVED_YET not in response.message:
                 raise RuntimeError(f"start_episode was refused: {response.message}")
             self._executor.spin_once(timeout_sec=0.02)
 
@@ -129,7 +130,7 @@ class Client:
         timeout_s: float = 300.0,
         watch: Callable[[], None] | None = None,
     ) -> EpisodeRecord:
-        """One whole episode; returns when it has ended and, where it is recorded, is `saved` or `unsaved`."""
+        """Run one episode; return when it has ended and, where it is recorded, is in the bank or never will be."""
         episode_id = self.start_episode(task, instruction, seed, correct=correct, record=record)
 
         def over() -> bool:
@@ -137,7 +138,7 @@ class Client:
                 watch()
             state = self.episode
             ended = state.episode_id == episode_id and state.phase == EpisodeState.ENDED
-            return ended and (state.saved or bool(state.unsaved) or not record)
+            return ended and (state.saved or bool(state.not_saved_reason) or not record)
 
         self.spin_until(over, timeout_s, f"episode {episode_id} ({task}) has not ended")
         deadline = time.monotonic() + STRAGGLERS_S  # the end may have overtaken the last actions
@@ -147,7 +148,7 @@ class Client:
         return self._record
 
     def abort(self, reason: str) -> None:
-        self.call(self._abort, Abort.Request(reason=reason))
+        self.call(self._abort, AbortEpisode.Request(reason=reason))
 
     def _on_episode(self, episode: EpisodeState) -> None:
         self.episode = episode

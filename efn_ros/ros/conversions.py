@@ -13,6 +13,7 @@ from sensor_msgs.msg import JointState
 
 from efn_ros import msg, types
 from efn_ros.ros.images import from_rgb, to_rgb
+from efn_ros.srv import RetrieveExperience
 
 _TYPECODES = {np.dtype(dtype): np.dtype(dtype).char for dtype in ("f4", "f8", "i1", "u1", "u4")}
 _COLUMNS = [f.name for f in fields(types.Experiences) if f.name not in ("rollout_id", "instruction")]  # numbers
@@ -79,8 +80,8 @@ def positions_from_msg(message: JointState, joints: Sequence[str] = ()) -> tuple
     return names, positions.astype(np.float32)
 
 
-def context_to_msg(context: types.StepContext) -> msg.StepContext:
-    message = msg.StepContext(
+def context_to_msg(context: types.StepContext) -> msg.StepHeader:
+    message = msg.StepHeader(
         episode_id=context.episode_id,
         step=context.step,
         task=context.task,
@@ -93,7 +94,7 @@ def context_to_msg(context: types.StepContext) -> msg.StepContext:
     return message
 
 
-def context_from_msg(message: msg.StepContext) -> types.StepContext:
+def context_from_msg(message: msg.StepHeader) -> types.StepContext:
     return types.StepContext(
         episode_id=message.episode_id,
         step=message.step,
@@ -106,13 +107,13 @@ def context_from_msg(message: msg.StepContext) -> types.StepContext:
     )
 
 
-def chunk_to_msg(chunk: np.ndarray) -> msg.Chunk:
-    return msg.Chunk(
+def chunk_to_msg(chunk: np.ndarray) -> msg.ActionChunk:
+    return msg.ActionChunk(
         horizon=chunk.shape[0], action_size=chunk.shape[1], data=to_field(chunk.astype(np.float32, copy=False))
     )
 
 
-def chunk_from_msg(message: msg.Chunk) -> np.ndarray:
+def chunk_from_msg(message: msg.ActionChunk) -> np.ndarray:
     return from_field(message.data, message.horizon, message.action_size)
 
 
@@ -138,9 +139,9 @@ def row_from_msg(message: msg.QuantisedRows) -> types.Quantised:
     return types.Quantised(rows.q[0], rows.scale[0])
 
 
-def observation_to_msg(observation: types.Observation, created_ns: int) -> msg.Observation:
+def observation_to_msg(observation: types.Observation, created_ns: int) -> msg.ObservationStamped:
     context = context_to_msg(observation.context)
-    return msg.Observation(
+    return msg.ObservationStamped(
         context=context,
         cameras=list(observation.images),
         images=[from_rgb(image, context.header) for image in observation.images.values()],
@@ -149,15 +150,15 @@ def observation_to_msg(observation: types.Observation, created_ns: int) -> msg.O
     )
 
 
-def observation_from_msg(message: msg.Observation) -> types.Observation:
+def observation_from_msg(message: msg.ObservationStamped) -> types.Observation:
     images = {name: to_rgb(image) for name, image in zip(message.cameras, message.images, strict=True)}
     return types.Observation(context_from_msg(message.context), images, from_field(message.proprio))
 
 
 def policy_step_to_msg(
     step: types.PolicyStep, received_ns: int, created_ns: int, observed: Time | None = None
-) -> msg.PolicyStep:
-    return msg.PolicyStep(
+) -> msg.PolicyStepStamped:
+    return msg.PolicyStepStamped(
         context=context_to_msg(step.context),
         base=chunk_to_msg(step.base),
         key=rows_to_msg(step.key),
@@ -168,15 +169,13 @@ def policy_step_to_msg(
         proprio=to_field(step.proprio),
         policy=step.policy,
         projection=step.projection,
-        visual_tokens=0 if step.visual is None else len(step.visual),
-        visual=to_field(np.empty(0, np.float32) if step.visual is None else step.visual),
         observed=observed or Time(),
         received=to_time(received_ns),
         created=to_time(created_ns),
     )
 
 
-def policy_step_from_msg(message: msg.PolicyStep) -> types.PolicyStep:
+def policy_step_from_msg(message: msg.PolicyStepStamped) -> types.PolicyStep:
     return types.PolicyStep(
         context=context_from_msg(message.context),
         base=chunk_from_msg(message.base),
@@ -187,20 +186,38 @@ def policy_step_from_msg(message: msg.PolicyStep) -> types.PolicyStep:
         proprio=from_field(message.proprio),
         policy=message.policy,
         projection=message.projection,
-        visual=_visual_from_msg(message),
     )
 
 
-def _visual_from_msg(message: msg.PolicyStep) -> np.ndarray | None:
-    """V, (T, D); None where it did not travel."""
-    tokens, size = message.visual_tokens, len(message.visual)
-    if bool(tokens) != bool(size):
-        raise ValueError(f"visual holds {size} numbers, but visual_tokens is {tokens}; both or neither must be 0")
-    return from_field(message.visual, tokens, -1) if tokens else None
+def query_to_request(step: msg.PolicyStepStamped) -> RetrieveExperience.Request:
+    """The request of a policy step, whose fields are taken as they came."""
+    return RetrieveExperience.Request(
+        context=step.context,
+        instruction_embedding=step.instruction_embedding,
+        key=step.key,
+        latent_tokens=step.latent_tokens,
+        latent=step.latent,
+        proprio=step.proprio,
+        policy=step.policy,
+        projection=step.projection,
+    )
 
 
-def experiences_to_msg(steps: types.Experiences) -> msg.Experiences:
-    return msg.Experiences(
+def query_from_request(request: RetrieveExperience.Request) -> types.RetrievalQuery:
+    """Raises ValueError for a request whose fields do not fit each other."""
+    return types.RetrievalQuery(
+        context=context_from_msg(request.context),
+        key=row_from_msg(request.key),
+        latent=from_field(request.latent, request.latent_tokens, -1),
+        instruction_embedding=from_field(request.instruction_embedding),
+        proprio=from_field(request.proprio),
+        policy=request.policy,
+        projection=request.projection,
+    )
+
+
+def experiences_to_msg(steps: types.Experiences) -> msg.ExperienceArray:
+    return msg.ExperienceArray(
         rollout_id=list(steps.rollout_id),
         instruction=list(steps.instruction),
         horizon=steps.executed.shape[1],
@@ -209,7 +226,7 @@ def experiences_to_msg(steps: types.Experiences) -> msg.Experiences:
     )
 
 
-def experiences_from_msg(message: msg.Experiences) -> types.Experiences:
+def experiences_from_msg(message: msg.ExperienceArray) -> types.Experiences:
     """Raises ValueError for a column that does not hold so many steps."""
     count, columns = len(message.rollout_id), {name: from_field(getattr(message, name)) for name in _COLUMNS}
     if not count and any(column.size for column in columns.values()):
@@ -223,17 +240,17 @@ def experiences_from_msg(message: msg.Experiences) -> types.Experiences:
 
 def recall_to_response(recall: types.Recall, response):
     """Fill a response of RetrieveExperience."""
-    response.success = recall.drawn >= 0
+    response.success = recall.selected >= 0
     response.reason = recall.reason
     response.steps = experiences_to_msg(recall.steps)
-    response.drawn = recall.drawn
+    response.selected = recall.selected
     response.codes = recall.codes
     if recall.sketch is not None:
         response.sketch = rows_to_msg(recall.sketch)
     if recall.successor is not None:
         response.successor = rows_to_msg(recall.successor)
     response.confidence = recall.confidence
-    response.chance = _nan_for_none(recall.chance)
+    response.success_probability = _nan_for_none(recall.success_probability)
     response.candidates = recall.candidates
     response.revision = recall.revision
     return response
@@ -242,16 +259,16 @@ def recall_to_response(recall: types.Recall, response):
 def recall_from_response(response) -> types.Recall:
     """Raises ValueError, naming the field, for an answer that contradicts itself."""
     steps = experiences_from_msg(response.steps)
-    if not -1 <= response.drawn < len(steps):
-        raise ValueError(f"drawn is {response.drawn}, but {len(steps)} steps were recalled")
+    if not -1 <= response.selected < len(steps):
+        raise ValueError(f"selected is {response.selected}, but {len(steps)} steps were recalled")
     return types.Recall(
         steps=steps,
         codes=response.codes,
-        drawn=response.drawn,
+        selected=response.selected,
         sketch=rows_from_msg(response.sketch) if response.sketch.rows else None,
         successor=rows_from_msg(response.successor) if response.successor.rows else None,
         confidence=response.confidence,
-        chance=_none_for_nan(response.chance),
+        success_probability=_none_for_nan(response.success_probability),
         candidates=response.candidates,
         revision=response.revision,
         reason=response.reason,
@@ -263,7 +280,7 @@ def correction_to_msg(
     recall_s: float,
     received_ns: int,
     created_ns: int,
-    step: msg.PolicyStep | None = None,
+    step: msg.PolicyStepStamped | None = None,
 ) -> msg.CorrectedAction:
     """step: the message that is answered, whose stamps are passed on."""
     return msg.CorrectedAction(
@@ -273,12 +290,12 @@ def correction_to_msg(
         corrected=chunk_to_msg(correction.corrected),
         mode=int(correction.mode),
         limited=correction.limited,
-        proposed=msg.Chunk() if correction.proposed is None else chunk_to_msg(correction.proposed),
-        cut=correction.cut,
+        proposed=msg.ActionChunk() if correction.proposed is None else chunk_to_msg(correction.proposed),
+        clipped=correction.clipped,
         exploration=correction.exploration,
         reason=correction.reason,
         confidence=correction.confidence,
-        chance=_nan_for_none(correction.chance),
+        success_probability=_nan_for_none(correction.success_probability),
         trust=correction.trust,
         rollout_id=correction.rollout_id,
         rollout_step=correction.rollout_step,
@@ -297,7 +314,7 @@ def correction_from_msg(message: msg.CorrectedAction) -> types.Correction:
         residual=chunk_from_msg(message.residual),
         corrected=chunk_from_msg(message.corrected),
         confidence=message.confidence,
-        chance=_none_for_nan(message.chance),
+        success_probability=_none_for_nan(message.success_probability),
         trust=message.trust,
         mode=types.Mode(message.mode),
         reason=message.reason,
@@ -305,6 +322,6 @@ def correction_from_msg(message: msg.CorrectedAction) -> types.Correction:
         rollout_step=message.rollout_step,
         limited=message.limited,
         proposed=chunk_from_msg(message.proposed) if message.proposed.horizon else None,
-        cut=message.cut,
+        clipped=message.clipped,
         exploration=message.exploration,
     )

@@ -7,7 +7,8 @@ from efn_ros.msg import EpisodeState
 from efn_ros.ros import conversions
 from efn_ros.types import Outcome, Rollout
 
-EMPTY, MISSED = "it held no whole step", "its beginning was missed"  # why an episode is not remembered
+EMPTY, MISSED = "it held no whole step", "its beginning was missed"  # why an episode is not in the bank
+NOT_SAVED_YET = "is not in the bank yet"  # in the refusal to begin an episode, where trying again helps
 
 
 def begin(recorder: RolloutRecorder, episode: EpisodeState, robot: str) -> None:

@@ -13,11 +13,14 @@ RESPAWN_DELAY_S = 1.0
 FLAGS = {"true": True, "false": False}
 
 
-def describe(robot: str) -> LaunchDescription:
-    """Arguments with the usual names, then one process for each node of the robot's graph."""
+def describe(name: str) -> LaunchDescription:
+    """Return the launch description of a graph: arguments with the usual names, then one process for each node."""
     arguments = [
+        DeclareLaunchArgument(
+            "graph", default_value=name, description="Graph to start: a name in config/graphs, or a document's path."
+        ),
         DeclareLaunchArgument("namespace", default_value="efn", description="Namespace of every node and topic."),
-        DeclareLaunchArgument("params_file", default_value="", description="Parameters laid over the robot's own."),
+        DeclareLaunchArgument("params_file", default_value="", description="Parameters laid over the graph's own."),
         DeclareLaunchArgument(
             "use_sim_time", default_value="false", choices=list(FLAGS), description="Take time from /clock."
         ),
@@ -29,17 +32,17 @@ def describe(robot: str) -> LaunchDescription:
         ),
         DeclareLaunchArgument("log_level", default_value="info", description="Log level of the nodes."),
         DeclareLaunchArgument(
-            "bank", default_value="", description="Directory of the bank; empty: what the robot's file says."
+            "bank", default_value="", description="Directory of the bank; empty: what the graph says."
         ),
         DeclareLaunchArgument(
             "on_exit",
             default_value="",
             choices=["", "restart", "stop"],
-            description="What follows when a node dies; empty: what the robot's file says.",
+            description="What follows when a node dies; empty: what the graph says.",
         ),
     ]
     with contextlib.suppress(FileNotFoundError):
-        dry_run(robot)
+        dry_run(name)
         arguments.append(
             DeclareLaunchArgument(
                 "dry_run",
@@ -48,18 +51,17 @@ def describe(robot: str) -> LaunchDescription:
                 description="A simulated robot in place of the real one, on topics of its own; of agibot_g1.",
             )
         )
-    return LaunchDescription([*arguments, OpaqueFunction(function=lambda context: _nodes(context, robot))])
+    return LaunchDescription([*arguments, OpaqueFunction(function=_nodes)])
 
 
-def _nodes(context, robot: str) -> list[Node]:
-    def value(name: str) -> str:
-        return LaunchConfiguration(name).perform(context)
+def _nodes(context) -> list[Node]:
+    def value(argument: str) -> str:
+        return LaunchConfiguration(argument).perform(context)
 
-    overlays = [dry_run(robot)] if FLAGS[context.launch_configurations.get("dry_run", "false")] else []
-    overlays += [value("params_file")] if value("params_file") else []
+    simulated = FLAGS[context.launch_configurations.get("dry_run", "false")]
     graph = Graph.load(
-        robot,
-        overlays,
+        dry_run(value("graph")) if simulated else value("graph"),
+        [value("params_file")] if value("params_file") else [],
         autostart=FLAGS[value("autostart")],
         use_sim_time=FLAGS[value("use_sim_time")],
         **({"bank": value("bank")} if value("bank") else {}),
@@ -69,17 +71,17 @@ def _nodes(context, robot: str) -> list[Node]:
         Node(
             package="efn_ros",
             executable=node.executable,
-            name=node.executable,
+            name=node.name,
             namespace=value("namespace"),
             parameters=[node.parameters],
             remappings=list(node.remappings),
             output="screen",
             respawn=restart,
             respawn_delay=RESPAWN_DELAY_S,
-            on_exit=None if restart else Shutdown(reason=f"{node.executable} ended"),
+            on_exit=None if restart else Shutdown(reason=f"{node.name} ended"),
             ros_arguments=[
-                *("--log-level", f"{node.executable}:={value('log_level')}"),
-                *enclave_arguments(value("namespace"), node.executable),
+                *("--log-level", f"{node.name}:={value('log_level')}"),
+                *enclave_arguments(value("namespace"), node.name),
             ],
         )
         for node in graph.nodes

@@ -1,9 +1,6 @@
-"""The base of every node: lifecycle, parameters, diagnostics, start and end of the process.
+"""What every node of this package has: declared parameters, diagnostics, lifecycle callbacks that cannot be forgotten.
 
-A node fills in `PARAMETERS` and the hooks `setup` (build the parts, make subscriptions), `teardown`, and where it
-needs them `start` and `stop`. Parameters are read once, in `setup`. With `autostart` a node configures and activates
-itself, so that one that was restarted is at work again without anybody's help; without it, whoever manages the
-lifecycle does.
+A node starts by itself (configure, then activate) unless `autostart` is false; then a lifecycle manager does.
 """
 
 from __future__ import annotations
@@ -14,6 +11,7 @@ import gc
 import os
 import signal
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +19,7 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.action import ActionServer, CancelResponse
 from rclpy.clock import Clock
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, State, TransitionCallbackReturn
@@ -30,24 +29,30 @@ from rclpy.task import Future
 from efn_ros.ros import discovery
 from efn_ros.ros.diagnostics import ERROR, OK, Diagnostics
 from efn_ros.ros.executor import make_executor, spin
+from efn_ros.runtime.experiments import OPTIONS
+from efn_ros.runtime.renamed import current_parameters
+
+MAX_INT = 2**31  # upper bound of an integer parameter that has none of its own
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A declared parameter. least, most: inclusive range of a number."""
+    """A declared parameter, read once when the node is configured."""
 
     name: str
     default: Any
     description: str
-    least: float | None = None
-    most: float | None = None
+    min: float | None = None  # smallest number allowed
+    max: float | None = None  # largest number allowed
 
     def descriptor(self) -> ParameterDescriptor:
+        """Return its description for ROS 2."""
         descriptor = ParameterDescriptor(description=self.description, read_only=True)
-        if self.least is not None or self.most is not None:
-            low, high = self.least, self.most
+        if self.min is not None or self.max is not None:
+            low, high = self.min, self.max
             if isinstance(self.default, int):
-                descriptor.integer_range = [IntegerRange(from_value=int(low or 0), to_value=int(high or 2**31), step=0)]
+                bounds = IntegerRange(from_value=int(low or 0), to_value=int(high or MAX_INT), step=0)
+                descriptor.integer_range = [bounds]
             else:
                 top = float("inf") if high is None else float(high)
                 descriptor.floating_point_range = [FloatingPointRange(from_value=float(low or 0.0), to_value=top)]
@@ -61,16 +66,21 @@ COMMON = (
 
 
 class EfnNode(LifecycleNode):
-    """One lifecycle node a process."""
+    """A lifecycle node, one a process."""
 
     PARAMETERS: tuple[Parameter, ...] = ()
-    MAY_HEAR: tuple[str, ...] = ()  # topics that it listens to with some parameters, or where more is installed
+    OPTIONAL_TOPICS: tuple[str, ...] = ()  # it subscribes to them with some parameters, or where more is installed
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
+        self._read_old_names(name)
         for parameter in (*COMMON, *self.PARAMETERS):
             self.declare_parameter(parameter.name, parameter.default, parameter.descriptor())
-        self.diagnostics = Diagnostics(name)
+        declared = {parameter.name for parameter in self.PARAMETERS}
+        self._options = [o for o in self._parameter_overrides if o.startswith(OPTIONS) and o not in declared]
+        for option in self._options:
+            self.declare_parameter(option, self._parameter_overrides[option].value)
+        self.diagnostics = Diagnostics(self.get_name())
         self.active = False
         self._diagnostics_out = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_timer(self.parameter("diagnostics_period_s"), self._publish_diagnostics)
@@ -92,21 +102,23 @@ class EfnNode(LifecycleNode):
     # What a node uses.
 
     def parameter(self, name: str) -> Any:
+        """Return the value of a parameter; an array as a list."""
         value = self.get_parameter(name).value
         return list(value) if hasattr(value, "tolist") else value  # an array of numbers comes as array.array
 
     def parameters(self) -> dict[str, Any]:
-        """All of this node's own, by dotted name."""
-        return {parameter.name: self.parameter(parameter.name) for parameter in self.PARAMETERS}
+        """Return this node's own parameters by dotted name, with the options of an experiment."""
+        return {name: self.parameter(name) for name in (*(each.name for each in self.PARAMETERS), *self._options)}
 
     def now_ns(self) -> int:
+        """Return the time of the node's clock, ns."""
         return self.get_clock().now().nanoseconds
 
-    def listen(self, kind, topic: str, callback: Callable, qos):
-        """Subscribe; messages that arrive while the node is not active are dropped."""
+    def listen(self, kind, topic: str, callback: Callable, qos, *, inactive: bool = False):
+        """Subscribe. Messages that arrive while the node is not active are dropped, unless `inactive`."""
 
         def received(message) -> None:
-            if not self.active:
+            if not (self.active or inactive):
                 self.diagnostics.counts["while_inactive"] += 1
             else:
                 callback(message)
@@ -116,7 +128,7 @@ class EfnNode(LifecycleNode):
         return subscription
 
     def serve(self, kind, name: str, callback: Callable) -> None:
-        """Offer a service; a callback that fails is answered with `success` false and the error in words."""
+        """Offer a service. A callback that fails is answered with `success` false and the error in words."""
 
         def refusal(error: Exception):
             response = kind.Response()
@@ -127,12 +139,22 @@ class EfnNode(LifecycleNode):
 
         self._made.append((self.destroy_service, self.create_service(kind, name, self.guard(callback, refusal))))
 
+    def serve_action(self, kind, name: str, execute: Callable, cancel: Callable) -> None:
+        """Offer an action. `execute` is a coroutine of the goal handle; `cancel` decides whether a goal may end."""
+        refuse = self.guard(cancel, lambda error: CancelResponse.REJECT)
+        server = ActionServer(self, kind, name, execute, cancel_callback=refuse)
+        self._made.append((lambda made: made.destroy(), server))
+
     def when_done(self, future: Future, callback: Callable[[Any], None]) -> None:
-        """Call `callback` with the result of a future. An exception there never reaches the executor: under rclpy's
-        EventsExecutor one in a done-callback ends the process with a segmentation fault (ros2/rclpy issue 1641)."""
+        """Call `callback` with the result of a future.
+
+        An exception there never reaches the executor: under rclpy's EventsExecutor one in a done-callback ends the
+        process with a segmentation fault (ros2/rclpy issue 1641).
+        """
         future.add_done_callback(self.guard(lambda done: callback(done.result())))
 
     def publisher(self, kind, topic: str, qos):
+        """Create a publisher that `cleanup` destroys."""
         publisher = self.create_publisher(kind, topic, qos)
         self._made.append((self.destroy_publisher, publisher))
         return publisher
@@ -144,7 +166,7 @@ class EfnNode(LifecycleNode):
         return timer
 
     def guard(self, callback: Callable, on_error: Callable[[Exception], Any] = lambda error: None) -> Callable:
-        """`callback`, whose exceptions are reported and do not end the process: then `on_error(error)` is returned."""
+        """Return `callback` made safe: its exceptions are reported, and then `on_error(error)` is returned."""
 
         @functools.wraps(callback)
         def guarded(*arguments):
@@ -168,10 +190,12 @@ class EfnNode(LifecycleNode):
     # Transitions.
 
     def on_configure(self, state: State) -> TransitionCallbackReturn:
+        """Run `setup`."""
         self._made: list[tuple[Callable, Any]] = []
         return self._transition(self.setup)
 
     def on_activate(self, state: State) -> TransitionCallbackReturn:
+        """Run `start`."""
         result = super().on_activate(state)
         if result == TransitionCallbackReturn.SUCCESS:
             result = self._transition(self.start)
@@ -179,18 +203,22 @@ class EfnNode(LifecycleNode):
         return result
 
     def on_deactivate(self, state: State) -> TransitionCallbackReturn:
+        """Run `stop`."""
         self.active = False
         self._transition(self.stop)
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: State) -> TransitionCallbackReturn:
-        return self._release()
+        """Release everything."""
+        return self.release()
 
     def on_shutdown(self, state: State) -> TransitionCallbackReturn:
+        """Release everything."""
         self.active = False
-        return self._release()
+        return self.release()
 
-    def _release(self) -> TransitionCallbackReturn:
+    def release(self) -> TransitionCallbackReturn:
+        """Run `teardown` and destroy what `setup` created in ROS."""
         result = self._transition(self.teardown)
         for destroy, made in getattr(self, "_made", []):
             destroy(made)
@@ -209,11 +237,26 @@ class EfnNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def start_by_itself(self) -> None:
-        """Configure and activate. Raises SystemExit where that fails."""
+        """Configure and activate.
+
+        Raises:
+            SystemExit: A transition failed.
+        """
         for trigger in (self.trigger_configure, self.trigger_activate):
             if trigger() != TransitionCallbackReturn.SUCCESS:
-                raise SystemExit(f"{self.get_name()} could not start; the reason stands above")
+                raise SystemExit(f"{self.get_name()} could not start; the reason is logged above")
         self.get_logger().info("active")
+
+    def _read_old_names(self, executable: str) -> None:
+        """Replace overrides under names of an earlier version by the present ones."""
+        values = {name: override.value for name, override in self._parameter_overrides.items()}
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            current = current_parameters(executable, values)
+        for warning in caught:
+            self.get_logger().warning(str(warning.message))
+        if caught:
+            self._parameter_overrides = {name: rclpy.Parameter(name, value=value) for name, value in current.items()}
 
     def _publish_diagnostics(self) -> None:
         lifecycle = "active" if self.active else "inactive"
@@ -221,15 +264,18 @@ class EfnNode(LifecycleNode):
 
 
 def describe_error(error: Exception) -> str:
-    """An error in one line: the message of a ValueError, with the name of any other kind before it."""
+    """Return an error in one line: the message of a ValueError, with the name of any other kind before it."""
     return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 
 
 def run(make_node: Callable[[], EfnNode], niceness: int = 0, *, leaves: bool = False) -> None:
-    """Spin one node until SIGINT or SIGTERM, then leave within a second. The main function of every executable.
+    """Spin one node until SIGINT or SIGTERM, then exit within a second. The main function of every executable.
 
-    niceness: above zero for a node that has time, so that it does not run where one in the robot's loop could. leaves:
-    at the first signal the node's `leave` is called, which ends rclpy when it is done; a second signal does so at once.
+    Args:
+        make_node: Makes the node, after rclpy is initialised.
+        niceness: Above zero for a node that has time, so that it does not run where one in the robot's loop could.
+        leaves: At the first signal the node's `leave` is called, which ends rclpy when it is done; a second signal
+            does so at once.
     """
     faulthandler.enable()
     os.nice(niceness)  # before there are threads: each has its own
@@ -245,7 +291,7 @@ def run(make_node: Callable[[], EfnNode], niceness: int = 0, *, leaves: bool = F
     try:
         if node.parameter("autostart"):
             node.start_by_itself()
-        gc.freeze()  # what is there now stays; collecting it again and again would only cost time
+        gc.freeze()  # what exists now stays; collecting it again and again would only cost time
         spin(executor, node.get_logger().error)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
@@ -253,7 +299,7 @@ def run(make_node: Callable[[], EfnNode], niceness: int = 0, *, leaves: bool = F
         node.get_logger().fatal(str(failure))
         code = 1
     node.active = False
-    node._release()
+    node.release()
     executor.shutdown(timeout_sec=0.2)
     node.destroy_node()
     rclpy.try_shutdown()

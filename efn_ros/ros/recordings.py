@@ -28,8 +28,8 @@ VECTORS = {
 }
 EPISODE = f"{OWN}EpisodeState"
 PARTS = {
-    f"{OWN}Observation": (msg.Observation, conversions.observation_from_msg),
-    f"{OWN}PolicyStep": (msg.PolicyStep, conversions.policy_step_from_msg),
+    f"{OWN}ObservationStamped": (msg.ObservationStamped, conversions.observation_from_msg),
+    f"{OWN}PolicyStepStamped": (msg.PolicyStepStamped, conversions.policy_step_from_msg),
     f"{OWN}CorrectedAction": (msg.CorrectedAction, conversions.correction_from_msg),
 }
 

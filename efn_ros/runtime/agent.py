@@ -9,24 +9,24 @@ import time
 from dataclasses import dataclass
 
 from efn_ros.bank import BankWriter, RolloutRecorder
-from efn_ros.correction.corrector import Corrector
+from efn_ros.correction import Corrector
 from efn_ros.retrieval import Retriever
+from efn_ros.runtime.episode import Episode
 from efn_ros.runtime.inference import Inference
-from efn_ros.types import Correction, Observation, Outcome, PolicyStep, Recall, StepContext
-from efn_ros.worlds.stepper import Stepper
+from efn_ros.types import Correction, Observation, Outcome, PolicyStep, Recall
 from efn_ros.worlds.world import World
 
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """length: control steps. corrections: one a decision."""
+    """What came of one episode."""
 
     episode_id: str
     task: str
-    seed: int
+    scene: int  # seed of the scene
     success: bool
-    length: int
-    corrections: tuple[Correction, ...]
+    length: int  # control steps
+    corrections: tuple[Correction, ...]  # one a decision
 
 
 class Agent:
@@ -45,63 +45,69 @@ class Agent:
         self._robot = robot
 
     def act(self, observation: Observation) -> tuple[PolicyStep, Recall, Correction]:
-        """One decision."""
+        """Make one decision."""
         step = self._inference(observation)
         recall = Recall(reason="no memory")
         if self._retriever and observation.context.correct:
-            self._retriever.look(observation)
-            recall = self._retriever.recall(step)
+            self._retriever.observe(observation)
+            recall = self._retriever.recall(step.query)
         return step, recall, self._corrector.correct(step, recall)
 
     def run(
         self,
         world: World,
         task: str,
-        seed: int,
+        scene: int,
         *,
         episode_id: str,
         execute_steps: int,
         correct: bool = True,
         record: bool = True,
-        draws: int | None = None,
+        seed: int | None = None,
     ) -> EpisodeResult:
-        """One whole episode in the scene `seed`; remembered on return, if there is a writer and `record` is set.
+        """Run one whole episode; it is remembered on return, if there is a writer and `record` is set.
 
-        draws: seed of what recall and exploration draw, where the same scene is met again; else that of the scene.
+        The arguments are those of `Episode`.
         """
+        records = record and self._writer is not None
         if self._retriever and correct:
-            self._retriever.warm()
-        stepper = Stepper(world, task, seed, execute_steps=execute_steps)
-        instruction = world.spec.tasks[task]
-        if record and self._writer:
+            self._retriever.prefetch()
+        episode = Episode(
+            world,
+            task,
+            scene,
+            episode_id=episode_id,
+            execute_steps=execute_steps,
+            seed=seed,
+            correct=correct,
+            record=record,
+        )
+        if records:
             self._recorder.begin(
                 episode_id,
                 robot=self._robot,
                 task=task,
-                instruction=instruction,
-                seed=seed,
+                instruction=world.spec.tasks[task],
+                seed=scene,
                 start_ns=time.time_ns(),
             )
         corrections = []
-        while not stepper.done:
-            images, proprio = stepper.observe()
-            stamp_ns = round(stepper.control_step / world.spec.rate_hz * 1e9)
-            where = (episode_id, len(corrections), stamp_ns, task, instruction)
-            context = StepContext(*where, seed if draws is None else draws, correct, record)
-            observation = Observation(context, images, proprio)
+        for observation in episode:
             step, _, correction = self.act(observation)
-            if record and self._writer:
+            if records:
                 for item in (observation, step, correction):
                     self._recorder.add(item)
-            stepper.execute(correction.corrected)
+            episode.execute(correction.corrected)
             corrections.append(correction)
-        if record and self._writer:
-            outcome = Outcome.SUCCESS if stepper.success else Outcome.FAILURE
-            rollout = self._recorder.finish(outcome, length=stepper.control_step)
-            if rollout:
-                self._writer.append(rollout)
-                self._writer.retain()
-        return EpisodeResult(episode_id, task, seed, stepper.success, stepper.control_step, tuple(corrections))
+        if records:
+            self._remember(Outcome.SUCCESS if episode.success else Outcome.FAILURE, episode.length)
+        return EpisodeResult(episode_id, task, scene, episode.success, episode.length, tuple(corrections))
+
+    def _remember(self, outcome: Outcome, length: int) -> None:
+        rollout = self._recorder.finish(outcome, length=length)
+        if rollout and self._writer:
+            self._writer.append(rollout)
+            self._writer.retain()
 
     def close(self) -> None:
         """Release the bank."""

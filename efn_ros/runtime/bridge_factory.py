@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def make_bridge(p: Parameters) -> tuple[Bridge, list[Gripper]]:
     """Of a robot's bridge, and its grippers. A limit of one entry stands for every joint. Raises ValueError for
     parameters that do not fit each other."""
-    from efn_ros.robots.bridge import Bridge, Patience
+    from efn_ros.robots.bridge import Bridge, Timeouts
     from efn_ros.robots.description import Gripper, Layout
     from efn_ros.robots.streaming import JointLimits, Stream
 
@@ -51,9 +51,9 @@ def make_bridge(p: Parameters) -> tuple[Bridge, list[Gripper]]:
         workspace.inside(np.zeros((1, len(joints))))  # refuses another number of joints
     stream = Stream(JointLimits(**limits), p["command_rate_hz"], workspace.inside if workspace else None)
     layout = Layout(p["action.joints"], entries, p["action.kind"])
-    patience = Patience(**{name: p[f"patience.{name}"] for name in ("state_s", "action_s", "late_s", "stop_s")})
+    timeouts = Timeouts(**{name: p[f"timeouts.{name}"] for name in ("state_s", "action_s", "late_s", "stop_s")})
     grippers = [Gripper(*one) for one in zip(names, named("opened"), named("closed"), strict=True)] if names else []
-    return Bridge(stream, layout, p["action_rate_hz"], patience), grippers
+    return Bridge(stream, layout, p["action_rate_hz"], timeouts), grippers
 
 
 def make_workspace(p: Parameters) -> Workspace | None:

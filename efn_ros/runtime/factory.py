@@ -1,9 +1,8 @@
-"""From parameters, by the names of `config/<robot>.yaml`, to the parts of the loop; for nodes and agent alike."""
+"""From parameters, by the names of the nodes that declare them, to the parts of the loop; for nodes and agent alike."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import fields
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,50 +10,44 @@ import numpy as np
 
 from efn_ros.bank import BankReader, BankWriter
 from efn_ros.bank.store.retention import MEGABYTE, Retention
-from efn_ros.correction import Corrector, RecalledAction
+from efn_ros.bank.store.snapshot import SnapshotSource
+from efn_ros.correction import ActionLimits, Corrector, RecalledAction
 from efn_ros.correction.corrector import Residual
 from efn_ros.correction.exploration import Exploration, actor_sampler
-from efn_ros.correction.limits import ActionLimits
 from efn_ros.correction.registry import Registry
 from efn_ros.efn.config import PACKAGED, WEIGHTS
-from efn_ros.experiments.image_reranking.looks import LookExtractor
-from efn_ros.experiments.image_reranking.rerank import RerankConfig, Reranker
 from efn_ros.features.codes import Codes
 from efn_ros.features.sketches import Projection
-from efn_ros.policies import FrozenPolicy
-from efn_ros.policies.registry import load_policy
+from efn_ros.policies import FrozenPolicy, load_policy
 from efn_ros.resources import checkpoint_directory
-from efn_ros.retrieval import RecallConfig, Retriever
+from efn_ros.retrieval import RetrievalConfig, Retriever
+from efn_ros.retrieval.similarity import CueWeights
 from efn_ros.runtime.agent import Agent
+from efn_ros.runtime.experiments import EXPERIMENT, load_experiment
 from efn_ros.runtime.graph import Graph
 from efn_ros.runtime.inference import Inference
-from efn_ros.worlds import Deployment, World
+from efn_ros.worlds import Deployment, World, make_world
 from efn_ros.worlds.deployment import KINDS
-from efn_ros.worlds.registry import make_world
 
 if TYPE_CHECKING:
     from efn_ros.correction.switching import Switching
-    from efn_ros.online.learner import Learner
-
 
 Parameters = Mapping[str, Any]
-
-
 LIMITS = ("low", "high", "velocity", "acceleration", "jerk", "reject", "residual", "holds_last")
 
 
 def make_policy(p: Parameters) -> FrozenPolicy:
-    """Of vla_policy. The sizes are those of an untrained or constant policy; a checkpoint knows its own."""
+    """Build the policy of vla_policy. Sizes are those of a policy without a checkpoint; a checkpoint has its own."""
     name, settings = p["policy"], {}
-    if name in ("untrained", "constant", "sway"):
+    if name in ("untrained", "constant", "sine"):
         proprio, size = p["proprio_size"], p["action_size"]
         settings = {"image_size": p["image_size"], "proprio_size": proprio, "horizon": p["horizon"]}
         settings["cameras"] = tuple(p["cameras"])
         if name == "constant":
             settings["action"] = [0.0] * size
-        elif name == "sway":
-            settings |= {"action": p["sway.posture"], "amplitude": p["sway.amplitude"]}
-            settings |= {"sway_hz": p["sway.rate_hz"], "rate_hz": p["sway.rows_hz"]}
+        elif name == "sine":
+            settings |= {"action": p["sine.posture"], "amplitude": p["sine.amplitude"]}
+            settings |= {"frequency_hz": p["sine.frequency_hz"], "action_rate_hz": p["sine.action_rate_hz"]}
         else:
             settings |= {"action_low": (-1.0,) * size, "action_high": (1.0,) * size}
             settings |= {"proprio_mean": (0.0,) * proprio, "proprio_std": (1.0,) * proprio}
@@ -62,73 +55,57 @@ def make_policy(p: Parameters) -> FrozenPolicy:
 
 
 def make_projection(p: Parameters) -> Projection:
+    """Build the projection of vla_policy and bank_writer."""
     return Projection(p["tokens_width"], p["descriptor_size"], p["projection_seed"])
 
 
 def make_inference(p: Parameters) -> Inference:
-    """Of vla_policy."""
-    return Inference(make_policy(p), make_projection(p), publish_visual=p["publish_visual"])
+    """Build the inference of vla_policy."""
+    if name := p.get(EXPERIMENT):
+        return load_experiment(name, "make_inference").make_inference(p)
+    return Inference(make_policy(p), make_projection(p))
 
 
 def make_codes(checkpoint: str) -> Codes | None:
-    """Of the EFN in a directory, or in the package; None for an empty name."""
+    """Load the codes of the EFN in a directory, or in the package; None for an empty name."""
     return Codes.load(checkpoint_directory(checkpoint, PACKAGED) / WEIGHTS) if checkpoint else None
 
 
-def make_recall(p: Parameters) -> RecallConfig:
-    """Of experience_retrieval."""
-    return RecallConfig(
+def make_retrieval_config(p: Parameters) -> RetrievalConfig:
+    """Build the settings of experience_retrieval."""
+    return RetrievalConfig(
         search=p["search"],
         hits=p["hits"],
-        rollouts_n=p["rollouts"],
-        steps_n=p["steps"],
+        max_rollouts=p["max_rollouts"],
+        max_steps=p["max_steps"],
         k=p["k"],
-        context=p["context"],
+        random_steps=p["random_steps"],
         codes=make_codes(p["codes"]),
         temperature=p["temperature"],
         lambda_=p["similarity_weight"],
         beta=p["length_decay"],
-        visual=p["weight_visual"],
-        latent=p["weight_latent"],
-        proprio=p["weight_proprio"],
+        weights=CueWeights(p["weight_visual"], p["weight_latent"], p["weight_proprio"]),
         argmax=p["argmax"],
-        follow=p["follow"],
+        reference_margin=p["reference_margin"],
         success_only=p["success_only"],
-        outcomes=p["outcomes"],
-        rerank=make_reranker(p),
+        success_model_rollouts=p["success_model_rollouts"],
     )
 
 
-def make_reranker(p: Parameters) -> Reranker | None:
-    """Of experience_retrieval; None without encoder and detector. Raises as these do where they are loaded."""
-    encoder, detector = p["rerank.encoder"], p["rerank.detector"]
-    if not (encoder or detector):
-        return None
-    options, networks = {"device": p["rerank.device"], "local_files_only": False}, {}
-    if encoder:
-        from efn_ros.experiments.image_reranking.encoder import ContrastiveEncoder
-
-        networks["encoder"] = ContrastiveEncoder.from_pretrained(encoder, **options)
-    if detector:
-        from efn_ros.experiments.image_reranking.detector import OpenVocabularyDetector
-
-        threshold = p["rerank.threshold"]
-        networks["detector"] = OpenVocabularyDetector.from_pretrained(detector, threshold=threshold, **options)
-    opening = p["rerank.opening"] if p["rerank.opening"] >= 0 else None
-    told = {"gripper": p["rerank.gripper"], "opening": opening, "opening_range": tuple(p["rerank.opening_range"])}
-    extractor = LookExtractor(p["rerank.camera"], **told, **networks)
-    return Reranker(
-        extractor, RerankConfig(**{field.name: p[f"rerank.{field.name}"] for field in fields(RerankConfig)})
-    )
-
-
-def make_retriever(p: Parameters, bank: str | Path) -> Retriever:
-    """Of experience_retrieval."""
-    return Retriever(BankReader(Path(bank).expanduser(), skip_corrupt=True), make_recall(p))
+def make_retriever(p: Parameters, source: SnapshotSource) -> Retriever:
+    """Build the retriever of experience_retrieval over a source of snapshots."""
+    if name := p.get(EXPERIMENT):
+        return load_experiment(name, "make_retriever").make_retriever(p, source)
+    return Retriever(source, make_retrieval_config(p))
 
 
 def make_writer(p: Parameters, bank: str | Path) -> BankWriter:
-    """Of bank_writer. Raises ValueError for a budget that cannot be kept."""
+    """Open the bank of bank_writer.
+
+    Raises:
+        ValueError: The budget cannot be kept.
+        BankError: As `BankWriter` raises it.
+    """
     budget = {name: p[f"retention.{name}"] for name in ("strategy", "rollouts", "steps")}
     retention = Retention(**budget, bytes=p["retention.megabytes"] * MEGABYTE)
     settings = {"projection": make_projection(p), "image_quality": p["image_quality"], "retention": retention}
@@ -136,24 +113,25 @@ def make_writer(p: Parameters, bank: str | Path) -> BankWriter:
 
 
 def make_residual(p: Parameters) -> Residual:
-    """Of efn_corrector. Raises ValueError for an unknown method, and as `LearnedResidual` and `load_policy` do."""
+    """Build the residual of efn_corrector.
+
+    Raises:
+        ValueError: The method is unknown, or the checkpoint does not fit.
+        FileNotFoundError: There is no checkpoint.
+    """
+    if name := p.get(EXPERIMENT):
+        return load_experiment(name, "make_residual").make_residual(p)
     if p["method"] == "recalled_action":
         return RecalledAction(p["gain"], p["min_confidence"])
     if p["method"] == "learned":
         from efn_ros.correction.learned import LearnedResidual
-        from efn_ros.efn.checkpoint import read_config
-        from efn_ros.efn.config import LATENT
 
-        settings = {name: p[name] for name in ("gain", "check_memory", "disagreement_scale")}
-        if p["decoder_policy"] and read_config(checkpoint_directory(p["checkpoint"], PACKAGED)).space == LATENT:
-            policy = load_policy(p["decoder_policy"], checkpoint=p["decoder_checkpoint"])
-            settings |= {"decode": policy.decode, "policy": policy.spec.fingerprint}
-        return LearnedResidual(p["checkpoint"], **settings)
+        return LearnedResidual(p["checkpoint"], gain=p["gain"], check_memory=p["check_memory"])
     raise ValueError(f"method {p['method']!r} is unknown; there are 'recalled_action' and 'learned'")
 
 
 def make_corrector(p: Parameters) -> Corrector:
-    """Of efn_corrector. A limit of one entry stands for every dimension."""
+    """Build the corrector of efn_corrector. A limit of one entry stands for every dimension."""
     values = {name: list(p[f"limits.{name}"]) for name in LIMITS}
     size = max(map(len, values.values()))
     values = {name: value * size if len(value) == 1 else value for name, value in values.items()}
@@ -170,13 +148,17 @@ def make_corrector(p: Parameters) -> Corrector:
 
 
 def make_exploration(p: Parameters, bound: np.ndarray) -> Exploration:
-    """Of efn_corrector. bound: (A,) largest residual. Raises ValueError for parameters that do not fit each other."""
+    """Build the exploration of efn_corrector within the largest residual, (A,).
+
+    Raises:
+        ValueError: Parameters do not fit each other.
+    """
     samples = p["exploration.mode"] == "residual" and p["method"] == "learned"
     return Exploration(
         mode=p["exploration.mode"],
         scale=p["exploration.scale"],
         max_confidence=p["exploration.max_confidence"],
-        rate=p["exploration.rate"],
+        episode_fraction=p["exploration.episode_fraction"],
         bound=bound,
         control_steps=p["control_steps"],
         rate_hz=p["rate_hz"],
@@ -185,7 +167,7 @@ def make_exploration(p: Parameters, bound: np.ndarray) -> Exploration:
 
 
 def make_switching(p: Parameters, corrector: Corrector) -> Switching | None:
-    """Of efn_corrector; None where it does not learn at work."""
+    """Build the switching of efn_corrector; None where it does not learn at work."""
     if not p["learn"] or p["method"] != "learned":
         return None
     from efn_ros.correction.switching import Switching
@@ -197,46 +179,29 @@ def make_switching(p: Parameters, corrector: Corrector) -> Switching | None:
     return Switching(corrector, Registry(p["bank"]), checkpoint_directory(p["checkpoint"], PACKAGED), make)
 
 
-def make_learner(p: Parameters, recall: Parameters, corrector: Parameters, **hooks: Callable) -> Learner:
-    """Of efn_trainer. recall, corrector: of experience_retrieval and efn_corrector, with which the robot is corrected.
-    hooks: `pause` and `tell` of `Learner`. Raises ValueError for parameters out of range."""
-    from efn_ros.online.config import LearnConfig
-    from efn_ros.online.learner import Learner
-
-    if corrector["method"] != "learned":
-        raise ValueError(f"method of efn_corrector is {corrector['method']!r}; only what is 'learned' can learn on")
-    if corrector.get("disagreement_scale"):
-        raise ValueError("disagreement_scale of efn_corrector is set; critics cannot learn on at work, set it to 0")
-    names = [field.name for field in fields(LearnConfig)]
-    config = LearnConfig(**{name: p[name] for name in names})
-    checkpoint = checkpoint_directory(corrector["checkpoint"], PACKAGED)
-    options = {"gain": corrector["gain"], "rule": p["rule"]}
-    return Learner(p["bank"], checkpoint, config, make_recall(recall), **options, **hooks)
-
-
 def make_deployment(p: Parameters) -> Deployment:
-    """Of libero_bridge."""
-    strengths = {kind: p[f"deployment.{kind}"] for kind in KINDS}
-    return Deployment.draw(p["deployment.seed"], strengths)
+    """Draw the deployment of sim_bridge."""
+    return Deployment.draw(p["deployment.seed"], {kind: p[f"deployment.{kind}"] for kind in KINDS})
 
 
 def make_simulation(p: Parameters) -> World:
-    """Of libero_bridge."""
+    """Build the world of sim_bridge."""
     settings = {"assets": p["libero_assets"]} if p["world"] == "libero" else {}
     return make_world(p["world"], deployment=make_deployment(p), image_size=p["image_size"], **settings)
 
 
 def make_agent(graph: Graph, bank: str | Path | None) -> Agent:
-    """The graph's agent in this process; without a bank, the base policy alone."""
+    """Build the agent of a graph in this process; without a bank, the base policy alone."""
     inference = make_inference(graph.parameters("vla_policy"))
     corrector = make_corrector(graph.parameters("efn_corrector"))
     if bank is None:
         return Agent(inference, corrector)
-    remembered = graph.parameters("bank_writer")
+    source = BankReader(Path(bank).expanduser(), skip_corrupt=True)
+    writing = graph.parameters("bank_writer")
     return Agent(
         inference,
         corrector,
-        make_retriever(graph.parameters("experience_retrieval"), bank),
-        make_writer(remembered, bank),
-        robot=remembered["robot"],
+        make_retriever(graph.parameters("experience_retrieval"), source),
+        make_writer(writing, bank),
+        robot=writing["robot"],
     )

@@ -1,9 +1,21 @@
-"""The graph of a robot as data: `config/<robot>.yaml`, read by the launch files and by the package's own bring-up."""
+"""The graph of a robot as data: `config/graphs/<name>.yaml` with its parameter files, read by every front end.
+
+A graph document holds:
+
+    extends: <another graph>, whose nodes and parameters come first
+    nodes: name -> executable (the name, if not given), remap (from -> to), when (a parameter that must be true)
+    without: names of inherited nodes that are left out
+    parameters: names of files in config/parameters, or paths (*.yaml) beside the document, laid one over another
+    on_exit: what follows when a node dies: restart it, or stop the graph
+
+A section of a parameter file is a node's name, its executable, or `**` for all nodes.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,98 +23,200 @@ from typing import Any
 import yaml
 
 from efn_ros.resources import config_directory
+from efn_ros.runtime.renamed import current_parameters
 
 RESTART, STOP = "restart", "stop"
+ALL_NODES = "**"
+SIMULATION = "sim_bridge"  # the executable of every simulated world
+DOCUMENT = ("extends", "nodes", "without", "parameters", "on_exit")
+NODE = ("executable", "remap", "when")
+HIDDEN = "_"  # begins the name of a graph that is only extended
 
 
 @dataclass(frozen=True)
 class NodeSpec:
-    """One process: its executable (and node name), parameters by dotted name, and remappings (from, to)."""
+    """One process of a graph."""
 
+    name: str
     executable: str
-    parameters: dict[str, Any]
-    remappings: tuple[tuple[str, str], ...]
+    parameters: dict[str, Any]  # by dotted name
+    remappings: tuple[tuple[str, str], ...] = ()  # (from, to)
 
 
 @dataclass(frozen=True)
 class Graph:
-    """robot: the name. nodes: in the order they are started. on_exit: what follows when one of them dies. optional: the
-    nodes that a parameter of all nodes adds where it is true, by its name."""
+    """The processes of a robot, in the order they are started."""
 
-    robot: str
+    name: str
     nodes: tuple[NodeSpec, ...]
-    on_exit: str
-    optional: dict[str, list[str]] = field(default_factory=dict)
+    on_exit: str = RESTART  # what follows when one of them dies
+    optional: dict[str, list[str]] = field(default_factory=dict)  # parameter -> nodes that it adds where it is true
 
     @classmethod
-    def load(cls, robot: str, overlays: Iterable[str | Path] = (), **parameters: Any) -> Graph:
-        """Read the robot's graph, lay `overlays` (parameter files) and then `parameters` (for every node) over it.
+    def load(cls, name: str, overlays: Iterable[str | Path] = (), **parameters: Any) -> Graph:
+        """Read a graph and lay parameters over it.
 
-        `when.<flag>` of the graph lists nodes that are part of it only where that parameter of every node is true,
-        `without` those that are left out.
-        Raises FileNotFoundError for an unknown robot or file, ValueError naming the file and the entry that is wrong.
+        Args:
+            name: One of `graphs()`, or the path of a document.
+            overlays: Parameter files, laid over the graph's own in their order.
+            **parameters: Laid over every node.
+
+        Raises:
+            FileNotFoundError: There is no such graph or file.
+            ValueError: A file does not fit; the message names it and the entry.
         """
+        document = _document(name)
         sections: dict[str, dict[str, Any]] = {}
-        for path in (config_directory() / f"{robot}.yaml", *map(Path, overlays)):
-            for name, values in _read(path).items():
-                sections.setdefault(name, {}).update(values)
-        graph = sections.pop("graph", {})
-        common = {**sections.pop("**", {}), **parameters}
-        left_out, on_exit = set(graph.get("without", [])), graph.get("on_exit", RESTART)
-        executables = list(graph.get("nodes", []))
-        optional = {name.removeprefix("when."): more for name, more in graph.items() if name.startswith("when.")}
-        known = set(executables).union(*optional.values())
-        unknown = set(sections) - known
-        if not left_out <= known:
-            raise ValueError(f"graph of {robot!r} is to be without {sorted(left_out - known)}; it has {sorted(known)}")
-        executables += [name for flag, more in optional.items() if common.get(flag) for name in more]
-        executables = [name for name in executables if name not in left_out]
-        if not executables or unknown:
-            raise ValueError(
-                f"graph of {robot!r}: nodes are {executables}, but there are parameters for {sorted(unknown)}"
-            )
-        if on_exit not in (RESTART, STOP):
-            raise ValueError(f"graph of {robot!r}: on_exit is {on_exit!r}; it must be {RESTART!r} or {STOP!r}")
-        nodes = (
-            NodeSpec(
-                executable,
-                {**common, **sections.get(executable, {}), **parameters},
-                tuple(tuple(rule.split(":=", 1)) for rule in graph.get(f"remap.{executable}", [])),
-            )
-            for executable in executables
-        )
-        return cls(robot, tuple(nodes), on_exit, optional)
+        for path in (*document["parameters"], *map(Path, overlays)):
+            for section, values in _read_sections(path).items():
+                if section == "graph":
+                    document = _merge(document, _document_of_section(values, path))
+                    continue
+                known = _executable_of(document, section)
+                sections.setdefault(section, {}).update(current_parameters(known, values, f"{path.name}: "))
+        return cls._of(name, document, sections, parameters)
 
-    def parameters(self, executable: str) -> dict[str, Any]:
-        """Parameters of one node by dotted name. Raises KeyError for a node that is not part of the graph."""
-        return {node.executable: node for node in self.nodes}[executable].parameters
+    @classmethod
+    def _of(cls, name: str, document: dict, sections: dict[str, dict[str, Any]], parameters: dict[str, Any]) -> Graph:
+        common = {**sections.pop(ALL_NODES, {}), **parameters}
+        nodes, left_out = document["nodes"], set(document["without"])
+        known = set(nodes) | {_executable_of(document, node) for node in nodes}
+        for what, names in (("without", left_out), ("parameters", set(sections))):
+            if names - known:
+                raise ValueError(f"graph {name!r}: {what} names {sorted(names - known)}; it has {sorted(nodes)}")
+        if document["on_exit"] not in (RESTART, STOP):
+            raise ValueError(f"graph {name!r}: on_exit is {document['on_exit']!r}; it must be {RESTART!r} or {STOP!r}")
+        optional: dict[str, list[str]] = {}
+        specs = []
+        for node, entry in nodes.items():
+            when = entry.get("when")
+            if when:
+                optional.setdefault(when, []).append(node)
+            if node in left_out or (when and not common.get(when)):
+                continue
+            executable = _executable_of(document, node)
+            own = {**sections.get(executable, {}), **sections.get(node, {})}
+            remap = tuple((source, target) for source, target in entry.get("remap", {}).items() if target)
+            specs.append(NodeSpec(node, executable, {**common, **own, **parameters}, remap))
+        if not specs:
+            raise ValueError(f"graph {name!r} has no nodes")
+        return cls(Path(name).stem, tuple(specs), document["on_exit"], optional)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the nodes."""
+        return tuple(node.name for node in self.nodes)
+
+    def parameters(self, node: str) -> dict[str, Any]:
+        """Return the parameters of one node by dotted name.
+
+        Raises:
+            KeyError: The node is not part of the graph.
+        """
+        return {each.name: each for each in self.nodes}[node].parameters
+
+    @property
+    def world(self) -> dict[str, Any]:
+        """Parameters of the simulated world.
+
+        Raises:
+            KeyError: The graph has none.
+        """
+        for node in self.nodes:
+            if node.executable == SIMULATION:
+                return node.parameters
+        raise KeyError(f"graph {self.name!r} has no simulated world: none of its nodes is a {SIMULATION}")
 
 
-def dry_run(robot: str) -> Path:
-    """What is laid over a robot's graph so that a simulated one takes its place. Raises FileNotFoundError for a robot
-    that has none."""
-    path = config_directory() / "dry_run" / f"{robot}.yaml"
-    if not path.is_file():
-        raise FileNotFoundError(f"{robot} has no dry run: there is no {path}")
-    return path
+def graphs() -> list[str]:
+    """Return the names of the graphs that come with the package."""
+    found = (config_directory() / "graphs").glob("*.yaml")
+    return sorted(path.stem for path in found if not path.stem.startswith(HIDDEN))
+
+
+def dry_run(name: str) -> str:
+    """Return the graph in which a simulated robot takes the place of a graph's own.
+
+    Raises:
+        FileNotFoundError: It has none.
+    """
+    found = f"{name}_dry_run"
+    if found not in graphs():
+        raise FileNotFoundError(f"{name} has no dry run: there is no graph {found}")
+    return found
 
 
 def enclave(namespace: str, name: str) -> str:
-    """Where the keys of a process are in a keystore of SROS2: those of each node apart."""
+    """Return where the keys of a process are in a keystore of SROS2: those of each node apart."""
     return "/".join(("", *filter(None, [namespace.strip("/")]), name))
 
 
-def enclave_arguments(namespace: str, executable: str) -> list[str]:
-    """What ROS 2 is told of it, where the environment asks for security."""
-    return ["--enclave", enclave(namespace, executable)] if os.environ.get("ROS_SECURITY_ENABLE") == "true" else []
+def enclave_arguments(namespace: str, name: str) -> list[str]:
+    """Return the ROS arguments that name the enclave, where the environment asks for security."""
+    return ["--enclave", enclave(namespace, name)] if os.environ.get("ROS_SECURITY_ENABLE") == "true" else []
 
 
-def robots() -> list[str]:
-    return sorted(path.stem for path in config_directory().glob("*.yaml") if "graph" in _read(path))
+def _document(name: str) -> dict[str, Any]:
+    """A graph document with what it extends."""
+    path = _beside(Path(), "graphs", name)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no graph {name!r}; there are {', '.join(graphs())}")
+    own = _read(path)
+    if unknown := set(own) - set(DOCUMENT):
+        raise ValueError(f"{path}: {sorted(unknown)[0]!r} is no entry of a graph; there are {', '.join(DOCUMENT)}")
+    for node, entry in (own.get("nodes") or {}).items():
+        if unknown := set(entry or {}) - set(NODE):
+            raise ValueError(
+                f"{path}: {sorted(unknown)[0]!r} is no entry of node {node!r}; there are {', '.join(NODE)}"
+            )
+    own["parameters"] = [_beside(path, "parameters", each) for each in own.get("parameters") or []]
+    base = {"nodes": {}, "without": [], "parameters": [], "on_exit": RESTART}
+    return _merge(_document(str(_beside(path, "graphs", own["extends"]))) if own.get("extends") else base, own)
 
 
-def _read(path: Path) -> dict[str, dict[str, Any]]:
-    """Node name (without its namespace) -> parameters by dotted name."""
+def _beside(document: Path, kind: str, name: str) -> Path:
+    """The file that a document names: a path relative to it, or the name of one that comes with the package."""
+    return document.parent / name if name.endswith(".yaml") else config_directory() / kind / f"{name}.yaml"
+
+
+def _merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    nodes = {name: dict(entry) for name, entry in base["nodes"].items()}
+    for name, entry in (own.get("nodes") or {}).items():
+        merged, entry = nodes.setdefault(name, {}), entry or {}
+        remap = {**merged.get("remap", {}), **(entry.get("remap") or {})}
+        merged |= entry | ({"remap": remap} if remap else {})
+    return {
+        "nodes": nodes,
+        "without": [*base["without"], *(own.get("without") or [])],
+        "parameters": [*base["parameters"], *(own.get("parameters") or [])],
+        "on_exit": own.get("on_exit", base["on_exit"]),
+    }
+
+
+def _executable_of(document: dict[str, Any], node: str) -> str:
+    return document["nodes"].get(node, {}).get("executable", node)
+
+
+def _document_of_section(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A section `graph` of a parameter file, as version 0.1 had it."""
+    warnings.warn(
+        f"{path} changes the graph in a section 'graph'; write a document that extends it instead (see config/graphs)",
+        FutureWarning,
+        stacklevel=3,
+    )
+    nodes: dict[str, Any] = {name: {} for name in values.get("nodes", [])}
+    for name, value in values.items():
+        if name.startswith("remap."):
+            rules = dict(rule.split(":=", 1) for rule in value)
+            nodes.setdefault(name.removeprefix("remap."), {})["remap"] = rules
+        elif name.startswith("when."):
+            for node in value:
+                nodes.setdefault(node, {})["when"] = name.removeprefix("when.")
+    document = {"nodes": nodes, "without": values.get("without", [])}
+    return document | ({"on_exit": values["on_exit"]} if "on_exit" in values else {})
+
+
+def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no parameter file {path}")
     try:
@@ -111,15 +225,20 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
         raise ValueError(f"{path}: {error}") from error
     if not isinstance(document, dict):
         raise ValueError(f"{path} holds no sections of parameters")
+    return document
+
+
+def _read_sections(path: Path) -> dict[str, dict[str, Any]]:
+    """Section name, without its namespace -> parameters by dotted name."""
     sections = {}
-    for name, section in document.items():
+    for name, section in _read(path).items():
         if not isinstance(section, dict) or not isinstance(section.get("ros__parameters"), dict):
             raise ValueError(f"{path}: section {name!r} has no 'ros__parameters'")
         sections[name.rsplit("/", 1)[-1]] = dict(_flatten(section["ros__parameters"]))
     return sections
 
 
-def _flatten(values: dict[str, Any], prefix: str = ""):
+def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         if isinstance(value, dict):
             yield from _flatten(value, f"{prefix}{name}.")

@@ -10,17 +10,24 @@ from efn_ros.types import Observation, PolicyStep
 
 
 class Inference:
-    """The frozen policy with the bank's projection. `output` keeps V of the last step, which travels only where
-    publish_visual is set."""
+    """The frozen policy with the bank's projection."""
 
-    def __init__(self, policy: FrozenPolicy, projection: Projection, *, publish_visual: bool = False) -> None:
-        self.policy, self.projection, self._publish_visual = policy, projection, publish_visual
-        self.output: PolicyOutput | None = None
+    def __init__(self, policy: FrozenPolicy, projection: Projection) -> None:
+        self.policy, self.projection = policy, projection
 
     def __call__(self, observation: Observation) -> PolicyStep:
-        """Raises ValueError, naming the entry, for images or proprioception that the policy cannot take."""
+        """Run the policy on an observation.
+
+        Raises:
+            ValueError: It cannot take the images, the proprioception or the instruction; the message names the entry.
+
+        Source: equations (1) and (2).
+        """
         self._check(observation)
-        self.output = output = self.policy.infer(observation)
+        return self.compact(observation, self.policy.infer(observation))
+
+    def compact(self, observation: Observation, output: PolicyOutput) -> PolicyStep:
+        """Return the policy step of an output."""
         return PolicyStep(
             context=observation.context,
             base=output.action,
@@ -31,7 +38,6 @@ class Inference:
             proprio=observation.proprio,
             policy=self.policy.spec.fingerprint,
             projection=self.projection.identity,
-            visual=output.visual if self._publish_visual else None,
         )
 
     def _check(self, observation: Observation) -> None:

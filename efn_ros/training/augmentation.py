@@ -9,43 +9,47 @@ import torch
 from torch import Tensor
 
 from efn_ros.efn.batching import Present
-from efn_ros.worlds.deployment import MAX_GAIN_LOG, MAX_OFFSET, MAX_YAW_RAD
+from efn_ros.worlds.deployment import MAX_GAIN_LOG, MAX_OFFSET, MAX_YAW_RAD, arm_coordinates
+
+# What a command shift changes; what the base had said would otherwise give the shift away.
+COMMANDS = ("executed", "base", "executed_before")
+ARM_COORDINATES = 5  # of the coordinates of a deployment
 
 
 @dataclass(frozen=True)
 class Arm:
-    """How arms answer, one for each row: offset (B, 3), gain and yaw_rad (B,), as in `Deployment`."""
+    """How B arms answer commands, as in `Deployment`."""
 
-    offset: np.ndarray
-    gain: np.ndarray
-    yaw_rad: np.ndarray
+    offset: np.ndarray  # (B, 3)
+    gain: np.ndarray  # (B,)
+    yaw_rad: np.ndarray  # (B,)
 
     @classmethod
     def draw(cls, count: int, rng: np.random.Generator) -> Arm:
-        """Each shift is there in half of the rows."""
-        there, size = rng.random((3, count)) < 0.5, rng.uniform(-1, 1, (5, count))
+        """Draw arms; each shift is present in half of the rows."""
+        present, size = rng.random((3, count)) < 0.5, rng.uniform(-1, 1, (5, count))
         return cls(
-            offset=MAX_OFFSET * (size[:3] * there[0]).T,
-            gain=np.exp(MAX_GAIN_LOG * size[3] * there[1]),
-            yaw_rad=MAX_YAW_RAD * size[4] * there[2],
+            offset=MAX_OFFSET * (size[:3] * present[0]).T,
+            gain=np.exp(MAX_GAIN_LOG * size[3] * present[1]),
+            yaw_rad=MAX_YAW_RAD * size[4] * present[2],
         )
 
     @classmethod
     def of(cls, coordinates: np.ndarray) -> Arm:
-        """From the first five of `Deployment.coordinates`, (B, 5)."""
+        """Return the arms of the first five of `Deployment.coordinates`, (B, 5)."""
         offset, gain, yaw = np.split(coordinates.astype(np.float64), (3, 4), axis=1)
         return cls(MAX_OFFSET * offset, np.exp(MAX_GAIN_LOG * gain[:, 0]), MAX_YAW_RAD * yaw[:, 0])
 
     def after(self, first: Arm) -> Arm:
-        """The arm that is told what `first` makes of a command."""
+        """Return the arm that is commanded what `first` makes of a command."""
         cos, sin = np.cos(self.yaw_rad), np.sin(self.yaw_rad)
         x, y, z = first.offset.T
         turned = np.column_stack([cos * x - sin * y, sin * x + cos * y, z])
         offset = self.offset + self.gain[:, None] * turned
         return Arm(offset, self.gain * first.gain, self.yaw_rad + first.yaw_rad)
 
-    def undo(self, actions: np.ndarray) -> np.ndarray:
-        """The actions (B, ..., A), float32, whose translation this arm turns into that of `actions`; in [-1, 1]."""
+    def inverse(self, actions: np.ndarray) -> np.ndarray:
+        """Return actions (B, ..., A), float32 in [-1, 1], whose translation this arm turns into that of `actions`."""
         axes = (slice(None), *(None,) * (actions.ndim - 2))
         x, y, z = np.moveaxis((actions[..., :3] - self.offset[(*axes, slice(None))]) / self.gain[(*axes, None)], -1, 0)
         cos, sin = np.cos(self.yaw_rad)[axes], np.sin(self.yaw_rad)[axes]
@@ -53,10 +57,43 @@ class Arm:
         return np.concatenate([np.clip(moved, -1, 1), actions[..., 3:]], axis=-1).astype(np.float32)
 
 
-def mislead(present: Present, deployment: Tensor, rng: np.random.Generator, share: float) -> np.ndarray:
-    """The row whose memory each is given, (B,): its own, or, in so large a share, that of the row of another deployment
-    whose robot is nearest, so that it was recalled for nearly the same."""
-    apart = torch.cdist(present.proprio, present.proprio)
-    apart[(deployment[:, None] == deployment[None]).all(dim=-1)] = torch.inf
-    own = np.arange(len(apart))
-    return np.where(rng.random(len(own)) < share, apart.argmin(dim=1).numpy(), own)
+def augment_arms(
+    memory: dict[str, np.ndarray],
+    samples: dict[str, np.ndarray],
+    rows: np.ndarray,
+    bound: tuple[float, ...],
+    rng: np.random.Generator,
+) -> None:
+    """Change rows of a batch in place as if their arm had answered otherwise.
+
+    A shift T, drawn at random, comes before that of the deployment: the command that moved the arm as u did is now the
+    inverse of T on u. So every sample serves for as many arms as there are draws.
+
+    Args:
+        memory: Columns of recalled and recent steps.
+        samples: Columns of the samples: base, target and deployment.
+        rows: That are changed.
+        bound: Largest residual, (A,).
+        rng: Of the shifts.
+    """
+    arm = Arm.draw(len(rows), rng)
+    for name in (n for n in memory if n.removeprefix("recent_") in COMMANDS):
+        was = memory[name][rows]
+        memory[name][rows] = arm.inverse(was) * was.any(axis=(-2, -1), keepdims=True)  # no command stays none
+    base, target = samples["base"][rows], samples["target"][rows]
+    limit = np.array(bound, np.float32)
+    samples["target"][rows] = np.clip(arm.inverse(base + target) - base, -limit, limit)
+    whole = Arm.of(samples["deployment"][rows, :ARM_COORDINATES]).after(arm)
+    samples["deployment"][rows, :ARM_COORDINATES] = arm_coordinates(whole.offset, whole.gain, whole.yaw_rad)
+
+
+def negative_memories(present: Present, deployment: Tensor, rng: np.random.Generator, fraction: float) -> np.ndarray:
+    """Return the row whose memory each row of a batch gets, int (B,).
+
+    It is its own, or, in a fraction of the rows, that of the row of another deployment whose robot is nearest, so that
+    it was recalled for nearly the same.
+    """
+    distance = torch.cdist(present.proprio, present.proprio)
+    distance[(deployment[:, None] == deployment[None]).all(dim=-1)] = torch.inf
+    own = np.arange(len(distance))
+    return np.where(rng.random(len(own)) < fraction, distance.argmin(dim=1).numpy(), own)

@@ -4,140 +4,146 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from efn_ros.bank import Snapshot, StoredRollout
+from efn_ros.bank import StoredRollout
 from efn_ros.bank.format.steps import before, successors
+from efn_ros.bank.store.snapshot import FixedSnapshot, Snapshot
 from efn_ros.efn.actor import Efn
 from efn_ros.efn.batching import MOTION, Present, Recalled
-from efn_ros.retrieval import RecallConfig, Retriever
-from efn_ros.types import Mode, Outcome, PolicyStep, Quantised, StepContext
+from efn_ros.retrieval import RetrievalConfig, Retriever
+from efn_ros.types import Mode, Outcome, Quantised, RetrievalQuery, StepContext
 
-SMALLEST_BOUND = 1e-6  # a dimension that may not be corrected teaches nothing
-
-
-DECIDED = (Mode.CORRECTED, Mode.BASE, Mode.SHADOW)  # a hold or a stop teaches nothing
+MIN_BOUND = 1e-6  # a dimension that may not be corrected trains nothing
+DECIDED = (Mode.CORRECTED, Mode.BASE, Mode.SHADOW)  # a hold or a stop trains nothing
 
 
-def is_held_out(rollout_id: str, share: float) -> bool:
-    """By a hash of the identifier: whatever else the bank holds, a rollout stays on its side."""
+def is_held_out(rollout_id: str, fraction: float) -> bool:
+    """Return whether a rollout is held out; by a hash of its identifier, so that it stays on its side."""
     digest = hashlib.blake2b(rollout_id.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") < share * 2**64
+    return int.from_bytes(digest, "little") < fraction * 2**64
 
 
-@dataclass(frozen=True)
-class _Held:
-    """A bank that holds just this."""
+class BankDataset:
+    """Decisions of some rollouts, N in all, each with what the others recall for it.
 
-    held: Snapshot
-
-    def snapshot(self) -> Snapshot:
-        return self.held
-
-
-class Lessons:
-    """Decisions of `taught` rollouts, N in all, each with what the others of `memory` recall for it.
-
-    memory contains `taught`. share: given, each rollout recalls from a share of the others that it draws, evenly on the
-    scale of logarithms, and at least one; else from all. target: float32 (N, H, A), what was added to the base action;
-    of a success. success, corrected: bool (N,). rollout: (N,) index into `taught`. Raises ValueError for sizes that are
-    not the network's.
+    Attributes:
+        rollout: int (N,), index of each decision's rollout among the samples' rollouts.
+        success: bool (N,), of the rollout.
+        corrected: bool (N,), of the decision.
+        target: float32 (N, H, A), what was added to the base action.
     """
 
     def __init__(
         self,
-        taught: Sequence[StoredRollout],
+        sampled: Sequence[StoredRollout],
         memory: Sequence[StoredRollout],
-        recall: RecallConfig,
+        retrieval: RetrievalConfig,
         efn: Efn,
+        *,
         projection: str = "",
         pause: Callable[[], None] = lambda: None,
-        share: np.random.Generator | None = None,
+        subsets: np.random.Generator | None = None,
     ) -> None:
-        self._rollouts, self._flat, self._sketches = memory, _flatten(memory), {}
+        """Recall for every decision.
+
+        Args:
+            sampled: Rollouts that samples are taken of; a rollout may stand there more than once.
+            memory: Rollouts that are recalled, those of `sampled` among them.
+            retrieval: As the robot recalls at work.
+            efn: The network that the samples are for.
+            projection: Identity of the one behind the rollouts' keys.
+            pause: Called before every rollout; may raise to interrupt.
+            subsets: Where given, each rollout recalls from a subset of the others that it draws, of a size that is
+                uniform on the scale of logarithms; else from all.
+
+        Raises:
+            ValueError: The rollouts are of other sizes than the network.
+        """
+        self._memory, self._columns = memory, _columns(memory)
+        self._sketches: dict[int, list[Quantised]] = {}
         _check_fit(memory[0], efn)
         first = dict(zip((r.record.id for r in memory), _offsets(memory), strict=True))
         rows = {r.record.id: {step: row for row, step in enumerate(r.arrays.steps.tolist())} for r in memory}
-        self._flat["code"] = np.concatenate([_code(rollout, efn) for rollout in memory])
-        recall = replace(recall, codes=None)  # every rollout is encoded above
-        count = recall.k + recall.context
-        flat, of, recalled, similarity, there = [], [], [], [], []
-        for index, rollout in enumerate(taught):
+        self._columns["code"] = np.concatenate([_codes(rollout, efn) for rollout in memory])
+        retrieval = replace(retrieval, codes=None)  # every rollout is encoded above
+        count = retrieval.k + retrieval.random_steps
+        row_of, rollout_of, recalled, similarity, mask = [], [], [], [], []
+        for index, rollout in enumerate(sampled):
             pause()
             others = tuple(r for r in memory if r.record.id != rollout.record.id)
-            if share and others:
-                chosen = share.permutation(len(others))[: int(len(others) ** share.random())]
+            if subsets and others:
+                chosen = subsets.permutation(len(others))[: int(len(others) ** subsets.random())]
                 others = tuple(others[i] for i in np.sort(chosen))
-            retriever = Retriever(_Held(Snapshot.of(others, 1, projection)), recall)
+            retriever = Retriever(FixedSnapshot(Snapshot.of(others, 1, projection)), retrieval)
             for row in np.flatnonzero(np.isin(rollout.arrays.modes, DECIDED)):
                 steps = retriever.recall(_query(rollout, row, projection)).steps
                 found = [first[s.rollout_id] + rows[s.rollout_id][s.step] for s in steps]
-                empty = count - len(found)
-                flat.append(first[rollout.record.id] + row)
-                of.append(index)
-                recalled.append(found + [0] * empty)
-                similarity.append([*steps.similarity, *[0.0] * empty])
-                there.append([True] * len(found) + [False] * empty)
-        self.rollout, self.row = np.array(of, int), np.array(flat, int)
+                padding = count - len(found)
+                row_of.append(first[rollout.record.id] + row)
+                rollout_of.append(index)
+                recalled.append(found + [0] * padding)
+                similarity.append([*steps.similarity, *[0.0] * padding])
+                mask.append([True] * len(found) + [False] * padding)
+        self.rollout, self.row = np.array(rollout_of, int), np.array(row_of, int)
         self._recalled = np.array(recalled, int).reshape(-1, count)
         self._similarity = np.array(similarity, np.float32).reshape(-1, count)
-        self._there = np.array(there, bool).reshape(-1, count)
-        self.success = self._flat["success"][self.row] > 0
-        self.corrected = self._flat["corrected"][self.row] > 0
-        added = self._flat["executed"][self.row] - self._flat["base"][self.row]
+        self._mask = np.array(mask, bool).reshape(-1, count)
+        self.success = self._columns["success"][self.row] > 0
+        self.corrected = self._columns["corrected"][self.row] > 0
+        added = self._columns["executed"][self.row] - self._columns["base"][self.row]
         self.target = added * self.corrected[:, None, None]  # a limit's smoothing of the base is no correction
 
     def __len__(self) -> int:
         return len(self.row)
 
-    def weight(self, anchor: float) -> np.ndarray:
-        """float32 (N,): 1 where a success was corrected, `anchor` where the base alone succeeded, 0 in failures."""
-        return np.where(self.success, np.where(self.corrected, 1.0, anchor), 0.0).astype(np.float32)
+    def weights(self, base_weight: float) -> np.ndarray:
+        """Return float32 (N,): 1 for a corrected success, `base_weight` for a success of the base alone, else 0."""
+        return np.where(self.success, np.where(self.corrected, 1.0, base_weight), 0.0).astype(np.float32)
 
     def batch(self, rows: np.ndarray) -> tuple[Present, Recalled]:
-        """Of the decisions in `rows`, (B,): what the network read, or would have read, at work."""
-        flat, here, chosen = self._flat, self.row[rows], self._recalled[rows]
+        """Return the decisions `rows`, (B,), as the network read them, or would have read them, at work."""
+        columns, here, chosen = self._columns, self.row[rows], self._recalled[rows]
         sketches = [self._sketch(i) for i in here]
         names = (*MOTION, "base", "code", "success")
-        memory = {name: torch.from_numpy(flat[name][chosen]) for name in names}
-        memory["latent"] = torch.from_numpy(flat["latent"][chosen].mean(axis=2))
-        now = {name: torch.from_numpy(flat[name][here]) for name in ("latent", "proprio", "base")}
+        memory = {name: torch.from_numpy(columns[name][chosen]) for name in names}
+        memory["latent"] = torch.from_numpy(columns["latent"][chosen].mean(axis=2))
+        now = {name: torch.from_numpy(columns[name][here]) for name in ("latent", "proprio", "base")}
+        similarity, mask = torch.from_numpy(self._similarity[rows]), torch.from_numpy(self._mask[rows])
         return (
             Present(sketch=torch.from_numpy(np.stack(sketches)), **now),
-            Recalled(
-                similarity=torch.from_numpy(self._similarity[rows]), there=torch.from_numpy(self._there[rows]), **memory
-            ),
+            Recalled(similarity=similarity, mask=mask, **memory),
         )
 
-    def recalled_rollouts(self, lesson: int) -> set[str]:
-        """Identifiers of the rollouts that a lesson's memory is from."""
-        owner = self._flat["owner"][self._recalled[lesson][self._there[lesson]]]
-        return {self._rollouts[i].record.id for i in owner}
+    def recalled_rollouts(self, sample: int) -> set[str]:
+        """Return the identifiers of the rollouts that a sample's memory is from."""
+        owner = self._columns["owner"][self._recalled[sample][self._mask[sample]]]
+        return {self._memory[i].record.id for i in owner}
 
     @torch.inference_mode()
-    def residuals(self, efn: Efn, gain: float, batch: int, pause: Callable[[], None] = lambda: None) -> np.ndarray:
-        """What the network adds in every decision, float32 (N, H, A), before the limits of the robot."""
+    def residuals(self, efn: Efn, gain: float, batch_size: int, pause: Callable[[], None] = lambda: None) -> np.ndarray:
+        """Return what a network adds in every decision, float32 (N, H, A), before the limits of the robot."""
         parts = []
-        for rows in np.split(np.arange(len(self)), range(batch, len(self), batch)):
+        for rows in np.split(np.arange(len(self)), range(batch_size, len(self), batch_size)):
             pause()
             parts.append(gain * efn.eval().residual(*self.batch(rows)).numpy())
         return np.concatenate(parts)
 
-    def _sketch(self, flat: int) -> np.ndarray:
-        owner = int(self._flat["owner"][flat])
-        if owner not in self._sketches:  # a file for each would be opened for every decision of every batch
-            rollout = self._rollouts[owner]
+    def _sketch(self, row: int) -> np.ndarray:
+        owner = int(self._columns["owner"][row])
+        if owner not in self._sketches:  # else a file would be opened for every decision of every batch
+            rollout = self._memory[owner]
             self._sketches[owner] = rollout.sketches(*range(len(rollout.arrays.steps)))
-        return self._sketches[owner][self._flat["index"][flat]].dequantise()
+        return self._sketches[owner][self._columns["index"][row]].dequantise()
 
 
 @torch.inference_mode()
-def _code(rollout: StoredRollout, efn: Efn) -> np.ndarray:
-    """What the network keeps of what each decision saw, float32 (N, codes)."""
-    if not efn.config.codes:
+def _codes(rollout: StoredRollout, efn: Efn) -> np.ndarray:
+    """What the network keeps of what each decision saw, float32 (N, code_size)."""
+    if not efn.config.code_size:
         return np.zeros((len(rollout.arrays.steps), 0), np.float32)
     sketches = rollout.sketches(*range(len(rollout.arrays.steps)))
     return efn.code(torch.from_numpy(np.stack([sketch.dequantise() for sketch in sketches]))).numpy()
@@ -147,7 +153,7 @@ def _offsets(rollouts: Sequence[StoredRollout]) -> list[int]:
     return np.cumsum([0, *(len(r.arrays.steps) for r in rollouts)])[:-1].tolist()
 
 
-def _flatten(rollouts: Sequence[StoredRollout]) -> dict[str, np.ndarray]:
+def _columns(rollouts: Sequence[StoredRollout]) -> dict[str, np.ndarray]:
     """All decisions of all rollouts, one below the other; owner and index say which each is."""
     columns: dict[str, list[np.ndarray]] = {}
     for owner, rollout in enumerate(rollouts):
@@ -170,17 +176,13 @@ def _flatten(rollouts: Sequence[StoredRollout]) -> dict[str, np.ndarray]:
     return {name: np.concatenate(parts) for name, parts in columns.items()}
 
 
-def _query(rollout: StoredRollout, row: int, projection: str) -> PolicyStep:
-    """The decision as it asked, or would have asked, at work; the same draw for the same seed and step."""
+def _query(rollout: StoredRollout, row: int, projection: str) -> RetrievalQuery:
+    """What the decision asked memory with, or would have; the same draw for the same seed and step."""
     record, arrays = rollout.record, rollout.arrays
-    key = Quantised(arrays.key.q[row], arrays.key.scale[row])
-    stamp, step = int(arrays.stamps_ns[row]), int(arrays.steps[row])
-    context = StepContext(record.id, step, stamp, record.task, record.instruction, record.seed)
-    return PolicyStep(
-        context=context,
-        base=arrays.base[row],
-        key=key,
-        sketch=key,
+    stamp_ns, step = int(arrays.stamps_ns[row]), int(arrays.steps[row])
+    return RetrievalQuery(
+        context=StepContext(record.id, step, stamp_ns, record.task, record.instruction, record.seed),
+        key=Quantised(arrays.key.q[row], arrays.key.scale[row]),
         latent=arrays.latent[row],
         instruction_embedding=rollout.instruction_embedding,
         proprio=arrays.proprio[row],

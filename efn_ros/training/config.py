@@ -1,53 +1,37 @@
-"""Settings of supervised training on collected samples."""
+"""Settings of supervised training on samples from simulated deployments."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from efn_ros.efn.config import ACTION, LATENT, SPACES
-from efn_ros.training.collection import LessonConfig
+from efn_ros.training.collection import CollectionConfig
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """deployments, updates: one entry a round. volumes: of banks, in rollouts. disguised: share of taught decisions
-    that are taught with another arm. identification, trust_identification: weights of telling the deployment.
-    codes, recent: of `EfnConfig`. trust_updates: of trust, after all others, with another deployment's memory in a
-    share of `wrong` of the rows. validation: share of the deployments that only measure. first_seed: of deployments;
-    those below are for evaluation. remembers: False trains a network without memory, to compare with. space: of
-    `EfnConfig`. In "latent" lessons keep V, and `latent_bound` is `latent_share` of how far each channel
-    spreads over the lessons. Raises ValueError for another space.
-    """
+    """Settings of `SupervisedTraining`."""
 
     directory: str
-    size: str = "small"
-    deployments: tuple[int, ...] = (120, 60)
-    updates: tuple[int, ...] = (3000, 8000)
-    volumes: tuple[int, ...] = (1, 2, 4, 8)
-    batch: int = 256
+    size: str = "small"  # of the network, one of SIZES
+    deployments: tuple[int, ...] = (120, 60)  # one entry a round
+    updates: tuple[int, ...] = (3000, 8000)  # one entry a round
+    bank_sizes: tuple[int, ...] = (1, 2, 4, 8)  # rollouts of the banks that are drawn
+    batch_size: int = 256
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     dropout: float = 0.1
-    disguised: float = 0.8
-    identification: float = 0.1
-    trust_identification: float = 0.3
-    codes: int = 64
-    recent: int = 8
-    trust_updates: int = 2000
-    wrong: float = 0.4
-    validation: float = 0.1
-    validate_every: int = 250
+    augmentation_rate: float = 0.8  # share of samples that are trained with another arm behind them
+    identification_weight: float = 0.1  # of the estimate of the deployment, in the loss of the residual
+    trust_identification_weight: float = 0.3  # likewise, in the loss of trust
+    code_size: int = 64  # of `EfnConfig`
+    recent_steps: int = 8  # of `EfnConfig`
+    trust_updates: int = 2000  # of trust alone, after all others
+    negative_fraction: float = 0.4  # share of rows of trust that get another deployment's memory
+    validation_fraction: float = 0.1  # share of the deployments that only validate
+    validate_every: int = 250  # updates
     seed: int = 0
-    first_seed: int = 10_000
-    remembers: bool = True
-    processes: int = 2
-    threads: int = 1
-    space: str = ACTION
-    latent_share: float = 0.5
-    lessons: LessonConfig = LessonConfig(seed=0)
-
-    def __post_init__(self) -> None:
-        if self.space not in SPACES:
-            raise ValueError(f"space is {self.space!r}; there are {', '.join(map(repr, SPACES))}")
-        if self.space == LATENT:
-            object.__setattr__(self, "lessons", replace(self.lessons, visual=True))
+    first_seed: int = 10_000  # of deployments; those below are for evaluation
+    use_memory: bool = True  # False: a no-memory baseline
+    processes: int = 2  # that collect
+    threads: int = 1  # of training
+    collection: CollectionConfig = CollectionConfig(seed=0)

@@ -1,11 +1,14 @@
-"""Gradient descent that may be killed at any time: it goes on from its last state, to the same weights bit for bit."""
+"""The one training loop: it may be killed at any time and goes on from its last state, to the same weights bit for bit.
+
+All that is drawn in an update comes from the seed and the update's number, so a state holds no random generators.
+"""
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,108 +18,154 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from efn_ros.training.state import read, write
+from efn_ros.training.state import check_settings, read_state, write_state
 
-WARM_UP, FIRST_RATE = 0.1, 0.04  # share of the updates; share of the rate at the first one
-LARGEST_GRADIENT = 1.0
+WARM_UP, FIRST_RATE = 0.1, 0.04  # share of the updates; share of the learning rate at the first one
+MAX_GRADIENT_NORM = 1.0
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
+Loss = Callable[[int, np.random.Generator], "tuple[Tensor, dict[str, float]]"]
 
-def descend(
-    parameters: dict[str, Tensor],
-    loss: Callable[[np.random.Generator], tuple[Tensor, dict[str, float]]],
-    measure: Callable[[], dict[str, float]],
-    state: Path,
-    log: SummaryWriter,
-    *,
-    updates: int,
-    rate: float,
-    weight_decay: float,
-    every: int,
-    seed: int,
-    settings: dict[str, Any],
-) -> tuple[dict[str, float], float]:
-    """AdamW, with a warm-up and a cosine down to zero; what `measure` said last, and the seconds that it took.
 
-    loss: of one batch, drawn with what it is given, and what to write to `log` beside it. every: updates from one
-    `measure`, and one state, to the next. state: the file that a killed call leaves and that the next one goes on
-    from; the name of the file also names what is logged. settings: what the state was made with; raises ValueError for
-    a state of others.
+@dataclass(frozen=True)
+class LoopConfig:
+    """How a loop runs."""
+
+    updates: int  # in all
+    learning_rate: Callable[[int], float]  # at an update
+    weight_decay: float
+    seed: int | tuple[int, ...]
+    save_every: int  # updates from one state, and one validation, to the next
+    settings: dict[str, Any] = field(default_factory=dict)  # that a state must have been made with to be gone on with
+
+
+class TrainingLoop:
+    """AdamW on named parameters, with gradient clipping.
+
+    Attributes:
+        update: Updates done, those of an earlier, interrupted run counted.
+        seconds: That they took.
+        validation: What `validate` gave last.
+        losses: Mean loss of each stretch between two states.
     """
-    optimiser = torch.optim.AdamW(parameters.values(), rate, weight_decay=weight_decay)
-    rng, done, seconds, said = np.random.default_rng(seed), 0, 0.0, {}
-    if state.exists():
-        done, seconds, said = _restore(parameters, optimiser, rng, state, settings)
-    name, began = state.stem, time.monotonic() - seconds
-    progress = tqdm(range(done, updates), desc=name, total=updates, initial=done, mininterval=5.0)
-    for update in progress:
-        for group in optimiser.param_groups:
-            group["lr"] = rate * share_of_rate(update / updates)
-        value, beside = loss(rng)
-        optimiser.zero_grad(set_to_none=True)
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(parameters.values(), LARGEST_GRADIENT)
-        optimiser.step()
-        for label, number in beside.items():
-            log.add_scalar(f"{name}/{label}", number, update)
-        if (update + 1) % every == 0 or update + 1 == updates:
-            said = measure()
-            for label, number in said.items():
-                log.add_scalar(f"{name}/{label}", number, update)
-            progress.set_postfix({label: f"{number:.4f}" for label, number in (beside | said).items()})
-            facts = {"update": update + 1, "seconds": time.monotonic() - began, "said": said, "settings": settings}
-            _keep(parameters, optimiser, rng, state, facts)
-    return said, time.monotonic() - began
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        config: LoopConfig,
+        state: Path,
+        *,
+        extra: Mapping[str, Tensor] | None = None,
+        log: SummaryWriter | None = None,
+        pause: Callable[[], None] = lambda: None,
+        quiet: bool = False,
+    ) -> None:
+        """Begin, or go on where a loop with the same settings was interrupted.
+
+        Args:
+            parameters: That are trained.
+            config: How.
+            state: File of the state; its stem names what is logged. It is not removed at the end.
+            extra: Further tensors that belong to the state, such as moving averages.
+            log: Where losses and validations are logged.
+            pause: Called before every update; may raise to interrupt the loop.
+            quiet: Show no progress.
+
+        Raises:
+            ValueError: The state was made with other settings, or is damaged.
+        """
+        self._parameters, self._config, self._state = dict(parameters), config, state
+        self._extra, self._log, self._pause, self._quiet = dict(extra or {}), log, pause, quiet
+        self._optimiser = torch.optim.AdamW(self._parameters.values(), weight_decay=config.weight_decay)
+        self.update, self.seconds = 0, 0.0
+        self.validation: dict[str, float] = {}
+        self.losses: list[float] = []
+        if state.exists():
+            self._restore()
+
+    def run(
+        self,
+        loss: Loss,
+        validate: Callable[[], dict[str, float]] | None = None,
+        *,
+        until: int | None = None,
+        after_update: Callable[[int], None] | None = None,
+        saved: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Train.
+
+        Args:
+            loss: Of the batch of an update, drawn with a generator of its own, and scalars to log beside it.
+            validate: Scalars of a validation, whenever a state is written.
+            until: Stop after so many updates in all; None: at the end.
+            after_update: Called with the updates done.
+            saved: Called whenever a state was written.
+        """
+        config, name = self._config, self._state.stem
+        end = config.updates if until is None else until
+        began, total, count = time.monotonic() - self.seconds, 0.0, 0
+        seed = config.seed if isinstance(config.seed, tuple) else (config.seed,)
+        steps = range(self.update, end)
+        progress = tqdm(steps, desc=name, total=end, initial=self.update, mininterval=5.0, disable=self._quiet)
+        for update in progress:
+            self._pause()
+            for group in self._optimiser.param_groups:
+                group["lr"] = config.learning_rate(update)
+            torch.manual_seed(int(np.random.SeedSequence([*seed, update]).generate_state(1)[0]))  # of dropout
+            value, scalars = loss(update, np.random.default_rng([*seed, update]))
+            self._optimiser.zero_grad(set_to_none=True)
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(self._parameters.values(), MAX_GRADIENT_NORM)
+            self._optimiser.step()
+            self.update, total, count = update + 1, total + value.item(), count + 1
+            if after_update:
+                after_update(self.update)
+            self._write_log(scalars, update)
+            if self.update % config.save_every == 0 or self.update == end:
+                self.validation = validate() if validate else {}
+                self._write_log(self.validation, update)
+                progress.set_postfix({label: f"{number:.4f}" for label, number in (scalars | self.validation).items()})
+                self.losses.append(total / count)
+                self.seconds, total, count = time.monotonic() - began, 0.0, 0
+                self._save()
+                saved()
+
+    def _write_log(self, scalars: dict[str, float], update: int) -> None:
+        if self._log:
+            for label, number in scalars.items():
+                self._log.add_scalar(f"{self._state.stem}/{label}", number, update)
+
+    def _save(self) -> None:
+        arrays = {f"parameter.{name}": p.detach() for name, p in self._parameters.items()}
+        arrays |= {f"extra.{name}": tensor.detach() for name, tensor in self._extra.items()}
+        for name, p in self._parameters.items():  # those without a gradient have no moments
+            arrays |= {f"{moment}.{name}": tensor for moment, tensor in self._optimiser.state.get(p, {}).items()}
+        facts = {"update": self.update, "seconds": self.seconds, "validation": self.validation, "losses": self.losses}
+        numpy = {name: tensor.cpu().contiguous().numpy() for name, tensor in arrays.items()}
+        write_state(self._state, numpy, facts | {"settings": self._config.settings})
+
+    @torch.no_grad()
+    def _restore(self) -> None:
+        arrays, facts = read_state(self._state)
+        check_settings(self._state, facts["settings"], self._config.settings)
+        for prefix, tensors in (("parameter", self._parameters), ("extra", self._extra)):
+            for name, tensor in tensors.items():
+                tensor.copy_(torch.from_numpy(arrays[f"{prefix}.{name}"]))
+        for name, p in self._parameters.items():
+            moments = {m: arrays[f"{m}.{name}"] for m in MOMENTS if f"{m}.{name}" in arrays}
+            if moments:
+                self._optimiser.state[p] = {m: torch.from_numpy(array).to(p.device) for m, array in moments.items()}
+        self.update, self.seconds = facts["update"], facts["seconds"]
+        self.validation, self.losses = facts["validation"], facts["losses"]
 
 
-def share_of_rate(progress: float) -> float:
-    """Of the learning rate, at `progress` in [0, 1)."""
-    if progress < WARM_UP:
-        return FIRST_RATE + (1 - FIRST_RATE) * progress / WARM_UP
-    return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
+def warmup_cosine(rate: float, updates: int) -> Callable[[int], float]:
+    """Return a learning rate that rises over the first updates and falls to zero as a cosine."""
 
+    def at(update: int) -> float:
+        progress = update / updates
+        if progress < WARM_UP:
+            return rate * (FIRST_RATE + (1 - FIRST_RATE) * progress / WARM_UP)
+        return rate * 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
 
-def refuse_others(what: Path, made: dict[str, Any], asked: dict[str, Any]) -> None:
-    """Raises ValueError, naming the first setting that differs between those that `what` was `made` with, as JSON gave
-    them back, and those now `asked` for."""
-    asked = json.loads(json.dumps(asked))
-    for name in sorted({*asked, *made}):
-        if asked.get(name) != made.get(name):
-            raise ValueError(
-                f"{what} was made with {name} {made.get(name)}, not {asked.get(name)}; "
-                "go on with that, or name another directory"
-            )
-
-
-def _keep(
-    parameters: dict[str, Tensor],
-    optimiser: torch.optim.Optimizer,
-    rng: np.random.Generator,
-    state: Path,
-    facts: dict[str, Any],
-) -> None:
-    arrays = {name: p.detach() for name, p in parameters.items()}
-    for name, p in parameters.items():
-        arrays |= {f"{name}.{moment}": optimiser.state[p][moment] for moment in MOMENTS}
-    arrays["draw"] = torch.get_rng_state()  # of dropout
-    write(
-        state, {name: array.cpu().numpy() for name, array in arrays.items()}, facts | {"rng": rng.bit_generator.state}
-    )
-
-
-@torch.no_grad()
-def _restore(
-    parameters: dict[str, Tensor],
-    optimiser: torch.optim.Optimizer,
-    rng: np.random.Generator,
-    state: Path,
-    settings: dict[str, Any],
-) -> tuple[int, float, dict[str, float]]:
-    arrays, facts = read(state)
-    refuse_others(state, facts["settings"], settings)
-    for name, p in parameters.items():
-        p.copy_(torch.from_numpy(arrays[name]))
-        optimiser.state[p] = {moment: torch.from_numpy(arrays[f"{name}.{moment}"]) for moment in MOMENTS}
-    torch.set_rng_state(torch.from_numpy(arrays["draw"]))
-    rng.bit_generator.state = facts["rng"]
-    return facts["update"], facts["seconds"], facts["said"]
+    return at

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
-import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields
@@ -19,16 +18,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor
 from tqdm import tqdm
 
 from efn_ros.policies.pocket_vla.model import PocketVla, PocketVlaConfig
 from efn_ros.policies.pocket_vla.policy import PocketVlaPolicy
 from efn_ros.policies.pocket_vla.processor import PocketVlaProcessor, train_tokenizer
 from efn_ros.training.demonstrations import Demonstrations, demonstrate
-from efn_ros.worlds import TeachingWorld
+from efn_ros.training.loop import LoopConfig, TrainingLoop
+from efn_ros.worlds import TrainingWorld
 from efn_ros.worlds.registry import make_world, world_tasks
 
 # What a robot's network has other than the defaults: its cameras, its proprioception (where it lies and how far it
@@ -47,136 +45,100 @@ NETWORKS = {
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """tasks: none are all of the world's. episodes, updates: one entry a round, episodes for each task. seed: of
-    everything. processes: that collect. threads: of training. save_every: updates after which an interrupted run goes
-    on."""
+class PocketVlaTrainConfig:
+    """Settings of `train_pocket_vla`."""
 
     directory: str
     world: str = "metaworld"
-    tasks: tuple[str, ...] = ()
-    episodes: tuple[int, ...] = (60, 30, 30, 30, 40)
-    updates: tuple[int, ...] = (1500, 600, 600, 600, 3200)
-    batch: int = 128
+    tasks: tuple[str, ...] = ()  # empty: all of the world's
+    episodes: tuple[int, ...] = (60, 30, 30, 30, 40)  # for each task, one entry a round
+    updates: tuple[int, ...] = (1500, 600, 600, 600, 3200)  # one entry a round
+    batch_size: int = 128
     learning_rate: float = 1e-3
-    warm_up: int = 200
+    warm_up: int = 200  # updates
     cool_down: float = 0.4  # share of all updates over which the learning rate falls to zero
     weight_decay: float = 1e-3
-    grounding: float = 0.03
-    ema: float = 0.998
-    save_every: int = 250
+    grounding_weight: float = 0.03
+    average_decay: float = 0.998  # of the moving average of the weights, which is the policy
+    save_every: int = 250  # updates
     seed: int = 0
     first_seed: int = 100_000  # scenes of demonstrations; evaluation uses seeds below
-    processes: int = 2
-    threads: int = 2
+    processes: int = 2  # that collect
+    threads: int = 2  # of training
 
 
-def train(config: TrainConfig) -> Path:
-    """Run, or go on with, all rounds; returns the directory of the checkpoint."""
+def train_pocket_vla(config: PocketVlaTrainConfig) -> Path:
+    """Run, or go on with, all rounds.
+
+    Returns:
+        The directory of the checkpoint.
+
+    Raises:
+        ValueError: The directory holds a training with other settings.
+    """
     directory = Path(config.directory)
     directory.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.threads)
-    told = world_tasks(config.world)
-    tokenizer = train_tokenizer(told.values(), 512)
+    instructions = world_tasks(config.world)
+    tokenizer = train_tokenizer(instructions.values(), 512)
     processor = PocketVlaProcessor(tokenizer)
     network = PocketVlaConfig(vocabulary_size=len(tokenizer), **NETWORKS[config.world])
     model = PocketVla(network).to(memory_format=torch.channels_last).train()
     average = deepcopy(model)
-    optimiser = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-    run = Run(directory / "state.safetensors", model, average, optimiser)
-    run.load()
-    tokens = tokenizer(list(told.values()), padding=True, return_tensors="pt")
-    checkpoint, total = directory / "checkpoint", sum(config.updates)
+    averaged = dict(average.named_parameters())
+    settings = {name: value for name, value in asdict(config).items() if name not in ("directory", "processes")}
+    how = LoopConfig(
+        sum(config.updates),
+        lambda update: learning_rate(config, update),
+        config.weight_decay,
+        config.seed,
+        config.save_every,
+        settings,
+    )
+    loop = TrainingLoop(dict(model.named_parameters()), how, directory / "state.safetensors", extra=averaged)
+    tokens = tokenizer(list(instructions.values()), padding=True, return_tensors="pt")
+    checkpoint = directory / "checkpoint"
+
+    def save() -> None:
+        average.save_pretrained(checkpoint)
+        processor.save_pretrained(checkpoint)
+
+    @torch.no_grad()
+    def average_weights(done: int) -> None:
+        decay = min(config.average_decay, done / (done + 10))
+        for name, fast in model.named_parameters():
+            averaged[name].lerp_(fast, 1 - decay)
+
     for round_, episodes in enumerate(config.episodes):
-        end = sum(config.updates[: round_ + 1])
-        if run.done >= end:
+        begin, end = sum(config.updates[:round_]), sum(config.updates[: round_ + 1])
+        if loop.update >= end:
             continue
-        if run.done == end - config.updates[round_]:
-            average.save_pretrained(checkpoint)
-            processor.save_pretrained(checkpoint)
+        if loop.update == begin:
+            save()  # the student of this round
         data = collect(config, round_, episodes, checkpoint if round_ else None)
-        progress = tqdm(total=config.updates[round_], initial=run.done - end + config.updates[round_], mininterval=5.0)
-        progress.set_description(f"round {round_}: {len(data)} decisions")
-        shown, started = None, time.monotonic()
-        while run.done < end:
-            rows = np.random.default_rng([config.seed, run.done]).integers(len(data), size=config.batch)
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(config, run.done, total)
-            loss = losses(model, data, rows, tokens, config)
-            optimiser.zero_grad(set_to_none=True)
-            sum(loss.values()).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            run.done += 1
-            with torch.no_grad():
-                rate = min(config.ema, run.done / (run.done + 10))
-                for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
-                    slow.lerp_(fast, 1 - rate)
-            action = loss["action"].item()
-            shown = action if shown is None else 0.98 * shown + 0.02 * action
-            progress.update()
-            progress.set_postfix(action=f"{shown:.4f}", grounding=f"{loss['grounding'].item():.3f}")
-            if run.done % config.save_every == 0 or run.done == end:
-                run.minutes += (time.monotonic() - started) / 60
-                started = time.monotonic()
-                run.save()
-    average.save_pretrained(checkpoint)
-    processor.save_pretrained(checkpoint)
-    settings = {name: value for name, value in asdict(config).items() if name != "directory"}
-    facts = {"config": settings, "updates": run.done, "minutes_of_updates": round(run.minutes, 1)}
+
+        def loss(_: int, rng: np.random.Generator, data: Demonstrations = data) -> tuple[Tensor, dict[str, float]]:
+            rows = rng.integers(len(data), size=config.batch_size)
+            parts = losses(model, data, rows, tokens, config)
+            return sum(parts.values()), {name: value.item() for name, value in parts.items()}
+
+        loop.run(loss, until=end, after_update=average_weights)
+    save()
+    facts = {"config": settings, "updates": loop.update, "minutes_of_updates": round(loop.seconds / 60, 1)}
     (directory / "train.json").write_text(json.dumps(facts, indent=1) + "\n")
     return checkpoint
 
 
-def learning_rate(config: TrainConfig, update: int, total: int) -> float:
-    """Constant after a warm-up, then a cosine to zero over the last part."""
-    cooling = max(0.0, update / total - (1 - config.cool_down)) / config.cool_down
+def learning_rate(config: PocketVlaTrainConfig, update: int) -> float:
+    """Return the learning rate of an update: constant after a warm-up, then a cosine to zero over the last part."""
+    cooling = max(0.0, update / sum(config.updates) - (1 - config.cool_down)) / config.cool_down
     return config.learning_rate * min(1.0, (update + 1) / config.warm_up) * 0.5 * (1 + math.cos(math.pi * cooling))
 
 
-@dataclass
-class Run:
-    """What an interrupted training needs to go on: one safetensors file, replaced as a whole."""
-
-    file: Path
-    model: nn.Module
-    average: nn.Module
-    optimiser: torch.optim.Optimizer
-    done: int = 0
-    minutes: float = 0.0
-
-    def save(self) -> None:
-        tensors = {}
-        for name in ("model", "average"):
-            tensors |= {f"{name}.{key}": value.contiguous() for key, value in getattr(self, name).state_dict().items()}
-        for i, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{i}.{key}": value.contiguous() for key, value in state.items()}
-        partial = self.file.with_suffix(".tmp")
-        save_file(tensors, partial, metadata={"done": str(self.done), "minutes": str(self.minutes)})
-        partial.replace(self.file)
-
-    def load(self) -> None:
-        """Nothing, if there is no file."""
-        if not self.file.exists():
-            return
-        with safe_open(self.file, framework="pt") as file:
-            facts = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        self.done, self.minutes = int(facts["done"]), float(facts["minutes"])
-        states: dict[int, dict[str, torch.Tensor]] = {}
-        for name, value in tensors.items():
-            part, _, key = name.partition(".")
-            if part == "optimiser":
-                index, _, key = key.partition(".")
-                states.setdefault(int(index), {})[key] = value
-        for name in ("model", "average"):
-            own = {key.partition(".")[2]: value for key, value in tensors.items() if key.startswith(f"{name}.")}
-            getattr(self, name).load_state_dict(own)
-        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": states})
-
-
-def losses(model, data: Demonstrations, rows: np.ndarray, tokens, config: TrainConfig) -> dict[str, torch.Tensor]:
+def losses(
+    model, data: Demonstrations, rows: np.ndarray, tokens, config: PocketVlaTrainConfig
+) -> dict[str, torch.Tensor]:
     """L1 to the expert's chunk, and cross-entropy of each camera's first keypoints with where hand, object and goal
     appear to it; what is out of the picture does not count."""
     images = torch.from_numpy(data.images[rows])  # (B, C, S, S, 3): already channels last
@@ -192,7 +154,7 @@ def losses(model, data: Demonstrations, rows: np.ndarray, tokens, config: TrainC
     entropy = -(target * heatmaps[:, :, : target.shape[2]].log_softmax(-1)).sum(-1)
     return {
         "action": (action - torch.from_numpy(data.actions[rows])).abs().mean(),
-        "grounding": config.grounding * entropy.mean(),
+        "grounding": config.grounding_weight * entropy.mean(),
     }
 
 
@@ -205,7 +167,7 @@ def heat(points: np.ndarray, side: int) -> np.ndarray:
     return (y[..., :, None] * x[..., None, :]).reshape(*points.shape[:-1], -1).astype(np.float32) * inside
 
 
-def collect(config: TrainConfig, round_: int, episodes: int, student: Path | None) -> Demonstrations:
+def collect(config: PocketVlaTrainConfig, round_: int, episodes: int, student: Path | None) -> Demonstrations:
     """All demonstrations up to this round; those of this round are made where they are not on disk yet."""
     directory = Path(config.directory) / "demonstrations"
     directory.mkdir(exist_ok=True)
@@ -236,7 +198,7 @@ def _collect_task(name: str, task: str, path: Path, seeds: range, student: Path 
 
 
 @lru_cache(maxsize=1)  # one a process: building its scenes takes seconds
-def _world(name: str) -> TeachingWorld:
+def _world(name: str) -> TrainingWorld:
     return make_world(name)
 
 

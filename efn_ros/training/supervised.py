@@ -1,11 +1,12 @@
-"""Supervised training of the EFN on lessons from many simulated deployments, in rounds.
+"""Supervised training of the EFN on samples from many simulated deployments, in rounds.
 
-Round 0 teaches beside the base policy and its teacher; in every later round the network before it drives half of the
-lessons (DAgger), so that it learns in the states to which it leads. For each taught decision a batch draws a bank
-of another size out of its deployment's rollouts, so that one set of weights serves any volume of memory.
+In round 0 the samples are of states that base policy and teacher lead to; in every later round the network of the round
+before drives half of the rollouts (DAgger, Ross et al. 2011), so that it learns in the states to which it leads. For
+each sample a batch draws a bank of another size out of its deployment's rollouts, so that one set of weights serves any
+volume of memory.
 
-In latent space the network learns which change of the latent tokens gives the teacher's residual: the loss is on the
-action, and gradients flow through the policy's decoder, (2), whose weights stay as they are.
+The paper argues for reinforcement learning (appendix C) where no label of the residual exists; a simulator that knows
+the shift it hides has one. docs/reference/paper.md names this difference and the others.
 """
 
 from __future__ import annotations
@@ -14,257 +15,258 @@ import json
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from efn_ros.efn.actor import Efn
-from efn_ros.efn.batching import Recalled
-from efn_ros.efn.config import ACTION, LATENT, SIZES, EfnConfig
-from efn_ros.experiments.latent_residual.residual import latent_bound
+from efn_ros.efn.config import SIZES, EfnConfig
 from efn_ros.features.codes import principal_components
-from efn_ros.runtime.factory import make_policy
-from efn_ros.runtime.graph import Graph
-from efn_ros.training.augmentation import mislead
-from efn_ros.training.collection import LessonConfig, collect, paths_of
+from efn_ros.training.collection import Collector, collect, sample_files
 from efn_ros.training.config import TrainConfig
-from efn_ros.training.dataset import Lessons, sketches_of
-from efn_ros.training.loop import descend, refuse_others
+from efn_ros.training.dataset import SampleDataset
+from efn_ros.training.loop import LoopConfig, TrainingLoop, warmup_cosine
+from efn_ros.training.state import check_settings
+from efn_ros.training.trust import trust_loss, validate_trust
 
 RESIDUAL_SCALE = 0.1  # of the action's range, where the loss turns from squares to absolute values
+MIN_STD = 1e-6
+SAMPLES, SETTINGS, FACTS = "samples", "settings.json", "facts.json"
+MAX_VALIDATED = 1024  # samples in one validation
+# Settings of a whole training, not of one round: others may follow it, on another machine.
+NOT_OF_A_ROUND = ("directory", "deployments", "updates", "processes", "threads", "collection")
 
 
-SMALLEST_SPREAD = 1e-6
+class SupervisedTraining:
+    """One training in a directory: its samples and, for each round, a checkpoint with its facts."""
 
+    collector: type[Collector] = Collector
+    dataset: type[SampleDataset] = SampleDataset
 
-SETTINGS = "settings.json"  # of lessons, beside them
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self._directory = Path(config.directory)
 
+    def run(self) -> Path:
+        """Run, or go on with, all rounds.
 
-MEASURED = 1024  # decisions at most, in one validation
+        Returns:
+            The directory of the last checkpoint.
+
+        Raises:
+            ValueError: The directory holds a training with other settings.
+        """
+        config, checkpoint, seed = self.config, "", self.config.first_seed
+        for round_, (deployments, updates) in enumerate(zip(config.deployments, config.updates, strict=True)):
+            self.collect(range(seed, seed + deployments), checkpoint)
+            seed += deployments
+            target = self._directory / f"round_{round_}"
+            if (target / FACTS).exists():
+                facts = json.loads((target / FACTS).read_text())
+                made = _of_a_round(facts["config"], facts["updates"])
+                check_settings(target, made, _of_a_round(asdict(config), updates))
+            else:
+                self.fit(range(config.first_seed, seed), updates, target)
+            checkpoint = str(target)
+        return Path(checkpoint)
+
+    def collect(self, seeds: range, checkpoint: str) -> None:
+        """Collect the samples of every deployment that are not there yet.
+
+        Raises:
+            ValueError: Those that are there were collected with other settings, which lie beside them.
+        """
+        config, directory = self.config, self._directory / SAMPLES
+        settings = {n: v for n, v in asdict(config.collection).items() if n not in ("seed", "checkpoint")}
+        said = directory / SETTINGS
+        if said.exists():
+            check_settings(directory, json.loads(said.read_text()), settings)
+        missing = [s for s in seeds if not (directory / f"{s}.npz").exists()]
+        if not missing:
+            return
+        directory.mkdir(parents=True, exist_ok=True)
+        said.write_text(json.dumps(settings, indent=1) + "\n")
+        with ProcessPoolExecutor(config.processes, mp_context=multiprocessing.get_context("spawn")) as executor:
+            jobs = [replace(config.collection, seed=s, checkpoint=checkpoint) for s in missing]
+            futures = [executor.submit(collect, job, directory, self.collector) for job in jobs]
+            done = len(seeds) - len(missing)
+            for future in tqdm(as_completed(futures), total=len(seeds), initial=done, desc="deployments"):
+                future.result()
+
+    def network(self, samples: SampleDataset) -> Efn:
+        """Build an untrained network that fits the samples."""
+        return Efn(EfnConfig(**self.network_settings(samples)))
+
+    def network_settings(self, samples: SampleDataset) -> dict[str, Any]:
+        """Return the fields of its configuration."""
+        config = self.config
+        proprio = np.concatenate([part["bank_proprio"] for part in samples.parts])
+        motion = np.concatenate([part["bank_proprio_next"] for part in samples.parts]) - proprio
+        _, horizon, size = samples.samples["base"].shape
+        return {
+            "horizon": horizon,
+            "action_size": size,
+            "latent": samples.samples["latent"].shape[1:],
+            "sketch": samples.samples["sketch"].shape[1:],
+            "deployment_size": samples.samples["deployment"].shape[1],
+            "bound": config.collection.bound,
+            "proprio_mean": proprio.mean(axis=0).tolist(),
+            "proprio_std": std_or_one(proprio),
+            "motion_std": std_or_one(motion),
+            "dropout": config.dropout,
+            "use_memory": config.use_memory,
+            "code_size": config.code_size,
+            "recent_steps": config.recent_steps if config.use_memory else 0,
+            **SIZES[config.size],
+        }
+
+    def fit(self, seeds: Sequence[int], updates: int, target: Path) -> None:
+        """Train from nothing on the samples of deployments, or go on where that was interrupted.
+
+        Args:
+            seeds: Of the deployments.
+            updates: Of the residual.
+            target: Directory of checkpoint and facts.
+
+        Raises:
+            ValueError: It was interrupted with other settings, or there is too little to train trust with.
+        """
+        config = self.config
+        if config.recent_steps and config.collection.bank_rollouts < 2:
+            raise ValueError(
+                f"trust is trained with one rollout held out of a bank; {config.collection.bank_rollouts} is too few"
+            )
+        torch.manual_seed(config.seed)
+        torch.set_num_threads(config.threads)
+        held_out = max(1, round(config.validation_fraction * len(seeds)))
+        validating = seeds[:: len(seeds) // held_out][:held_out]  # of every round some
+        files = {seed: sample_files(seed, self._directory / SAMPLES) for seed in seeds}
+        training = self.dataset([path for s in seeds if s not in validating for path in files[s]], config)
+        validation = self.dataset([files[s][0] for s in validating], config)
+        efn = self.network(training)
+        if config.code_size:
+            set_codes(efn, training.sketches(np.random.default_rng(config.seed)))
+        for samples in (training, validation):
+            samples.encode(efn)
+        target.mkdir(parents=True, exist_ok=True)
+        losses, seconds = self._train(efn, training, validation, seeds, updates, target)
+        efn.save_pretrained(target)
+        settings = _without_directory(config)
+        facts = {
+            "config": settings,
+            "updates": updates,
+            "decisions": len(training),
+            "deployments": len(seeds) - held_out,
+            "validated": len(validation.parts),
+            "parameters": sum(p.numel() for p in efn.parameters()),
+            "minutes": round(seconds / 60, 1),
+            "validation": losses,
+        }
+        (target / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
+        for name in ("efn", "trust"):
+            (target / f"{name}.safetensors").unlink(missing_ok=True)
+
+    def _train(
+        self,
+        efn: Efn,
+        training: SampleDataset,
+        validation: SampleDataset,
+        seeds: Sequence[int],
+        updates: int,
+        target: Path,
+    ) -> tuple[dict[str, float], float]:
+        """The residual, then trust. Returns the last validation and the seconds that it took."""
+        config, log = self.config, SummaryWriter(target / "log")
+        settings = _without_directory(config) | {"updates": updates, "seeds": list(seeds)}
+
+        def loop(name: str, parameters: dict[str, Tensor], count: int) -> TrainingLoop:
+            rate = warmup_cosine(config.learning_rate, count)
+            how = LoopConfig(count, rate, config.weight_decay, config.seed, config.validate_every, settings)
+            return TrainingLoop(parameters, how, target / f"{name}.safetensors", log=log)
+
+        residual = loop("efn", {n: p for n, p in efn.named_parameters() if not n.startswith("trust.")}, updates)
+        residual.run(
+            lambda _, rng: residual_loss(efn.train(), training, config, rng),
+            lambda: validate(efn.eval(), validation, config),
+        )
+        losses, seconds = residual.validation, residual.seconds
+        if config.recent_steps and config.use_memory:
+            eligible = training.with_own_cameras()
+            trust = loop("trust", dict(efn.trust.named_parameters()), config.trust_updates)
+            trust.run(
+                lambda _, rng: trust_loss(efn.eval(), training, eligible, config, rng),
+                lambda: validate_trust(efn.eval(), validation, config, residual_distance),
+            )
+            losses, seconds = losses | trust.validation, seconds + trust.seconds
+        log.close()
+        return losses, seconds
 
 
 def train(config: TrainConfig) -> Path:
-    """Run, or go on with, all rounds; returns the directory of the checkpoint."""
-    directory, checkpoint = Path(config.directory), ""
-    seed = config.first_seed
-    for round_, (deployments, updates) in enumerate(zip(config.deployments, config.updates, strict=True)):
-        seeds = range(seed, seed + deployments)
-        gather(config, seeds, directory / "lessons", checkpoint)
-        seed += deployments
-        target = directory / f"round_{round_}"
-        if (target / "facts.json").exists():
-            facts = json.loads((target / "facts.json").read_text())
-            refuse_others(target, _of_a_round(facts["config"], facts["updates"]), _of_a_round(asdict(config), updates))
-        else:
-            fit(config, range(config.first_seed, seed), updates, target)
-        checkpoint = str(target)
-    return Path(checkpoint)
+    """Run, or go on with, a training; as `SupervisedTraining.run`."""
+    return SupervisedTraining(config).run()
+
+
+def set_codes(efn: Efn, sketches: np.ndarray) -> None:
+    """Let a network encode what was seen by the principal components of sketches (N, T d)."""
+    mean, basis = principal_components(sketches, efn.config.code_size)
+    efn.code_mean.copy_(torch.from_numpy(mean))
+    efn.code_basis.copy_(torch.from_numpy(basis))
+
+
+def std_or_one(values: np.ndarray) -> list[float]:
+    """Return the standard deviation of each column; 1 for one that never changes."""
+    std = values.std(axis=0)
+    return np.where(std > MIN_STD, std, 1.0).tolist()
+
+
+def residual_loss(
+    efn: Efn, samples: SampleDataset, config: TrainConfig, rng: np.random.Generator
+) -> tuple[Tensor, dict[str, float]]:
+    """Return the distance to the teacher's residual plus the error of the estimated deployment, of one batch."""
+    rows = rng.integers(len(samples), size=config.batch_size)
+    batch = samples.batch(rows, rng, augmentation_rate=config.augmentation_rate)
+    features = efn.features(batch.present, batch.recalled)
+    output = efn.bounded(efn.distribution(features)[0], batch.recalled)
+    distance = residual_distance(samples.to_residual(output, batch.present, rows), batch.target)
+    identified = F.mse_loss(efn.identify(features), batch.deployment)
+    scalars = {"train": distance.item(), "train identification": identified.item()}
+    return distance + config.identification_weight * identified, scalars
+
+
+def residual_distance(residual: Tensor, target: Tensor) -> Tensor:
+    """Return the smooth L1 distance, (), of residuals (B, H, A)."""
+    return F.smooth_l1_loss(residual, target, beta=RESIDUAL_SCALE)
+
+
+@torch.inference_mode()
+def validate(efn: Efn, samples: SampleDataset, config: TrainConfig) -> dict[str, float]:
+    """Return losses on deployments that were not trained on: without a residual, with banks of each size, and of the
+    estimated deployment."""
+    rng = np.random.default_rng(config.seed)
+    rows = rng.choice(len(samples), min(len(samples), MAX_VALIDATED), replace=False)
+    losses = {}
+    for size in config.bank_sizes:
+        batch = samples.batch(rows, rng, bank_size=size)
+        losses["none"] = residual_distance(torch.zeros_like(batch.target), batch.target).item()
+        features = efn.features(batch.present, batch.recalled)
+        output = efn.bounded(efn.distribution(features)[0], batch.recalled)
+        residual = samples.to_residual(output, batch.present, rows)
+        losses[f"volume_{size}"] = residual_distance(residual, batch.target).item()
+        losses["identification"] = F.mse_loss(efn.identify(features), batch.deployment).item()
+    return losses
+
+
+def _without_directory(config: TrainConfig) -> dict[str, Any]:
+    return {name: value for name, value in asdict(config).items() if name != "directory"}
 
 
 def _of_a_round(config: dict[str, Any], updates: int) -> dict[str, Any]:
-    """What one round was trained with, beside its lessons: others may follow it, on another machine."""
-    whole = ("directory", "deployments", "updates", "processes", "threads", "lessons")
-    return {name: value for name, value in config.items() if name not in whole} | {"updates": updates}
-
-
-def gather(config: TrainConfig, seeds: range, directory: Path, checkpoint: str) -> None:
-    """Lessons of every deployment that are not there yet. Raises ValueError where those that are there were collected
-    with other settings, which lie beside them."""
-    settings = {name: value for name, value in asdict(config.lessons).items() if name not in ("seed", "checkpoint")}
-    said = directory / SETTINGS
-    if said.exists():
-        refuse_others(directory, json.loads(said.read_text()), settings)
-    missing = [s for s in seeds if not (directory / f"{s}.npz").exists()]
-    if not missing:
-        return
-    directory.mkdir(parents=True, exist_ok=True)
-    said.write_text(json.dumps(settings, indent=1) + "\n")
-    with ProcessPoolExecutor(config.processes, mp_context=multiprocessing.get_context("spawn")) as executor:
-        jobs = [replace(config.lessons, seed=s, checkpoint=checkpoint) for s in missing]
-        futures = [executor.submit(collect, job, directory) for job in jobs]
-        progress = tqdm(as_completed(futures), total=len(seeds), initial=len(seeds) - len(missing), desc="deployments")
-        for future in progress:
-            future.result()
-
-
-def fit(config: TrainConfig, seeds: Sequence[int], updates: int, target: Path) -> None:
-    """Train from nothing on the lessons of the deployments `seeds` and write checkpoint and facts to `target`; go on
-    where a call with the same settings was killed. Raises ValueError where it was killed with others, where there is
-    too little to teach trust with, and in latent space for a policy or lessons that cannot be decoded."""
-    if config.recent and config.lessons.remembered < 2:
-        raise ValueError(f"trust is taught with one rollout kept out of a bank; {config.lessons.remembered} is too few")
-    decoder = frozen_decoder(config.lessons) if config.space == LATENT else None
-    torch.manual_seed(config.seed)
-    torch.set_num_threads(config.threads)
-    held_out = max(1, round(config.validation * len(seeds)))
-    measured = seeds[:: len(seeds) // held_out][:held_out]  # of every round some
-    files = {seed: paths_of(seed, Path(config.directory) / "lessons") for seed in seeds}
-    lessons = Lessons([path for seed in seeds if seed not in measured for path in files[seed]], config, decoder)
-    checks = Lessons([files[seed][0] for seed in measured], config, decoder)
-    efn = _untrained(config, lessons)
-    lessons.encode(efn)
-    checks.encode(efn)
-    target.mkdir(parents=True, exist_ok=True)
-    settings = {name: value for name, value in asdict(config).items() if name != "directory"}
-    log, states = SummaryWriter(target / "log"), [target / "efn.safetensors", target / "trust.safetensors"]
-    common = {
-        **{"log": log, "rate": config.learning_rate, "weight_decay": config.weight_decay, "seed": config.seed},
-        **{"every": config.validate_every, "settings": settings | {"updates": updates, "seeds": list(seeds)}},
-    }
-    learnt = {name: p for name, p in efn.named_parameters() if not name.startswith("trust.")}
-    losses, seconds = descend(
-        learnt,
-        lambda rng: _residual_loss(efn.train(), lessons, config, rng),
-        lambda: validate(efn.eval(), checks, config),
-        states[0],
-        updates=updates,
-        **common,
-    )
-    if config.recent and config.remembers:
-        eligible = lessons.seen_by_their_own_cameras()
-        trusted, more = descend(
-            dict(efn.trust.named_parameters()),
-            lambda rng: _trust_loss(efn.eval(), lessons, eligible, config, rng),
-            lambda: validate_trust(efn.eval(), checks, config),
-            states[1],
-            updates=config.trust_updates,
-            **common,
-        )
-        losses, seconds = losses | trusted, seconds + more
-    log.close()
-    efn.save_pretrained(target)
-    facts = {"config": settings, "updates": updates, "decisions": len(lessons), "deployments": len(seeds) - held_out}
-    facts |= {"measured": len(checks.parts), "parameters": sum(p.numel() for p in efn.parameters())}
-    facts |= {"minutes": round(seconds / 60, 1), "validation": losses}
-    (target / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
-    for state in states:
-        state.unlink(missing_ok=True)
-
-
-def frozen_decoder(lessons: LessonConfig) -> nn.Module:
-    """Of the robot's policy; its weights take no gradient. Raises ValueError for a policy that has none."""
-    policy = make_policy(Graph.load(lessons.robot, lessons.overlays).parameters("vla_policy"))
-    decoder = policy.decoder()
-    if decoder is None:
-        raise ValueError(
-            f"policy {policy.spec.name!r} of {lessons.robot!r} has no decoder to learn through; use --space {ACTION}"
-        )
-    return decoder
-
-
-def _untrained(config: TrainConfig, lessons: Lessons) -> Efn:
-    """A network that fits the lessons."""
-    proprio = np.concatenate([part["bank_proprio"] for part in lessons.parts])
-    motion = np.concatenate([part["bank_proprio_next"] for part in lessons.parts]) - proprio
-    _, horizon, size = lessons.taught["base"].shape
-    bound = latent_bound(lessons.taught["latent"], config.latent_share).tolist() if config.space == LATENT else ()
-    efn = Efn(
-        EfnConfig(
-            horizon=horizon,
-            action_size=size,
-            latent=lessons.taught["latent"].shape[1:],
-            sketch=lessons.taught["sketch"].shape[1:],
-            identified=lessons.taught["deployment"].shape[1],
-            bound=config.lessons.bound,
-            proprio_mean=proprio.mean(axis=0).tolist(),
-            proprio_std=spread(proprio),
-            motion_std=spread(motion),
-            dropout=config.dropout,
-            remembers=config.remembers,
-            codes=config.codes,
-            recent=config.recent if config.remembers else 0,
-            space=config.space,
-            latent_bound=bound,
-            **SIZES[config.size],
-        )
-    )
-    if config.codes:
-        mean, basis = principal_components(sketches_of(lessons, np.random.default_rng(config.seed)), config.codes)
-        efn.code_mean.copy_(torch.from_numpy(mean))
-        efn.code_basis.copy_(torch.from_numpy(basis))
-    return efn
-
-
-def _residual_loss(
-    efn: Efn, lessons: Lessons, config: TrainConfig, rng: np.random.Generator
-) -> tuple[Tensor, dict[str, float]]:
-    """Distance to the teacher's residual, and beside it how well the deployment is told."""
-    rows = rng.integers(len(lessons), size=config.batch)
-    present, recalled, wanted, deployment, _ = lessons.batch(rows, rng, disguised=config.disguised)
-    features = efn.features(present, recalled)
-    residual = lessons.to_action(efn.bounded(efn.actor(features)[0], recalled), present, rows)
-    corrected = _distance(residual, wanted)
-    identified = F.mse_loss(efn.identify(features), deployment)
-    said = {"train": corrected.item(), "train identification": identified.item()}
-    return corrected + config.identification * identified, said
-
-
-def _trust_loss(
-    efn: Efn, lessons: Lessons, eligible: np.ndarray, config: TrainConfig, rng: np.random.Generator
-) -> tuple[Tensor, dict[str, float]]:
-    """Cross entropy of whether the memory is right, and beside it how well its parts tell the deployment."""
-    rows = rng.choice(eligible, config.batch)
-    present, recalled, _, deployment, recent = lessons.batch(
-        rows, rng, disguised=config.disguised, recent=config.recent
-    )
-    other = mislead(present, deployment, rng, config.wrong)
-    recalled = Recalled(*(getattr(recalled, f.name)[other] for f in fields(Recalled)))
-    trust, tells = efn.trusts(present, recalled, recent)
-    right = torch.from_numpy(other == np.arange(len(other))).float()
-    judged = F.binary_cross_entropy(trust, right)
-    truth = [deployment[other], deployment] * 2
-    identified = sum(F.mse_loss(told, t) for told, t in zip(tells, truth, strict=True))
-    return judged + config.trust_identification * identified, {"train": judged.item()}
-
-
-def spread(values: np.ndarray) -> list[float]:
-    """Standard deviation of each column; 1 for one that never changes and so tells nothing."""
-    std = values.std(axis=0)
-    return np.where(std > SMALLEST_SPREAD, std, 1.0).tolist()
-
-
-def _distance(residual: Tensor, wanted: Tensor) -> Tensor:
-    return F.smooth_l1_loss(residual, wanted, beta=RESIDUAL_SCALE)
-
-
-@torch.inference_mode()
-def validate(efn: Efn, checks: Lessons, config: TrainConfig) -> dict[str, float]:
-    """Loss on deployments that were not learnt from: without a residual, with banks of each volume, and, last, of
-    telling the deployment."""
-    rng = np.random.default_rng(config.seed)
-    rows = rng.choice(len(checks), min(len(checks), MEASURED), replace=False)
-    losses = {}
-    for volume in config.volumes:
-        present, recalled, wanted, deployment, _ = checks.batch(rows, rng, volume)
-        losses["none"] = _distance(torch.zeros_like(wanted), wanted).item()
-        features = efn.features(present, recalled)
-        residual = checks.to_action(efn.bounded(efn.actor(features)[0], recalled), present, rows)
-        losses[f"volume_{volume}"] = _distance(residual, wanted).item()
-        losses["identification"] = F.mse_loss(efn.identify(features), deployment).item()
-    return losses
-
-
-@torch.inference_mode()
-def validate_trust(efn: Efn, checks: Lessons, config: TrainConfig) -> dict[str, float]:
-    """On deployments that were not learnt from, at the largest volume: loss with blind and with learned trust, and its
-    mean, where the memory is right and, if there is one, where it is another deployment's."""
-    rng = np.random.default_rng(config.seed)
-    rows = rng.choice(len(checks), min(len(checks), MEASURED), replace=False)
-    present, recalled, wanted, deployment, recent = checks.batch(rows, rng, max(config.volumes), recent=config.recent)
-    losses = {}
-    for name, share in {"right": 0.0, **({"wrong": 1.0} if len(checks.parts) > 1 else {})}.items():
-        other = mislead(present, deployment, rng, share)
-        memory = Recalled(*(getattr(recalled, f.name)[other] for f in fields(Recalled)))
-        residual = checks.to_action(efn.residual(present, memory), present, rows)
-        trust, _ = efn.trusts(present, memory, recent)
-        losses[f"blind_{name}"] = _distance(residual, wanted).item()
-        losses[f"trusting_{name}"] = _distance(trust[:, None, None] * residual, wanted).item()
-        losses[f"trust_{name}"] = trust.mean().item()
-    return losses
+    return {name: value for name, value in config.items() if name not in NOT_OF_A_ROUND} | {"updates": updates}

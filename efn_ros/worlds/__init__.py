@@ -2,6 +2,6 @@
 
 from efn_ros.worlds.deployment import Deployment
 from efn_ros.worlds.registry import make_world, world_tasks
-from efn_ros.worlds.world import TeachingWorld, World, WorldSpec
+from efn_ros.worlds.world import TrainingWorld, World, WorldSpec
 
-__all__ = ["Deployment", "TeachingWorld", "World", "WorldSpec", "make_world", "world_tasks"]
+__all__ = ["Deployment", "TrainingWorld", "World", "WorldSpec", "make_world", "world_tasks"]

@@ -97,13 +97,13 @@ class G1Plant:
         noise_rad: float = 0.0005,
         seed: int = 0,
         start: Sequence[float] = READY,
-        judge_rates: bool = True,
+        check_rates: bool = True,
         image_size: tuple[int, int] = (96, 128),
     ) -> None:
         """At rest at `start`, (14,) rad, grippers open, in servo mode.
 
         dt_s: of a step. delay_s: from a command to the motion, a multiple of dt_s. noise_rad: standard deviation of a
-        measurement. judge_rates: refuse commands for their speed and acceleration, which a lost command exceeds too.
+        measurement. check_rates: refuse commands for their speed and acceleration, which a lost command exceeds too.
         image_size: height and width. Raises ValueError naming what is wrong.
         """
         steps = _steps(delay_s, dt_s)
@@ -114,7 +114,7 @@ class G1Plant:
         self._at = _vector("start", start, len(JOINTS))
         if not ((self.low <= self._at) & (self._at <= self.high)).all():
             raise ValueError(f"start is {self._at.tolist()}, outside the joints' ranges")
-        self._dt, self._noise, self._judge_rates = dt_s, noise_rad, judge_rates
+        self._dt, self._noise, self._check_rates = dt_s, noise_rad, check_rates
         self._rng = np.random.default_rng(seed)
         self._scene = G1Scene(image_size)
         self._ticks, self._frozen, self._estop, self._mode = 0, False, False, Mode.SERVO
@@ -223,7 +223,7 @@ class G1Plant:
 
     def _judge(self, target: np.ndarray) -> list[int]:
         """The code with which each arm refuses the target (14,), 0 where it does not."""
-        stream = [*self._commands, target] if self._judge_rates else [target]
+        stream = [*self._commands, target] if self._check_rates else [target]
         near = np.abs(target - self._at) < FARTHEST_RAD
         allowed = near & (self.low <= target) & (target <= self.high)  # NaN is not
         codes = np.where(allowed, 0, ArmState.OUT_OF_RANGE)

@@ -25,8 +25,8 @@ MAX_LATENCY_STEPS = 3
 KINDS = ("offset", "gain", "yaw", "camera", "zoom", "light", "latency")
 SAMPLED = tuple(kind for kind in KINDS if kind != "latency")
 MOST_KINDS = 3  # in one deployment that is sampled
-SEEN = ("camera", "zoom", "light")  # what changes the images alone
-EYES = ("camera_shift_m", "camera_turn_rad", "zoom", "light", "tint")  # the fields of those
+CAMERA_KINDS = ("camera", "zoom", "light")  # what changes the images alone
+CAMERA_FIELDS = ("camera_shift_m", "camera_turn_rad", "zoom", "light", "tint")  # the fields of those
 
 
 @dataclass(frozen=True)
@@ -88,16 +88,16 @@ class Deployment:
             tint=tuple(tint.tolist()),
         )
 
-    def seen_as_trained(self) -> Deployment:
+    def with_nominal_cameras(self) -> Deployment:
         """The same arm before the cameras and in the light of training."""
-        return replace(self, **{name: getattr(Deployment(), name) for name in EYES})
+        return replace(self, **{name: getattr(Deployment(), name) for name in CAMERA_FIELDS})
 
-    def seen_otherwise(self, seed: int) -> Deployment:
+    def with_other_cameras(self, seed: int) -> Deployment:
         """The same arm before other cameras and in another light: each kind is there in two of three draws."""
         rng = np.random.default_rng([seed, len(KINDS), 1])
-        strengths = {kind: float(rng.uniform(0.3, 1.0)) for kind in SEEN if rng.random() < 2 / 3}
+        strengths = {kind: float(rng.uniform(0.3, 1.0)) for kind in CAMERA_KINDS if rng.random() < 2 / 3}
         other = self.draw(int(rng.integers(2**31)), strengths)
-        return replace(self, **{name: getattr(other, name) for name in EYES})
+        return replace(self, **{name: getattr(other, name) for name in CAMERA_FIELDS})
 
     def coordinates(self) -> np.ndarray:
         """float32 (12,), each as a share of its strongest: offset (3,), gain, yaw; camera shift (3,) and turn (2,),
@@ -116,7 +116,7 @@ class Deployment:
         x, y, z = self.gain * translation
         return np.array([cos * x - sin * y, sin * x + cos * y, z]) + self.offset
 
-    def undo(self, motion: np.ndarray) -> np.ndarray:
+    def inverse(self, motion: np.ndarray) -> np.ndarray:
         """The translations that `move` turns into `motion` (..., 3): its inverse."""
         cos, sin = math.cos(self.yaw_rad), math.sin(self.yaw_rad)
         x, y, z = np.moveaxis((motion - np.array(self.offset)) / self.gain, -1, 0)

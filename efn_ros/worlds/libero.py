@@ -160,7 +160,7 @@ class LiberoWorld:
         return self._expert.act()
 
     def landmarks(self) -> np.ndarray:
-        """As of `TeachingWorld`, in the nominal deployment."""
+        """As of `TrainingWorld`, in the nominal deployment."""
         model, data = self._env.sim.model._model, self._env.sim.data._data
         self._dress(Deployment())
         points, seen = self._expert.landmarks(), []

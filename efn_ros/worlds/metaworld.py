@@ -132,7 +132,7 @@ class MetaWorld:
         return np.clip(self._expert.get_action(self._state), -1.0, 1.0).astype(np.float32)
 
     def landmarks(self) -> np.ndarray:
-        """As of `TeachingWorld`, in the nominal deployment."""
+        """As of `TrainingWorld`, in the nominal deployment."""
         points = np.stack([self._state[:3], self._state[4:7], self._state[36:39]])
         return np.stack([project(points, camera) for camera in CAMERAS]).astype(np.float32)
 

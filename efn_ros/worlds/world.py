@@ -56,7 +56,7 @@ class World(Protocol):
     def close(self) -> None: ...
 
 
-class TeachingWorld(World, Protocol):
+class TrainingWorld(World, Protocol):
     """A world that demonstrations and lessons are made with; a policy at work never sees any of this."""
 
     def observe_as(self, deployment: Deployment) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -31,7 +31,7 @@ def bank(tmp_path):
     return tmp_path
 
 
-def test_stats_are_tables_of_contents_exploration_and_teachers(bank, capsys):
+def test_stats_are_tables_of_contents_exploration_and_credited_rollouts(bank, capsys):
     assert main(["bank", "stats", str(bank)]) == 0
     text = capsys.readouterr().out
     for row in ("| reach, success |        2 |         6 |", "| noise |         3 |", "| first   | reach | success |"):
@@ -48,7 +48,7 @@ def test_a_shadow_is_a_table_with_a_column_for_each_dimension(bank, capsys):
 def test_json_holds_the_same(bank, capsys, action):
     assert main(["bank", action, str(bank), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    rows = found["teachers"] if action == "stats" else found
+    rows = found["credited"] if action == "stats" else found
     assert rows[0]["corrections" if action == "stats" else "decisions"] == 3
 
 
@@ -91,7 +91,7 @@ def run(capsys, *words):
     return code, said.out, said.err
 
 
-def test_ls_lists_what_meets_the_conditions(bank, capsys):
+def test_ls_lists_what_filters_let_pass(bank, capsys):
     code, out, _ = run(capsys, "ls", bank)
     assert code == 0 and "first" in out and "second" in out and "2 rollouts, 6 decisions" in out
     assert "1 rollouts, 3 decisions" in run(capsys, "ls", bank, "--where", "explored=noise", "outcome=success")[1]
@@ -123,14 +123,14 @@ def test_verify_says_what_is_damaged_and_fails(bank, capsys):
     assert finding["rollout"] == "first"
 
 
-def test_forget_says_what_it_would_do_and_does_it_when_told_to(bank, capsys):
+def test_forget_prints_what_it_would_do_and_does_it_with_yes(bank, capsys):
     assert run(capsys, "forget", bank)[0] == 2
     code, out, _ = run(capsys, "forget", bank, "--where", "id=first")
     assert code == 0 and "1 rollouts would be forgotten" in out and len(BankReader(bank).rollouts()) == 2
     assert "1 rollouts are forgotten" in run(capsys, "forget", bank, "--where", "id=first", "--yes")[1]
     assert [r.id for r in BankReader(bank).rollouts()] == ["second"]
-    told = json.loads(run(capsys, "forget", bank, "--where", "id=nobody", "--yes", "--json")[1])
-    assert told == {"forgotten": [], "meant": []}
+    result = json.loads(run(capsys, "forget", bank, "--where", "id=nobody", "--yes", "--json")[1])
+    assert result == {"forgotten": [], "matching": []}
 
 
 def test_a_bank_that_is_in_use_is_not_forgotten_in(bank, capsys):
@@ -145,18 +145,18 @@ def test_merge_adds_what_is_not_there(bank, capsys, tmp_path):
     with BankWriter(other, projection=PROJECTION) as writer:
         writer.append(make_rollout("third"))
     assert "3 rollouts are added to" in run(capsys, "merge", target, bank, other)[1]
-    told = json.loads(run(capsys, "merge", target, other, "--json")[1])
-    assert told == {"adopted": [], "there_already": ["third"], "forgotten": [], "another_of_that_name": []}
+    result = json.loads(run(capsys, "merge", target, other, "--json")[1])
+    assert result == {"added": [], "already_present": ["third"], "forgotten": [], "different": []}
     assert [r.id for r in BankReader(target).rollouts()] == ["first", "second", "third"]
     assert run(capsys, "verify", target)[0] == 0
     run(capsys, "forget", target, "--where", "id=third", "--yes")
     assert "1 were forgotten there and stay so" in run(capsys, "merge", target, other)[1]
-    assert json.loads(run(capsys, "merge", target, other, "--forgotten", "--json")[1])["adopted"] == ["third"]
-    with BankWriter(tmp_path / "unlike", projection=PROJECTION) as writer:
+    assert json.loads(run(capsys, "merge", target, other, "--forgotten", "--json")[1])["added"] == ["third"]
+    with BankWriter(tmp_path / "different", projection=PROJECTION) as writer:
         writer.append(make_rollout("third", seed=9))
         writer.append(make_rollout("fourth"))
-    code, out, _ = run(capsys, "merge", target, tmp_path / "unlike")
-    assert code == 1 and "1 rollouts are added" in out and "there are others of that name: third" in out
+    code, out, _ = run(capsys, "merge", target, tmp_path / "different")
+    assert code == 1 and "1 rollouts are added" in out and "the bank has others of these names: third" in out
     code, _, err = run(capsys, "merge", target, tmp_path / "nothing")
     assert code == 2 and "there is no bank in" in err
 
@@ -169,12 +169,12 @@ def test_rebuild_and_migrate_are_commands_too(bank, capsys):
     assert json.loads(run(capsys, "migrate", bank, "--json")[1]) == {"migrated": 0, "left_behind": []}
 
 
-def test_plot_draws_what_meets_the_conditions(bank, capsys, tmp_path):
+def test_plot_draws_what_filters_let_pass(bank, capsys, tmp_path):
     figure = tmp_path / "figures" / "bank.png"
     assert run(capsys, "plot", bank, "--output", figure)[1] == f"figure: {figure}\n"
     assert figure.read_bytes().startswith(b"\x89PNG")
-    told = json.loads(run(capsys, "plot", bank, "--where", "id=first", "--output", figure, "--json")[1])
-    assert told == {"rollouts": 1, "figure": str(figure)}
+    result = json.loads(run(capsys, "plot", bank, "--where", "id=first", "--output", figure, "--json")[1])
+    assert result == {"rollouts": 1, "figure": str(figure)}
     code, _, err = run(capsys, "plot", bank, "--where", "id=nobody")
     assert code == 2 and "holds no rollout" in err
 
@@ -183,11 +183,11 @@ def test_a_bank_exported_and_imported_is_remembered_as_the_packaged_policy_sees_
     seed = tmp_path / "seed"
     shutil.copytree(SEED_BANKS / "actuation", seed)
     where = ["--where", "id=seed-2,seed-3"]
-    told = json.loads(run(capsys, "export", seed, tmp_path / "dataset", *where, "--json")[1])
-    assert (told["episodes"], told["frames"]) == (2, 50)
+    result = json.loads(run(capsys, "export", seed, tmp_path / "dataset", *where, "--json")[1])
+    assert (result["episodes"], result["frames"]) == (2, 50)
     words = ["import", tmp_path / "bank", tmp_path / "dataset", "--prefix", "again", "--json"]
-    assert json.loads(run(capsys, *words)[1]) == {"added": ["again-0", "again-1"], "there_already": []}
-    assert json.loads(run(capsys, *words)[1])["there_already"] == ["again-0", "again-1"]
+    assert json.loads(run(capsys, *words)[1]) == {"added": ["again-0", "again-1"], "already_present": []}
+    assert json.loads(run(capsys, *words)[1])["already_present"] == ["again-0", "again-1"]
     before = [r for r in BankReader(seed).snapshot().rollouts if r.record.id in ("seed-2", "seed-3")]
     after = BankReader(tmp_path / "bank").snapshot(verified=True).rollouts
     for old, new in zip(before, after, strict=True):
@@ -202,12 +202,12 @@ def test_a_bank_exported_and_imported_is_remembered_as_the_packaged_policy_sees_
 # Out of a rosbag2
 
 BEGIN, MS = 1_700_000_000 * 10**9, 10**6
-OPERATED = ["--state", "/state", "--action", "/action", "--rate", "5", "--instruction", "push the puck"]
+TELEOPERATED = ["--state", "/state", "--action", "/action", "--rate", "5", "--instruction", "push the puck"]
 CAMERAS = ["--camera", "left=/top", "right=/wrist"]
 
 
 @pytest.fixture
-def operated(tmp_path):
+def teleoperated(tmp_path):
     """A second of somebody operating a robot of four joints, with two cameras."""
     bags = pytest.importorskip("sample_bags", reason="no ROS 2 here")
     said = []
@@ -219,11 +219,11 @@ def operated(tmp_path):
     return bags.write_bag(tmp_path / "monday", said)
 
 
-def test_what_somebody_operated_is_remembered_as_the_packaged_policy_sees_it(capsys, operated, tmp_path):
-    words = ["import", tmp_path / "bank", operated, *OPERATED, *CAMERAS, "--json"]
+def test_a_teleoperated_robot_is_remembered_as_the_packaged_policy_sees_it(capsys, teleoperated, tmp_path):
+    words = ["import", tmp_path / "bank", teleoperated, *TELEOPERATED, *CAMERAS, "--json"]
     words += ["--task", "push", "--outcome", "success"]
-    assert json.loads(run(capsys, *words)[1]) == {"added": ["monday-0"], "there_already": []}
-    assert json.loads(run(capsys, *words)[1]) == {"added": [], "there_already": ["monday-0"]}
+    assert json.loads(run(capsys, *words)[1]) == {"added": ["monday-0"], "already_present": []}
+    assert json.loads(run(capsys, *words)[1]) == {"added": [], "already_present": ["monday-0"]}
     (rollout,) = BankReader(tmp_path / "bank").snapshot(verified=True).rollouts
     record, arrays = rollout.record, rollout.arrays
     assert (record.task, record.instruction, record.outcome.name) == ("push", "push the puck", "SUCCESS")
@@ -235,10 +235,10 @@ def test_what_somebody_operated_is_remembered_as_the_packaged_policy_sees_it(cap
     assert BankReader(tmp_path / "bank").image("monday-0", 0, "right").shape == (96, 96, 3)
 
 
-def test_the_state_is_of_the_joints_that_camera_ingest_names(capsys, operated, tmp_path):
+def test_the_state_is_of_the_joints_that_camera_ingest_names(capsys, teleoperated, tmp_path):
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text("/efn/camera_ingest: {ros__parameters: {joints: [gripper, x, y, z]}}")
-    words = [operated, *OPERATED, *CAMERAS, "--params-file", overlay]
+    words = [teleoperated, *TELEOPERATED, *CAMERAS, "--params-file", overlay]
     assert run(capsys, "import", tmp_path / "bank", *words)[0] == 0
     (rollout,) = BankReader(tmp_path / "bank").snapshot().rollouts
     np.testing.assert_allclose(rollout.arrays.proprio[:, 0], np.arange(6) / 5, atol=1e-6)
@@ -247,17 +247,26 @@ def test_the_state_is_of_the_joints_that_camera_ingest_names(capsys, operated, t
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (CAMERAS, "is a bag of a robot that somebody operated; say --state too"),
-        (OPERATED, "is a bag of a robot that somebody operated; say --camera too"),
-        ([*OPERATED, "--camera", "left=/top"], "the dataset has no camera 'right'; there are /top: say which is which"),
-        ([*OPERATED, "--camera", "left=/top", "right=/left"], "holds no message of topic '/left'; there are /state, "),
-        ([*OPERATED, *CAMERAS, "--state", "/top"], "/top is of type sensor_msgs/msg/Image; only sensor_msgs/msg/Joint"),
-        ([*OPERATED, *CAMERAS, "--max-gap", "0.01"], "is silent for 0.0"),
-        ([*OPERATED, *CAMERAS, "--state", "/action", "--action", "/state", "--rate", "-5"], "the rate is -5.0"),
+        (CAMERAS, "is a bag of a teleoperated robot; add --state"),
+        (TELEOPERATED, "is a bag of a teleoperated robot; add --camera"),
+        (
+            [*TELEOPERATED, "--camera", "left=/top"],
+            "the dataset has no camera 'right'; there are /top: say which is which",
+        ),
+        (
+            [*TELEOPERATED, "--camera", "left=/top", "right=/left"],
+            "holds no message of topic '/left'; there are /state, ",
+        ),
+        (
+            [*TELEOPERATED, *CAMERAS, "--state", "/top"],
+            "/top is of type sensor_msgs/msg/Image; only sensor_msgs/msg/Joint",
+        ),
+        ([*TELEOPERATED, *CAMERAS, "--max-gap", "0.01"], "is silent for 0.0"),
+        ([*TELEOPERATED, *CAMERAS, "--state", "/action", "--action", "/state", "--rate", "-5"], "the rate is -5.0"),
     ],
 )
-def test_a_bag_of_which_too_little_is_said_is_refused(capsys, operated, tmp_path, words, says):
-    code, _, err = run(capsys, "import", tmp_path / "bank", operated, *words)
+def test_a_bag_of_which_too_little_is_named_is_refused(capsys, teleoperated, tmp_path, words, says):
+    code, _, err = run(capsys, "import", tmp_path / "bank", teleoperated, *words)
     assert code == 2 and says in err and not BankReader(tmp_path / "bank").rollouts()
 
 
@@ -265,7 +274,7 @@ def test_a_recorded_graph_needs_no_words_and_takes_none(capsys, tmp_path):
     bags = pytest.importorskip("sample_bags", reason="no ROS 2 here")
     path = bags.write_bag(tmp_path / "bag", bags.at(bags.of_graph(make_rollout("a"))[:-2]))
     code, out, err = run(capsys, "import", tmp_path / "bank", path, "--json")
-    assert code == 0 and json.loads(out) == {"added": [], "there_already": []}
+    assert code == 0 and json.loads(out) == {"added": [], "already_present": []}
     assert "efn bank: episode a is left out: its end was missed" in err
     for words in (["--rate", "5"], CAMERAS, ["--prefix", "x"], ["--task", "x"], ["--outcome", "success"]):
         code, _, err = run(capsys, "import", tmp_path / "bank", path, *words)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from efn_ros.commands.main import main
+from efn_ros.report.blocks import BLOCKS, fill, render
 from efn_ros.report.figures import FIGURES, refresh
-from efn_ros.report.results import BLOCKS, fill, render
 
 ROOT = Path(__file__).resolve().parents[2]
 MADE_BY = {
@@ -24,7 +24,7 @@ BASE = {"value": 0.5, "low": 0.38, "high": 0.61}
 COMPARISON = {
     "group": "all",
     "of": "",
-    "way": "memory",
+    "condition": "memory",
     "volume": 10,
     "pairs": 240,
     "base": BASE,
@@ -38,9 +38,9 @@ COMPARISON = {
     "residual": 0.1,
     "trust": 0.9,
 }
-ALONE = {**COMPARISON, "way": "base", "volume": 0, "success": BASE, "fixed": 0, "broke": 0, "residual": 0.0}
-WRONG = {**COMPARISON, "way": "wrong memory", "success": {"value": 0.42, "low": 0.3, "high": 0.5}}
-WORK = {**COMPARISON, "way": "memory of work and noise", "success": {"value": 0.75, "low": 0.6, "high": 0.8}}
+ALONE = {**COMPARISON, "condition": "base", "volume": 0, "success": BASE, "fixed": 0, "broke": 0, "residual": 0.0}
+WRONG = {**COMPARISON, "condition": "wrong memory", "success": {"value": 0.42, "low": 0.3, "high": 0.5}}
+WORK = {**COMPARISON, "condition": "memory from work with noise", "success": {"value": 0.75, "low": 0.6, "high": 0.8}}
 NEVER = {**COMPARISON, "removed": None, "steps": None, "base_steps": None, "pairs": 20}
 EVALUATION = {
     **MADE_BY,
@@ -111,9 +111,9 @@ RESULTS = {
             name: {
                 "brier": 0.1,
                 "calibration_error": error,
-                "bins": [{"said": 0.5, "ended": 0.75, "low": 0.6, "high": 0.9, "n": 720}] * 2,
+                "bins": [{"predicted": 0.5, "observed": 0.75, "low": 0.6, "high": 0.9, "n": 720}] * 2,
             }
-            for name, error in (("chance", 0.012), ("confidence", 0.25), ("share", 0.02))
+            for name, error in (("success_probability", 0.012), ("confidence", 0.25), ("success_rate", 0.02))
         },
     },
     "search": {
@@ -166,14 +166,14 @@ RESULTS = {
     "jitter": {
         **MADE_BY,
         "seconds": 60.0,
-        "ways": {
+        "runs": {
             "busy": {"p50_s": 0.01, "p99_s": 0.011, "p999_s": 0.012, "max_s": 0.02, "n": 6000, "scheduling": "as usual"}
         },
     },
     "fuzz": {
         **MADE_BY,
         "n": 1000,
-        "told": {"near": 600, "huge": 400},
+        "sent": {"near": 600, "huge": 400},
         "became": {"actions actions": 550},
         "commands": 2000,
         "broken": {},
@@ -189,7 +189,7 @@ RESULTS = {
                 "similarity": "sinkhorn",
                 "episodes": 320,
                 "decisions": 6400,
-                "taught": 0.97,
+                "supervised": 0.97,
                 "after": 0.86,
             },
         ],
@@ -198,7 +198,7 @@ RESULTS = {
     "policy": POLICY,
     "policy-libero": POLICY,
 }
-SAID = {
+EXPECTED = {
     "faults": [
         "| kill -9 of vla_policy | holding -&gt; tracking |     61.20 |               - |",
         "9000 commands, 3 were outside",
@@ -206,29 +206,29 @@ SAID = {
     ],
     "soak": [
         "| bank_writer |              100.0 |      103.0 |           0.2 |",
-        "20 episodes in 10 minutes, 19 remembered; holds within them: actions have ceased: 2; the largest gap",
+        "20 episodes in 10 minutes, 19 saved; holds within them: actions have ceased: 2; the largest gap",
         "60000 commands: 15.4 ms",
         "n = 20",
     ],
     "jitter": ["| busy    |   as usual |      10.00 | 11.00 | 12.00 |   20.00 | 6000 |", "n = 6000"],
     "fuzz": [
-        "Of 2000 commands that the bridge sent while it was told 1000 chunks (400 huge, 600 near)",
+        "Of 2000 commands that the bridge sent while it received 1000 chunks (400 huge, 600 near)",
         "0 were outside a limit. 550 chunks were followed.",
-        "told 500 more beside that of a simulated robot, published 700 commands in 10 minutes, of which 1 were.",
+        "received 500 more beside that of a simulated robot, published 700 commands in 10 minutes, of which 1 were.",
         "n = 1500",
     ],
     "confidence": [
-        "| the chance, as learned from the bank           |       0.100 |             0.012 |",
-        "| confidence, as it is                           |       0.100 |             0.250 |",
+        "| the success probability, as learned from the bank             |       0.100 |             0.012 |",
+        "| confidence, as it is                                          |       0.100 |             0.250 |",
         "8 deployments, 100 rollouts at work in each with the packaged network (91 % succeed)",
         "over 2 bins of as many episodes",
         "n = 1440",
     ],
-    "bank-crashes": ["Of 5000 rollouts", "in 1000 lives", "0 were lost and 0 torn", "`verify` found 200."],
+    "bank-crashes": ["Of 5000 rollouts", "in 1000 runs", "0 were lost and 0 torn", "`verify` found 200."],
     "bank": [
         "| 10 000 000 |   100000 |       0.44 | 1.00 |          0.30 |           0.20 |            4.00 |    40.00 |",
         "recall takes 1.10 x as long in the largest bank",
-        "200 rollouts a second go in",
+        "200 rollouts a second are written",
         "| synthetic                | 3000 |                           99 % |                              91 % |",
         "a step has 2.0 MB; its sketch has 66 kB and its key 260 bytes.",
     ],
@@ -236,8 +236,8 @@ SAID = {
         "| Flat                    |     1.000 |      40.00 | 50.00 |     0.8 |         1024 |     0.980 | 60.00 |",
         "| hnswlib (not installed) |         - |          - |     - |       - |            - |         - |     - |",
         "| 10 000 | instruction |     7500 |       1.00 | 2.00 |         - |      4.00 |        50 % |",
-        "| 10 000 |  everything |     7500 |       1.00 | 2.00 |      0.60 |      4.00 |        50 % |          12.3 |",
-        "1 000 000 keys, 400 queries of 256 hits each, one thread.",
+        "| 10 000 |  everything |     7500 |       1.00 | 2.00 |      0.60 |      4.00 |        50 % |        12.3 |",
+        "1 000 000 keys, 400 queries of 256 hits, one thread.",
     ],
     "latency": [
         "| image stamp to corrected action |   1.20 | 2.00 | 3.40 | 10.00 | 990 |",
@@ -245,11 +245,11 @@ SAID = {
         "n = 990",
     ],
     "evaluation": [
-        "| base alone                              |        - | 50 (38 .. 61) |                      - |",
-        "| memory                                  |       10 | 62 (50 .. 70) |         25 (-10 .. 40) |",
-        "| memory of another deployment            |       10 | 42 (30 .. 50) |",
+        "| base alone                                 |        - | 50 (38 .. 61) |                      - |",
+        "| memory                                     |       10 | 62 (50 .. 70) |         25 (-10 .. 40) |",
+        "| memory of another deployment               |       10 | 42 (30 .. 50) |",
         "50 % without memory, 62 % with 10 rollouts of the base alone to recall: +12 (-2 .. +20) points.",
-        "With as many that the robot gathered at work, corrected and probing: 75 %.",
+        "With as many that the robot collected at work, corrected and exploring: 75 %.",
         "24 deployments, 2 tasks, 1 scene of each",
         "n = 240",
     ],
@@ -261,7 +261,7 @@ SAID = {
     ],
     "evaluation-work": ["75 %", "n = 240"],
     "as-trained-weak": ["Success as trained", "with 10 rollouts of the given bank to recall"],
-    "rewards": ["| anti-idling (14)-(16)  | Sinkhorn |      320 |      6400 |   97 % |  86 % |", "n = 36"],
+    "rewards": ["| anti-idling (14)-(16)  |   Sinkhorn |      320 |      6400 |       97 % |  86 % |", "n = 36"],
     "evaluation-volumes": ["50 % without memory, 62 % with 10 rollouts", "n = 240"],
     "evaluation-by-shift": ["| yaw           | 20 | 50 % |   62 % |", "Memory of 10 rollouts."],
     "as-trained": ["Success as trained: 50 % without memory", "2 tasks, 1 scene of each", "n = 20"],
@@ -285,7 +285,7 @@ def checkout(tmp_path: Path) -> Path:
 
 def put_results(root: Path, **changed: dict) -> None:
     for name, results in {**RESULTS, **changed}.items():
-        path = root / BLOCKS[name][0]
+        path = root / BLOCKS[name].path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(results))
 
@@ -298,14 +298,14 @@ def test_the_documents_say_what_the_results_files_say():
 def test_a_block_holds_the_figures_and_where_they_come_from(checkout, name):
     put_results(checkout)
     block = render(checkout)[name]
-    for part in (*SAID[name], "A CPU, 2 cores, Linux; 2026-01-02; commit abc1234"):
+    for part in (*EXPECTED[name], "A CPU, 2 cores, Linux; 2026-01-02; commit abc1234"):
         assert part in block
     assert "nan" not in block
 
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_without_a_results_file_a_block_says_which_command_makes_it(checkout, name):
-    assert BLOCKS[name][2] in render(checkout)[name]
+    assert BLOCKS[name].command in render(checkout)[name]
 
 
 def test_filling_is_checked_then_done_then_stable(checkout, capsys):

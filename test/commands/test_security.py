@@ -50,7 +50,7 @@ def allowed(names: set[str], name: str) -> bool:
 
 
 def test_only_the_bridge_may_publish_commands():
-    remapped = dict(next(n for n in Graph.load("agibot_g1").nodes if n.executable == "agibot_g1_bridge").remappings)
+    remapped = dict(next(n for n in Graph.load("agibot_g1").nodes if n.name == "agibot_g1_bridge").remappings)
     assert {topic for name, topic in remapped.items() if name.endswith(("_command", "_stop"))} == COMMANDS
     for command in COMMANDS:
         assert {path for path, names in rights("publish").items() if allowed(names, command)} == {BRIDGE}
@@ -67,7 +67,7 @@ def test_only_the_corrector_may_tell_the_bridge_what_to_do():
 
 def test_every_node_has_an_enclave_of_its_own_and_beside_them_there_are_operator_and_robot():
     graph = Graph.load("agibot_g1", learn=True)
-    nodes = {enclave("efn", node.executable) for node in graph.nodes}
+    nodes = {enclave("efn", node.name) for node in graph.nodes}
     assert rights("publish").keys() == nodes | {OPERATOR, ROBOT}
 
 

@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from efn_ros.msg import Chunk, CorrectedAction
+from efn_ros.msg import ActionChunk, CorrectedAction
 from harness import own_domain
 
 from efn_ros.commands.topics import Stream, describe, message_class
@@ -20,7 +20,7 @@ from efn_ros.commands.topics import Stream, describe, message_class
 PUBLISHER = """
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from efn_ros.msg import Chunk, CorrectedAction, EpisodeState
+from efn_ros.msg import ActionChunk, CorrectedAction, EpisodeState
 from efn_ros.ros.qos import KEPT_STEPS, LATCHED, SENSOR_DATA
 from sensor_msgs.msg import Image, JointState
 
@@ -33,7 +33,7 @@ diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
 node.create_subscription(JointState, "/hal/arm_joint_state", print, SENSOR_DATA)
 episode.publish(EpisodeState(episode_id="seven"))
 message = CorrectedAction(mode=CorrectedAction.BASE, reason="the bank is empty", recall_s=0.002, rollout_step=-1)
-message.corrected = Chunk(horizon=2, action_size=2, data=[0.25, -1.0, 0.0, 0.0])
+message.corrected = ActionChunk(horizon=2, action_size=2, data=[0.25, -1.0, 0.0, 0.0])
 action.publish(message)
 active = [KeyValue(key="lifecycle", value="active")]
 status = DiagnosticStatus(name="camera_ingest: state", message="active", values=active)
@@ -65,7 +65,7 @@ def test_rate_age_and_size_are_those_of_the_last_seconds():
 def test_a_corrected_action_is_told_in_words():
     action = CorrectedAction(mode=CorrectedAction.HOLD, reason="action[0][1] is nan", recall_s=math.nan)
     action.context.episode_id, action.context.step, action.context.instruction = "e1", 7, "open the drawer"
-    action.corrected = Chunk(horizon=2, action_size=2, data=[0.5, -0.25, 9.0, 9.0])
+    action.corrected = ActionChunk(horizon=2, action_size=2, data=[0.5, -0.25, 9.0, 9.0])
     text = "\n".join(describe(action))
     for part in ("e1, step 7: open the drawer", "holding: action[0][1] is nan", "+0.500  -0.250", "nothing recalled"):
         assert part in text
@@ -76,11 +76,11 @@ def test_a_corrected_action_is_told_in_words():
 
 
 def test_a_shadow_and_a_probe_are_told_in_words():
-    shadow = CorrectedAction(mode=CorrectedAction.SHADOW, proposed=Chunk(horizon=1, action_size=1, data=[0.125]))
+    shadow = CorrectedAction(mode=CorrectedAction.SHADOW, proposed=ActionChunk(horizon=1, action_size=1, data=[0.125]))
     text = "\n".join(describe(shadow))
     assert "shadow: base action unchanged" in text and "proposed    +0.125" in text
     probe = CorrectedAction(mode=CorrectedAction.CORRECTED, exploration="noise")
-    assert "base + memory, probing (noise)" in "\n".join(describe(probe))
+    assert "base + memory, exploring (noise)" in "\n".join(describe(probe))
 
 
 def test_a_type_is_found_by_its_name_or_refused():

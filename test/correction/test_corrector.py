@@ -48,7 +48,7 @@ def recalled(executed, confidence=1.0) -> Recall:
         1.0,
         1.0,
     )
-    return Recall(steps=Experiences.of(experience), drawn=0, confidence=confidence)
+    return Recall(steps=Experiences.of(experience), selected=0, confidence=confidence)
 
 
 def corrector(residual=None, control_steps=1, **bounds) -> Corrector:
@@ -62,7 +62,7 @@ def both(residual, **settings) -> tuple[Corrector, Corrector]:
 
 
 def probing(mode="noise", **settings) -> Exploration:
-    values = {"scale": 0.5, "max_confidence": 1.0, "rate": 1.0, "control_steps": 1, "rate_hz": 10.0}
+    values = {"scale": 0.5, "max_confidence": 1.0, "episode_fraction": 1.0, "control_steps": 1, "rate_hz": 10.0}
     return Exploration(mode, **{**values, "bound": np.full(SIZE, 0.5, np.float32), **settings})
 
 
@@ -72,7 +72,7 @@ def always(value):
 
 
 BASE = np.array([[0.1, 0.2], [0.3, 0.4], [-0.5, 0.6]], np.float32)
-SEEN = recalled(BASE + np.float32(0.25))
+CAMERA_KINDS = recalled(BASE + np.float32(0.25))
 REFUSED = np.where(BASE == BASE[1, 1], np.nan, BASE)
 
 
@@ -87,11 +87,11 @@ def test_a_method_is_told_of_the_decisions_right_before():
         return Proposal(np.full_like(step.base, 0.01), trust=0.3)
 
     guard = corrector(noting)
-    went_out = [guard.correct(step(BASE, index), SEEN) for index in (0, 1, 2, 4, 5)]
+    went_out = [guard.correct(step(BASE, index), CAMERA_KINDS) for index in (0, 1, 2, 4, 5)]
     assert [len(past) for past in told] == [0, 1, 2, 0, 1]  # the fourth was never made
     np.testing.assert_array_equal(told[2][0][1], went_out[0].corrected)
     np.testing.assert_array_equal(told[2][1][1], went_out[1].corrected)
-    guard.correct(step(BASE, 6, "e1"), SEEN)
+    guard.correct(step(BASE, 6, "e1"), CAMERA_KINDS)
     assert told[-1] == []
     assert {correction.trust for correction in went_out} == {0.3}
 
@@ -100,7 +100,7 @@ def test_a_method_is_told_of_the_decisions_right_before():
 
 
 def test_an_experience_corrects_the_base():
-    correction = corrector().correct(step(BASE), SEEN)
+    correction = corrector().correct(step(BASE), CAMERA_KINDS)
     assert (correction.mode, correction.reason, correction.confidence) == (Mode.CORRECTED, "", 1.0)
     assert (correction.rollout_id, correction.rollout_step) == ("r7", 3)
     np.testing.assert_array_equal(correction.base, BASE)
@@ -123,14 +123,14 @@ def test_an_experience_that_is_not_followed_is_named_all_the_same():
 
 
 def test_an_episode_may_switch_correction_off():
-    correction = corrector(always(0.3)).correct(step(BASE, correct=False), SEEN)
+    correction = corrector(always(0.3)).correct(step(BASE, correct=False), CAMERA_KINDS)
     assert (correction.mode, correction.reason) == (Mode.BASE, "correction is off")
     assert correction.corrected.tobytes() == BASE.tobytes()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_residual_that_is_not_finite_is_left_out(value):
-    correction = corrector(always(value)).correct(step(BASE), SEEN)
+    correction = corrector(always(value)).correct(step(BASE), CAMERA_KINDS)
     assert (correction.mode, correction.reason) == (Mode.BASE, "the residual is not finite")
     assert correction.corrected.tobytes() == BASE.tobytes()
 
@@ -138,8 +138,8 @@ def test_a_residual_that_is_not_finite_is_left_out(value):
 @pytest.mark.parametrize("correct", [True, False])
 def test_a_base_that_is_refused_is_held_even_where_correction_is_off(correct):
     guard = corrector()
-    guard.correct(step(BASE), SEEN)
-    correction = guard.correct(step(REFUSED, 1, correct=correct), SEEN)
+    guard.correct(step(BASE), CAMERA_KINDS)
+    correction = guard.correct(step(REFUSED, 1, correct=correct), CAMERA_KINDS)
     assert (correction.mode, correction.reason) == (Mode.HOLD, "action[1][1] is nan")
     assert not correction.residual.any() and correction.corrected.shape == BASE.shape
     assert np.isfinite(correction.base).all()
@@ -147,7 +147,7 @@ def test_a_base_that_is_refused_is_held_even_where_correction_is_off(correct):
 
 @pytest.mark.parametrize("base", [BASE, REFUSED])
 @pytest.mark.parametrize("correct", [True, False])
-@pytest.mark.parametrize("recall", [SEEN, Recall(reason="the bank is empty")])
+@pytest.mark.parametrize("recall", [CAMERA_KINDS, Recall(reason="the bank is empty")])
 def test_a_stop_wins_over_everything(base, correct, recall):
     guard = corrector()
     guard.stop("the operator said so")
@@ -158,15 +158,15 @@ def test_a_stop_wins_over_everything(base, correct, recall):
 
 def test_a_stop_stays_until_it_is_reset_and_keeps_its_first_reason():
     guard = corrector()
-    guard.correct(step(BASE), SEEN)
+    guard.correct(step(BASE), CAMERA_KINDS)
     guard.stop("first")
     guard.stop("second")
     for index, episode in ((1, "e0"), (2, "e0"), (0, "e1")):
-        correction = guard.correct(step(BASE, index, episode), SEEN)
-        assert (guard.stopped, correction.mode, correction.reason) == ("first", Mode.STOPPED, "first")
+        correction = guard.correct(step(BASE, index, episode), CAMERA_KINDS)
+        assert (guard.stop_reason, correction.mode, correction.reason) == ("first", Mode.STOPPED, "first")
     guard.reset()
-    assert guard.stopped == ""
-    assert guard.correct(step(BASE, 1, "e1"), SEEN).mode == Mode.CORRECTED
+    assert guard.stop_reason == ""
+    assert guard.correct(step(BASE, 1, "e1"), CAMERA_KINDS).mode == Mode.CORRECTED
 
 
 # The history: what was commanded, by count of control steps
@@ -261,7 +261,7 @@ def test_whatever_policy_and_memory_say_the_limits_hold_over_a_whole_episode(epi
     for count, (base, _, skip) in enumerate(episode):
         if count == stop_at:
             guard.stop("enough")
-        correction = guard.correct(step(base, index), SEEN)
+        correction = guard.correct(step(base, index), CAMERA_KINDS)
         assert_within_limits(np.concatenate([executed, correction.corrected]))
         if correction.mode == Mode.CORRECTED:
             assert (np.abs(correction.residual) <= 0.5 + EPS).all()
@@ -289,7 +289,7 @@ def test_a_base_beyond_a_limit_of_motion_is_limited_and_told_so():
 
 
 def test_the_residual_is_what_memory_adds_also_where_the_base_is_limited():
-    correction = corrector(always(0.1), velocity=[2.0, 2.0]).correct(step(JUMP), SEEN)
+    correction = corrector(always(0.1), velocity=[2.0, 2.0]).correct(step(JUMP), CAMERA_KINDS)
     assert (correction.mode, correction.limited) == (Mode.CORRECTED, True)
     np.testing.assert_allclose(correction.residual, 0.1, atol=EPS)
     np.testing.assert_allclose(correction.corrected[0], 0.1, atol=EPS)  # from where motion begins: base and residual
@@ -375,26 +375,26 @@ def test_an_index_for_every_entry_is_asked_for_and_must_exist():
 
 
 def test_what_is_added_is_what_was_proposed():
-    correction = corrector().correct(step(BASE), SEEN)
+    correction = corrector().correct(step(BASE), CAMERA_KINDS)
     np.testing.assert_array_equal(correction.proposed, correction.residual)
-    assert (correction.cut, correction.exploration) == (False, "")
+    assert (correction.clipped, correction.exploration) == (False, "")
 
 
 @pytest.mark.parametrize("decision", [step(BASE, correct=False), step(REFUSED)], ids=["off", "refused"])
 def test_where_memory_proposed_nothing_there_is_none(decision):
-    assert corrector().correct(decision, SEEN).proposed is None
+    assert corrector().correct(decision, CAMERA_KINDS).proposed is None
     assert corrector().correct(step(BASE), Recall(reason="the bank is empty")).proposed is None
-    assert corrector(always(np.nan)).correct(step(BASE), SEEN).proposed is None
+    assert corrector(always(np.nan)).correct(step(BASE), CAMERA_KINDS).proposed is None
 
 
 def test_a_proposal_of_zero_is_one():
-    proposed = corrector(always(0.0)).correct(step(BASE), SEEN).proposed
+    proposed = corrector(always(0.0)).correct(step(BASE), CAMERA_KINDS).proposed
     assert proposed is not None and not proposed.any()
 
 
 def test_a_proposal_that_the_limits_cut_back_is_told_as_they_leave_it():
-    correction = corrector(always(9.0)).correct(step(BASE), SEEN)
-    assert correction.cut
+    correction = corrector(always(9.0)).correct(step(BASE), CAMERA_KINDS)
+    assert correction.clipped
     np.testing.assert_allclose(correction.proposed, np.minimum(0.5, 1 - BASE), atol=EPS)
 
 
@@ -408,8 +408,8 @@ def test_in_shadow_what_is_executed_is_bit_for_bit_that_of_correction_off(episod
     wanted = {index: residual for index, (_, residual, _) in enumerate(episode)}
     in_shadow, off = both(lambda step, *_: Proposal(wanted[step.context.step]), explore=probing())
     for index, (base, _, _) in enumerate(episode):
-        shown = in_shadow.correct(step(base, index), SEEN)
-        plain = off.correct(step(base, index, correct=False), SEEN)
+        shown = in_shadow.correct(step(base, index), CAMERA_KINDS)
+        plain = off.correct(step(base, index, correct=False), CAMERA_KINDS)
         for part in ("base", "residual", "corrected"):
             assert getattr(shown, part).tobytes() == getattr(plain, part).tobytes(), part
         assert shown.limited == plain.limited and not shown.residual.any() and shown.exploration == ""
@@ -420,9 +420,9 @@ def test_in_shadow_what_is_executed_is_bit_for_bit_that_of_correction_off(episod
 
 def test_a_shadow_shows_what_would_have_been_added():
     in_shadow, correcting = both(always(0.25))
-    shown, added = (own.correct(step(BASE), SEEN) for own in (in_shadow, correcting))
+    shown, added = (own.correct(step(BASE), CAMERA_KINDS) for own in (in_shadow, correcting))
     assert (shown.mode, shown.reason, shown.rollout_id, shown.confidence) == (Mode.SHADOW, "", "r7", 1.0)
-    assert (added.mode, added.cut) == (Mode.CORRECTED, shown.cut)
+    assert (added.mode, added.clipped) == (Mode.CORRECTED, shown.clipped)
     np.testing.assert_array_equal(shown.proposed, added.residual)
     assert added.residual.any()
 
@@ -435,7 +435,7 @@ def test_a_shadow_says_why_nothing_was_proposed():
 
 def test_an_episode_without_correction_has_no_shadow():
     in_shadow, _ = both(RecalledAction())
-    correction = in_shadow.correct(step(BASE, correct=False), SEEN)
+    correction = in_shadow.correct(step(BASE, correct=False), CAMERA_KINDS)
     assert (correction.mode, correction.reason) == (Mode.BASE, "correction is off")
 
 
@@ -447,8 +447,8 @@ def exploring(mode="noise", residual=None, *, explore=None, **bounds) -> Correct
     return Corrector(limits(**bounds), residual or RecalledAction(gain=0.5), control_steps=1, explore=own)
 
 
-FAILED = replace(SEEN.steps[0], rollout_id="r8", outcome=Outcome.FAILURE)
-UNSURE = replace(SEEN, steps=Experiences.of(*SEEN.steps, FAILED))
+FAILED = replace(CAMERA_KINDS.steps[0], rollout_id="r8", outcome=Outcome.FAILURE)
+UNSURE = replace(CAMERA_KINDS, steps=Experiences.of(*CAMERA_KINDS.steps, FAILED))
 UNSURE = replace(UNSURE, confidence=0.2)
 
 

@@ -1,4 +1,4 @@
-"""Probes: bounded, smooth, the same for the same seed and step, and only where they may be."""
+"""Exploration: bounded, smooth, the same for the same seed and step, and only where it may be."""
 
 import dataclasses
 from dataclasses import replace
@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from efn_ros.correction.exploration import FASTEST_S, MODES, OFF, Exploration, actor_sampler, another, failing, waves
+from efn_ros.correction.exploration import (
+    MIN_PERIOD_S,
+    MODES,
+    OFF,
+    Exploration,
+    actor_sampler,
+    failure_probability,
+    other_step,
+    sine_noise,
+)
 from efn_ros.efn.actor import Efn
 from efn_ros.efn.config import EfnConfig
 from efn_ros.types import Experience, Experiences, Outcome, PolicyStep, Quantised, Recall, StepContext
@@ -49,9 +58,9 @@ def experience(value, probability=0.0, outcome=Outcome.SUCCESS, horizon=HORIZON)
     )
 
 
-def recall(*steps, drawn=0, confidence=0.2) -> Recall:
+def recall(*steps, selected=0, confidence=0.2) -> Recall:
     steps = steps or (experience(0.5, 0.7), experience(-0.5, 0.3))
-    return Recall(Experiences.of(*steps), drawn=drawn, confidence=confidence)
+    return Recall(Experiences.of(*steps), selected=selected, confidence=confidence)
 
 
 FAILING = recall(experience(0.5, 0.4), experience(-0.5, 0.6, Outcome.FAILURE))
@@ -63,7 +72,7 @@ def shifted(step, recall, rng):
 
 
 def exploration(mode="noise", **settings) -> Exploration:
-    values = {"scale": 0.5, "max_confidence": 0.5, "rate": 1.0, "control_steps": STEPS, "rate_hz": RATE_HZ}
+    values = {"scale": 0.5, "max_confidence": 0.5, "episode_fraction": 1.0, "control_steps": STEPS, "rate_hz": RATE_HZ}
     return Exploration(**{"mode": mode, "bound": BOUND, "sampler": shifted, **values, **settings})
 
 
@@ -76,25 +85,25 @@ NOTHING = np.zeros((HORIZON, SIZE), np.float32)
 @pytest.mark.parametrize("mode", MODES)
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1), st.floats(0, 1), st.data())
-def test_a_probe_is_no_larger_than_its_share_of_the_bound(mode, seed, index, scale, data):
+def test_a_change_is_no_larger_than_its_share_of_the_bound(mode, seed, index, scale, data):
     elements = st.floats(-1, 1, width=32)
     base, residual = (data.draw(hnp.arrays(np.float32, (HORIZON, SIZE), elements=elements)) for _ in range(2))
-    probed, _ = exploration(mode, scale=scale)(step(index, seed, base), FAILING, residual)
-    assert probed.dtype == np.float32 and probed.shape == residual.shape
-    assert (np.abs(probed.astype(np.float64) - residual) <= scale * BOUND + EPS).all()
+    explored, _ = exploration(mode, scale=scale)(step(index, seed, base), FAILING, residual)
+    assert explored.dtype == np.float32 and explored.shape == residual.shape
+    assert (np.abs(explored.astype(np.float64) - residual) <= scale * BOUND + EPS).all()
 
 
 @pytest.mark.parametrize("mode", MODES)
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1))
-def test_the_same_seed_and_step_give_the_same_probe_in_any_object(mode, seed, index):
+def test_the_same_seed_and_step_give_the_same_change_in_any_object(mode, seed, index):
     first, again = (exploration(mode)(step(index, seed), FAILING, NOTHING) for _ in range(2))
     assert first[0].tobytes() == again[0].tobytes() and first[1] == again[1]
 
 
-def test_another_seed_gives_another_probe():
-    probes = {exploration()(step(3, seed), recall(), NOTHING)[0].tobytes() for seed in range(20)}
-    assert len(probes) == 20
+def test_another_seed_gives_another_change():
+    changes = {exploration()(step(3, seed), recall(), NOTHING)[0].tobytes() for seed in range(20)}
+    assert len(changes) == 20
 
 
 # Noise
@@ -103,9 +112,9 @@ def test_another_seed_gives_another_probe():
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**64 - 1), st.integers(0, 10_000))
 def test_noise_is_within_one_and_smooth(seed, first):
-    noise = waves(seed, first, 50, SIZE, RATE_HZ)
+    noise = sine_noise(seed, first, 50, SIZE, RATE_HZ)
     assert (np.abs(noise) <= 1).all()
-    assert np.abs(np.diff(noise, axis=0)).max() <= 2 * np.pi / (FASTEST_S * RATE_HZ)
+    assert np.abs(np.diff(noise, axis=0)).max() <= 2 * np.pi / (MIN_PERIOD_S * RATE_HZ)
 
 
 @settings(max_examples=40, deadline=None)
@@ -116,37 +125,37 @@ def test_a_control_step_has_one_noise_in_whichever_chunk_it_stands(seed, index):
 
 
 def test_noise_is_about_as_often_above_zero_as_below_and_not_small():
-    noise = np.concatenate([waves(seed, 0, 200, SIZE, RATE_HZ) for seed in range(50)])
-    assert abs(noise.mean()) < 0.03 and 0.3 < noise.std() < 0.4  # sqrt(1 / (2 WAVES)) = 0.35
+    noise = np.concatenate([sine_noise(seed, 0, 200, SIZE, RATE_HZ) for seed in range(50)])
+    assert abs(noise.mean()) < 0.03 and 0.3 < noise.std() < 0.4  # sqrt(1 / (2 SINES)) = 0.35
 
 
 # Retry and branch
 
 
-@pytest.mark.parametrize(("share", "probes"), [(0.4, False), (0.5, False), (0.6, True), (1.0, True)])
-def test_retry_probes_where_recall_gives_more_than_half_to_failures(share, probes):
+@pytest.mark.parametrize(("share", "changes"), [(0.4, False), (0.5, False), (0.6, True), (1.0, True)])
+def test_retry_explores_where_recall_gives_more_than_half_to_failures(share, changes):
     mixed = recall(experience(0.5, 1 - share), experience(-0.5, share, Outcome.FAILURE))
-    assert failing(mixed) == share
+    assert failure_probability(mixed) == share
     found = exploration("retry")(step(), mixed, NOTHING)
-    assert (found is not None) == probes
-    if probes:
+    assert (found is not None) == changes
+    if changes:
         np.testing.assert_array_equal(found[0], exploration("noise")(step(), mixed, NOTHING)[0])
 
 
 def test_an_aborted_rollout_is_no_failure():
-    assert failing(recall(experience(0.5, 1.0, Outcome.ABORTED))) == 0
+    assert failure_probability(recall(experience(0.5, 1.0, Outcome.ABORTED))) == 0
 
 
 def test_a_branch_leads_towards_another_recalled_step_and_names_it():
-    probed, drawn = exploration("branch", scale=1.0)(step(), recall(), NOTHING)
+    explored, drawn = exploration("branch", scale=1.0)(step(), recall(), NOTHING)
     assert drawn == 1
-    np.testing.assert_array_equal(probed, np.maximum(np.full((HORIZON, SIZE), -0.5, np.float32), -BOUND))
+    np.testing.assert_array_equal(explored, np.maximum(np.full((HORIZON, SIZE), -0.5, np.float32), -BOUND))
 
 
 def test_a_branch_that_is_near_is_reached():
     near = recall(experience(0.5, 0.7), experience(0.125, 0.3))
-    probed, _ = exploration("branch")(step(), near, np.full_like(NOTHING, 0.25))
-    np.testing.assert_array_equal(probed, np.full_like(NOTHING, 0.125))
+    explored, _ = exploration("branch")(step(), near, np.full_like(NOTHING, 0.25))
+    np.testing.assert_array_equal(explored, np.full_like(NOTHING, 0.125))
 
 
 def test_branches_are_drawn_by_the_probabilities_of_recall():
@@ -166,7 +175,7 @@ def test_branches_are_drawn_by_the_probabilities_of_recall():
     ids=["alone", "improbable", "another shape"],
 )
 def test_where_no_other_step_can_be_drawn_there_is_no_branch(steps):
-    assert another(recall(*steps), step(), np.random.default_rng(0)) == -1
+    assert other_step(recall(*steps), step(), np.random.default_rng(0)) == -1
     assert exploration("branch")(step(), recall(*steps), NOTHING) is None
 
 
@@ -179,31 +188,33 @@ def test_off_is_off():
 
 @pytest.mark.parametrize("flag", ["correct", "record"])
 @pytest.mark.parametrize("mode", MODES)
-def test_an_episode_that_is_not_corrected_or_not_recorded_is_never_probed(mode, flag):
+def test_an_episode_that_is_not_corrected_or_not_recorded_is_never_explored(mode, flag):
     assert exploration(mode)(step(**{flag: False}), FAILING, NOTHING) is None
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_where_memory_said_nothing_nothing_is_probed(mode):
+def test_where_memory_said_nothing_nothing_is_explored(mode):
     assert exploration(mode)(step(), Recall(reason="the memory did not answer"), NOTHING) is None
 
 
-@pytest.mark.parametrize(("confidence", "probes"), [(0.49, True), (0.5, False), (0.9, False)])
-def test_only_an_unsure_recall_is_probed(confidence, probes):
+@pytest.mark.parametrize(("confidence", "changes"), [(0.49, True), (0.5, False), (0.9, False)])
+def test_only_an_unsure_recall_is_explored(confidence, changes):
     found = exploration(max_confidence=0.5)(step(), recall(confidence=confidence), NOTHING)
-    assert (found is not None) == probes
+    assert (found is not None) == changes
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.25, 1.0])
-def test_the_seed_decides_and_the_rate_is_the_share_of_episodes(rate):
-    exploring = [exploration(rate=rate).explores(seed) for seed in range(2000)]
-    assert np.mean(exploring) == pytest.approx(rate, abs=0.03)
+@pytest.mark.parametrize("fraction", [0.0, 0.25, 1.0])
+def test_the_seed_decides_and_the_fraction_is_the_share_of_episodes(fraction):
+    exploring = [exploration(episode_fraction=fraction).explores(seed) for seed in range(2000)]
+    assert np.mean(exploring) == pytest.approx(fraction, abs=0.03)
     for seed in range(10):
-        probes = [exploration(rate=rate)(step(i, seed), recall(), NOTHING) is not None for i in range(5)]
-        assert probes == [exploring[seed]] * 5
+        changes = [
+            exploration(episode_fraction=fraction)(step(i, seed), recall(), NOTHING) is not None for i in range(5)
+        ]
+        assert changes == [exploring[seed]] * 5
 
 
-def test_a_probe_that_is_not_finite_is_none():
+def test_a_change_that_is_not_finite_is_none():
     broken = exploration("residual", sampler=lambda step, recall, rng: np.full_like(step.base, np.nan))
     assert broken(step(), recall(), NOTHING) is None
 
@@ -214,7 +225,7 @@ def test_a_probe_that_is_not_finite_is_none():
         ({"mode": "wild"}, "exploration.mode is 'wild'; there are 'off', 'noise'"),
         ({"mode": False}, "exploration.mode is False; .* a bare off"),
         ({"scale": 1.5}, r"exploration.scale is 1.5; it must be in \[0, 1\]"),
-        ({"rate": -0.1}, "exploration.rate is -0.1"),
+        ({"episode_fraction": -0.1}, "exploration.episode_fraction is -0.1"),
         ({"max_confidence": np.nan}, "exploration.max_confidence is nan"),
         ({"bound": np.array([0.3, np.inf], np.float32)}, r"limits.residual is \[.*inf\]; .* make every entry finite"),
         ({"mode": "residual", "sampler": None}, "samples the learned actor; set method: learned"),
@@ -252,23 +263,16 @@ def test_samples_of_the_actor_lie_around_its_mean_within_its_bound(checkpoint):
     np.testing.assert_allclose(np.median(drawn, axis=0), mean, atol=0.12)
 
 
-def test_an_actor_that_changes_latent_tokens_is_not_sampled(checkpoint, tmp_path):
-    config = Efn.from_pretrained(checkpoint).config
-    Efn(replace(config, space="latent", latent_bound=(1.0,) * 3)).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="has space 'latent', but exploration.mode 'residual' needs a residual on the"):
-        actor_sampler(tmp_path)
-
-
 def test_a_gain_scales_samples_as_it_scales_the_residual(checkpoint):
     full, half = (actor_sampler(checkpoint, gain=g)(step(), recall(), np.random.default_rng(1)) for g in (1.0, 0.5))
     np.testing.assert_allclose(half, full / 2, rtol=1e-6)
 
 
 def test_sampling_is_the_same_for_the_same_step(checkpoint):
-    probes = [
+    changes = [
         exploration("residual", sampler=actor_sampler(checkpoint))(step(5, 9), recall(), NOTHING)[0] for _ in range(2)
     ]
-    assert probes[0].tobytes() == probes[1].tobytes() and probes[0].any()
+    assert changes[0].tobytes() == changes[1].tobytes() and changes[0].any()
 
 
 def test_replacing_a_context_changes_nothing_but_seed_and_step():
@@ -278,8 +282,8 @@ def test_replacing_a_context_changes_nothing_but_seed_and_step():
     assert here.tobytes() == there.tobytes()
 
 
-def test_an_actor_that_cannot_read_what_was_recalled_probes_nothing(checkpoint, tmp_path):
-    efn = Efn(dataclasses.replace(Efn.from_pretrained(checkpoint).config, codes=2))
+def test_an_actor_that_cannot_read_what_was_recalled_explores_nothing(checkpoint, tmp_path):
+    efn = Efn(dataclasses.replace(Efn.from_pretrained(checkpoint).config, code_size=2))
     efn.save_pretrained(tmp_path)
     assert exploration("residual", sampler=actor_sampler(tmp_path))(step(), recall(), NOTHING) is None
     known = dataclasses.replace(experience(0.5, 1.0), code=np.zeros(2, np.float32))

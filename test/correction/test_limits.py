@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from efn_ros.correction.limits import ActionLimits, RefusedActionError
+from efn_ros.correction.limits import ActionLimits
+from efn_ros.robots.motion import RefusedActionError
 
 SIZE = 2
 EPS = float(np.finfo(np.float32).eps)

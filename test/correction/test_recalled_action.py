@@ -41,8 +41,8 @@ def experience(executed, outcome=Outcome.SUCCESS) -> Experience:
     )
 
 
-def recall(*executed, drawn=0, confidence=0.8, outcome=Outcome.SUCCESS) -> Recall:
-    return Recall(Experiences.of(*(experience(e, outcome) for e in executed)), drawn=drawn, confidence=confidence)
+def recall(*executed, selected=0, confidence=0.8, outcome=Outcome.SUCCESS) -> Recall:
+    return Recall(Experiences.of(*(experience(e, outcome) for e in executed)), selected=selected, confidence=confidence)
 
 
 chunks = hnp.arrays(np.float32, (2, 2), elements=st.floats(-1, 1, width=32))
@@ -67,7 +67,7 @@ def test_with_full_gain_and_confidence_it_is_the_remembered_action_itself():
 
 def test_the_experience_that_was_drawn_counts_not_the_best():
     best, drawn = np.full_like(BASE, 9), BASE + 1
-    residual, *_ = RecalledAction(1.0)(step(), recall(best, drawn, drawn=1, confidence=1.0))
+    residual, *_ = RecalledAction(1.0)(step(), recall(best, drawn, selected=1, confidence=1.0))
     np.testing.assert_allclose(residual, 1.0, atol=1e-6)
 
 

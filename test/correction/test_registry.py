@@ -36,8 +36,8 @@ def registry(tmp_path, origin):
     return made
 
 
-def add(registry, *, proven=True, kept=5, **said):
-    return registry.add(fill(f"{len(registry.checkpoints())}"), report(registry, proven, **said), kept=kept)
+def add(registry, *, accepted=True, kept=5, **said):
+    return registry.add(fill(f"{len(registry.checkpoints())}"), report(registry, accepted, **said), kept=kept)
 
 
 def assert_whole(registry) -> None:
@@ -76,7 +76,7 @@ def test_a_switch_is_logged_with_who_and_why_and_undone_in_turn(registry):
     add(registry)
     registry.switch(1, why="it looks good")
     add(registry)
-    registry.switch(2, who="rule", why="proven")
+    registry.switch(2, who="rule", why="accepted")
     assert registry.current().number == 2
     for expected in (1, 0):
         assert registry.undo(why="it shakes").number == registry.current().number == expected
@@ -84,10 +84,10 @@ def test_a_switch_is_logged_with_who_and_why_and_undone_in_turn(registry):
         registry.undo()
     entries = [json.loads(line) for line in (registry.directory / SWITCHES).read_text().splitlines()]
     assert entries == registry.switches()
-    told = [(e["from"], e["to"], e["who"], e["why"]) for e in entries]
-    assert told == [
+    logged = [(e["from"], e["to"], e["who"], e["why"]) for e in entries]
+    assert logged == [
         (0, 1, "operator", "it looks good"),
-        (1, 2, "rule", "proven"),
+        (1, 2, "rule", "accepted"),
         (2, 1, UNDO, "it shakes"),
         (1, 0, UNDO, "it shakes"),
     ]
@@ -95,12 +95,12 @@ def test_a_switch_is_logged_with_who_and_why_and_undone_in_turn(registry):
     assert_whole(registry)
 
 
-def test_what_was_in_use_before_can_be_used_again_and_what_was_proven_against_another_cannot(registry):
+def test_what_was_in_use_before_can_be_used_again_and_what_was_accepted_against_another_cannot(registry):
     add(registry), add(registry)
     assert [c.number for c in registry.offered()] == [1, 2]
     registry.switch(2)
     assert registry.offered() == []
-    with pytest.raises(ValueError, match="checkpoint 1 was proven against 0, but 2 is in use; switch to 0 first"):
+    with pytest.raises(ValueError, match="checkpoint 1 was accepted against 0, but 2 is in use; switch to 0 first"):
         registry.switch(1)
     registry.switch(0)
     registry.switch(2)
@@ -112,13 +112,13 @@ def test_what_was_in_use_before_can_be_used_again_and_what_was_proven_against_an
     "number, message",
     [
         (0, "checkpoint 0 is in use already"),
-        (1, "checkpoint 1 was rejected: it shakes; switch to a proven one"),
+        (1, "checkpoint 1 was rejected: it shakes; switch to an accepted one"),
         (7, r"there is no checkpoint 7 in .*; there are \[0, 1, 2\]"),
-        (2, "checkpoint 2 is .* on disk, but .* was proven"),
+        (2, "checkpoint 2 is .* on disk, but .* was accepted"),
     ],
 )
 def test_what_cannot_be_used_is_named_and_changes_nothing(registry, number, message):
-    add(registry, proven=False, reason="it shakes")
+    add(registry, accepted=False, reason="it shakes")
     (add(registry).path / FILES[1]).write_text("altered")
     with pytest.raises(ValueError, match=message):
         registry.switch(number)
@@ -137,7 +137,7 @@ def test_one_in_use_that_is_lost_is_named_and_can_be_switched_away_from(registry
 def test_what_was_never_used_is_kept_in_bounded_number_and_no_number_comes_twice(registry):
     add(registry)
     registry.switch(1)
-    numbers = [add(registry, proven=i % 2 == 0, kept=2).number for i in range(8)]
+    numbers = [add(registry, accepted=i % 2 == 0, kept=2).number for i in range(8)]
     assert numbers == list(range(2, 10))
     assert [c.number for c in registry.checkpoints()] == [0, 1, 6, 7, 8, 9]
 
@@ -177,7 +177,7 @@ def test_killed_at_random_moments_it_is_whole_and_loses_no_switch_that_was_ackno
         begun = sum(line.startswith("begun") for line in lines)
         assert used <= len(registry.switches()) <= used + begun
         used = len(registry.switches())
-        add(registry, proven=False)  # the lock is free, and what was half done is swept
+        add(registry, accepted=False)  # the lock is free, and what was half done is swept
         assert_whole(registry)
         assert not [p.name for p in (registry.directory / "checkpoints").iterdir() if p.name.startswith(".")]
         assert (registry.directory / SWITCHES).read_bytes().count(b"\n") == used

@@ -40,11 +40,11 @@ class Robot:
         )
 
     def candidate(self, said: float, **report) -> int:
-        """A proven one that always adds the same."""
+        """An accepted one that always adds the same."""
         efn = Efn.from_pretrained(self.origin)
         torch.nn.init.constant_(efn.head.bias, float(np.arctanh(said / BOUND[0])))
         current = self.registry.current()
-        proof = {"proven": True, "reason": "", "parent": {"number": current.number}, **report}
+        proof = {"accepted": True, "reason": "", "parent": {"number": current.number}, **report}
         return self.registry.add(efn.save_pretrained, proof, kept=9).number
 
     def added(self, episode: str, step: int = 0, policy: str = "policy-1") -> float:
@@ -63,42 +63,42 @@ def robot(tmp_path):
 
 def test_a_switch_and_its_undoing_are_taken_up_with_the_next_episode_and_never_within_one(robot):
     number = robot.candidate(0.2)
-    robot.switching.prepare()
+    robot.switching.prefetch()
     assert robot.added("first", 0) == 0.0
     robot.registry.switch(number)
-    robot.switching.prepare()  # loaded within the episode, and not used in it
+    robot.switching.prefetch()  # loaded within the episode, and not used in it
     assert [robot.added("first", step) for step in (1, 2)] == [0.0, 0.0]
     assert robot.switching.running.startswith("0 ")
     assert [robot.added("second", step) for step in (0, 1)] == [0.2, 0.2]
     assert robot.switching.running == f"{number} {robot.registry.current().fingerprint}"
     robot.registry.undo()
-    robot.switching.prepare()
+    robot.switching.prefetch()
     assert robot.added("second", 2) == 0.2
     assert robot.added("third") == 0.0 and robot.switching.refused == ""
 
 
 def test_a_switch_that_is_undone_before_the_next_episode_never_corrects(robot):
     robot.registry.switch(robot.candidate(0.2))
-    robot.switching.prepare()
+    robot.switching.prefetch()
     robot.registry.undo()
-    robot.switching.prepare()
+    robot.switching.prefetch()
     assert robot.added("first") == 0.0
 
 
 def test_before_anything_is_learnt_its_own_checkpoint_corrects(tmp_path):
     own = checkpoint(tmp_path / "own")
     switching = Switching(None, Registry(tmp_path / "bank"), own, None)
-    switching.prepare()
+    switching.prefetch()
     assert switching.facts == {"checkpoint": switching.running, "refused": ""} and switching.running.startswith("0 ")
 
 
 def altered(robot):
     (robot.registry.checkpoints()[1].path / "model.safetensors").write_bytes(b"altered")
-    return "checkpoint 1 is .* on disk, but .* was proven"
+    return "checkpoint 1 is .* on disk, but .* was accepted"
 
 
 def of_another_origin(robot):
-    (robot.registry.checkpoints()[0].path / "report.json").write_text('{"fingerprint": "0123", "proven": true}')
+    (robot.registry.checkpoints()[0].path / "report.json").write_text('{"fingerprint": "0123", "accepted": true}')
     return "began with checkpoint 0123, but checkpoint of efn_corrector is"
 
 
@@ -124,7 +124,7 @@ def gone(robot):
 def test_one_that_does_not_fit_is_named_and_the_present_one_stays(robot, spoil):
     robot.registry.switch(robot.candidate(0.2))
     message = spoil(robot)
-    robot.switching.prepare()
+    robot.switching.prefetch()
     assert robot.added("first") == 0.0 and robot.switching.running.startswith("0 ")
     with pytest.raises(ValueError, match=message):
         raise ValueError(robot.switching.refused)
@@ -132,6 +132,6 @@ def test_one_that_does_not_fit_is_named_and_the_present_one_stays(robot, spoil):
 
 def test_one_that_was_learnt_with_another_policy_is_named_and_left(robot):
     robot.registry.switch(robot.candidate(0.2, policy="policy-0"))
-    robot.switching.prepare()
+    robot.switching.prefetch()
     assert robot.added("first") == 0.0
-    assert robot.switching.refused == "checkpoint 1 was learnt with policy policy-0, but policy-1 is at work"
+    assert robot.switching.refused == "checkpoint 1 was trained with policy policy-0, but policy-1 is at work"

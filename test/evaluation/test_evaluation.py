@@ -1,4 +1,4 @@
-"""Paired evaluation: who meets which scene, the intervals around it, and a run that goes on where it stopped."""
+"""Paired evaluation: which scene is run under which condition, the intervals, and a run that is resumed."""
 
 import dataclasses
 import json
@@ -16,56 +16,81 @@ from efn_ros.bank import BankReader
 from efn_ros.bank.store.snapshot import FirstRollouts
 from efn_ros.commands.evaluate import _variants
 from efn_ros.commands.main import main
-from efn_ros.evaluation import BASE, MEMORY, Episode, Job, TrainedDeploymentError, Way, compare, comparisons, plan
+from efn_ros.evaluation import (
+    BASE,
+    MEMORY,
+    Condition,
+    EvaluatedEpisode,
+    Job,
+    TrainedDeploymentError,
+    compare,
+    comparisons,
+    plan,
+)
 from efn_ros.evaluation import evaluate as run_all
-from efn_ros.evaluation.plan import AS_TRAINED, MEMORYLESS, RECALL, SCENES, WRONG, remembered_scene, scene
-from efn_ros.evaluation.run import Fill, fill_bank, run_job
+from efn_ros.evaluation.banks import BankFill, fill_bank
+from efn_ros.evaluation.plan import (
+    AS_TRAINED_MEMORY,
+    NO_MEMORY,
+    OTHER_MEMORY,
+    RECALLED_ACTION,
+    SCENES,
+    bank_scene,
+    scene,
+)
+from efn_ros.evaluation.run import run_job
 from efn_ros.evaluation.statistics import draw_counts
-from efn_ros.report.results import evaluation_block
+from efn_ros.report.blocks.evaluation import evaluation_block
 from efn_ros.resources import config_directory
 from efn_ros.runtime.graph import Graph
 from efn_ros.types import Mode
 from efn_ros.worlds.deployment import sample_strengths
 
-BASES = Way(BASE, correct=False)
+BASES = Condition(BASE, correct=False)
 
 
-def episode(seed, way=BASE, success=False, task="reach", deployment=0, volume=0, shifts=(), **values):
+def episode(seed, condition=BASE, success=False, task="reach", deployment=0, volume=0, shifts=(), **values):
     values = {"length": 100, "residual": 0.0, "corrected": 0.0, "confidence": 0.0, "trust": 1.0, **values}
-    return Episode(deployment, dict(shifts), task, way, volume, seed, bool(success), **values)
+    return EvaluatedEpisode(deployment, dict(shifts), task, condition, volume, seed, bool(success), **values)
 
 
-def pairs(*outcomes, way=MEMORY, volume=5, **values):
-    """Episodes of the base and of a way, from (base succeeded, way succeeded) for each seed."""
+def pairs(*outcomes, condition=MEMORY, volume=5, **values):
+    """Episodes of the base and under a condition, from (base succeeded, it succeeded) for each seed."""
     for seed, (before, after) in enumerate(outcomes):
         yield episode(seed, BASE, before, **values)
-        yield episode(seed, way, after, volume=volume, **values)
+        yield episode(seed, condition, after, volume=volume, **values)
 
 
-def worth(episodes, resamples=10_000):
+def gain(episodes, resamples=10_000):
     return compare(episodes, MEMORY, 5, resamples=resamples)
 
 
 # Plans
 
 
-def ways(job):
-    return [(way.name, way.volume, way.bank) for way in job.ways]
+def conditions(job):
+    return [(c.name, c.volume, c.bank) for c in job.conditions]
 
 
-def test_a_deployment_is_met_by_the_base_by_every_volume_and_by_the_controls_at_the_largest():
-    jobs = plan("libero_sim", ["reach", "push"], [3, 4], volumes=(5, 0, 2, 5), variants={"recall": "recall.yaml"})
+def test_a_deployment_is_run_by_the_base_by_every_volume_and_by_the_controls_at_the_largest():
+    jobs = plan("metaworld_sim", ["reach", "push"], [3, 4], volumes=(5, 0, 2, 5), variants={"recall": "recall.yaml"})
     assert [(job.deployment, job.task) for job in jobs] == [(3, "reach"), (3, "push"), (4, "reach"), (4, "push")]
     memory = [(MEMORY, volume, 3) for volume in (0, 2, 5)]
-    assert ways(jobs[0]) == [(BASE, 0, None), *memory, ("recall", 5, 3), (WRONG, 5, 4), (AS_TRAINED, 5, None)]
-    assert [way.name for way in jobs[0].ways if not way.correct] == [BASE]
-    assert [way.overlays for way in jobs[0].ways if way.overlays] == [("recall.yaml",)]
+    assert conditions(jobs[0]) == [
+        (BASE, 0, None),
+        *memory,
+        ("recall", 5, 3),
+        (OTHER_MEMORY, 5, 4),
+        (AS_TRAINED_MEMORY, 5, None),
+    ]
+    assert [c.name for c in jobs[0].conditions if not c.correct] == [BASE]
+    assert [c.overlays for c in jobs[0].conditions if c.overlays] == [("recall.yaml",)]
 
 
 def test_the_wrong_memory_is_that_of_the_next_deployment_and_never_ones_own():
     def wrong(*deployments):
-        jobs = plan("libero_sim", ["reach"], deployments)
-        return [(job.deployment, way.bank) for job in jobs for way in job.ways if way.name == WRONG]
+        jobs = plan("metaworld_sim", ["reach"], deployments)
+        return [(job.deployment, c.bank) for job in jobs for c in job.conditions if c.name == OTHER_MEMORY]
 
     assert wrong(0, 1, 2) == [(0, 1), (1, 2), (2, 0)]
     assert wrong(7) == [(7, 8)] and wrong(9999) == [(9999, 0)]
@@ -73,25 +98,25 @@ def test_the_wrong_memory_is_that_of_the_next_deployment_and_never_ones_own():
 
 
 def test_as_trained_the_memory_of_the_base_as_trained_is_no_control():
-    (job,) = plan("libero_sim", ["reach"], [None], volumes=(1,))
-    assert ways(job) == [(BASE, 0, None), (MEMORY, 1, None), (WRONG, 1, 0)]
+    (job,) = plan("metaworld_sim", ["reach"], [None], volumes=(1,))
+    assert conditions(job) == [(BASE, 0, None), (MEMORY, 1, None), (OTHER_MEMORY, 1, 0)]
 
 
-def test_memory_of_work_is_met_at_every_volume_with_a_bank_of_its_own():
-    (job,) = plan("libero_sim", ["reach"], [3], volumes=(0, 1, 2), working={"memory of work": "work.yaml"})
-    working = [way for way in job.ways if way.work]
-    assert working == [Way("memory of work", volume, 3, ("work.yaml",), work=True) for volume in (1, 2)]
+def test_memory_from_work_is_run_at_every_volume_with_a_bank_of_its_own():
+    (job,) = plan("metaworld_sim", ["reach"], [3], volumes=(0, 1, 2), working={"memory from work": "work.yaml"})
+    working = [c for c in job.conditions if c.work]
+    assert working == [Condition("memory from work", volume, 3, ("work.yaml",), work=True) for volume in (1, 2)]
 
 
 def test_without_memory_there_are_no_controls_of_it():
-    (job,) = plan("libero_sim", ["reach"], [0], volumes=(0,), variants={"recall": "recall.yaml"})
-    assert ways(job) == [(BASE, 0, None), (MEMORY, 0, 0)]
+    (job,) = plan("metaworld_sim", ["reach"], [0], volumes=(0,), variants={"recall": "recall.yaml"})
+    assert conditions(job) == [(BASE, 0, None), (MEMORY, 0, 0)]
 
 
 @pytest.mark.parametrize("seed", [10_000, 123_456, -1])
 def test_deployments_that_training_may_have_met_are_refused(seed):
     with pytest.raises(TrainedDeploymentError, match=f"deployment {seed} is not held out.*from 0 to 9999"):
-        plan("libero_sim", ["reach"], [0, seed])
+        plan("metaworld_sim", ["reach"], [0, seed])
 
 
 @pytest.mark.parametrize(
@@ -99,7 +124,7 @@ def test_deployments_that_training_may_have_met_are_refused(seed):
     [
         ({"volumes": ()}, "volumes are"),
         ({"volumes": (1, -1)}, r"volumes are \[1, -1\].*none below 0"),
-        ({"variants": {WRONG: "w.yaml"}}, "'wrong memory' is taken"),
+        ({"variants": {OTHER_MEMORY: "w.yaml"}}, "'wrong memory' is taken"),
         ({"working": {MEMORY: "w.yaml"}}, "'memory' is taken"),
         ({"variants": {"w": "w.yaml"}, "working": {"w": "w.yaml"}}, "'w' is taken"),
         ({"episodes": 0}, "0 episodes"),
@@ -107,15 +132,15 @@ def test_deployments_that_training_may_have_met_are_refused(seed):
 )
 def test_a_plan_that_cannot_be_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        plan("libero_sim", ["reach"], [0], **changes)
+        plan("metaworld_sim", ["reach"], [0], **changes)
 
 
 def test_scenes_that_fill_banks_are_never_evaluated_and_deployments_have_their_own():
     evaluated = [{scene(d, i) for i in range(1000)} for d in range(50)]
-    remembered = [{remembered_scene(d, i) for i in range(1000)} for d in range(50)]
+    remembered = [{bank_scene(d, i) for i in range(1000)} for d in range(50)]
     assert len(set().union(*evaluated)) == len(set().union(*remembered)) == SCENES
     assert not set().union(*evaluated) & set().union(*remembered)
-    assert max(remembered_scene(9999, i) for i in range(1000)) < 100_000, "policies are trained on scenes from there on"
+    assert max(bank_scene(9999, i) for i in range(1000)) < 100_000, "policies are trained on scenes from there on"
     assert [scene(None, i) for i in range(3)] == [0, 1, 2]
 
 
@@ -123,16 +148,16 @@ def test_scenes_that_fill_banks_are_never_evaluated_and_deployments_have_their_o
 
 
 def test_scenes_that_memory_fixed_and_broke_are_counted():
-    found = worth(pairs((0, 0), (0, 1), (0, 1), (1, 0), (1, 1)))
+    found = gain(pairs((0, 0), (0, 1), (0, 1), (1, 0), (1, 1)))
     assert (found.pairs, found.fixed, found.broke) == (5, 2, 1)
     assert (found.base.value, found.success.value) == (pytest.approx(2 / 5), pytest.approx(3 / 5))
     assert found.difference.value == pytest.approx(1 / 5)
     assert found.removed.value == pytest.approx((3 - 2) / 3)
 
 
-def test_only_scenes_met_both_ways_with_this_volume_are_compared():
+def test_only_scenes_run_under_both_with_this_volume_are_compared():
     lonely = [episode(8, BASE, True), episode(9, MEMORY, True, volume=5), *pairs((0, 0), volume=2, task="push")]
-    found = worth([*lonely, *pairs((1, 1), (0, 1))])
+    found = gain([*lonely, *pairs((1, 1), (0, 1))])
     assert (found.pairs, found.base.value, found.success.value) == (2, 0.5, 1.0)
 
 
@@ -143,36 +168,38 @@ def test_the_same_seed_in_another_deployment_or_task_is_another_scene():
         *pairs((1, 0), deployment=1),
         *pairs((0, 0), deployment=None),
     ]
-    found = worth(episodes)
+    found = gain(episodes)
     assert (found.pairs, found.fixed, found.broke) == (4, 1, 1)
 
 
-def test_no_scene_met_both_ways_is_no_comparison():
-    with pytest.raises(ValueError, match="no scene was met both by the base and by 'memory' with a memory of 5"):
-        worth([episode(8, BASE, True)])
+def test_no_scene_run_under_both_is_no_comparison():
+    with pytest.raises(ValueError, match="no scene was run both by the base and under 'memory' with a memory of 5"):
+        gain([episode(8, BASE, True)])
 
 
 def test_where_the_base_never_fails_nothing_can_be_removed():
-    found = worth(pairs((1, 1), (1, 0)))
+    found = gain(pairs((1, 1), (1, 0)))
     assert found.removed is None and found.broke == 1
 
 
 def test_steps_are_those_of_scenes_where_both_succeeded():
     def met(seed, *lengths):
         """Lengths of base and memory; None is a failure."""
-        for way, volume, length in zip((BASE, MEMORY), (0, 5), lengths, strict=True):
-            yield episode(seed, way, length is not None, volume=volume, length=length or 200, residual=0.1 * volume)
+        for condition, volume, length in zip((BASE, MEMORY), (0, 5), lengths, strict=True):
+            yield episode(
+                seed, condition, length is not None, volume=volume, length=length or 200, residual=0.1 * volume
+            )
 
-    found = worth([*met(0, 40, 20), *met(1, 60, 50), *met(2, None, 30), *met(3, 90, None)])
+    found = gain([*met(0, 40, 20), *met(1, 60, 50), *met(2, None, 30), *met(3, 90, None)])
     assert (found.base_steps, found.steps) == (50, 35)
     assert found.residual == pytest.approx(0.5)
-    never = worth([*met(0, None, 30), *met(1, 90, None)])
+    never = gain([*met(0, None, 30), *met(1, 90, None)])
     assert never.steps is None and never.base_steps is None
 
 
 @pytest.mark.parametrize("outcome, difference", [((0, 1), 1), ((1, 0), -1), ((1, 1), 0), ((0, 0), 0)])
 def test_where_every_pair_says_the_same_the_interval_is_that_point(outcome, difference):
-    found = worth(pairs(*[outcome] * 7))
+    found = gain(pairs(*[outcome] * 7))
     assert dataclasses.astuple(found.difference) == (difference,) * 3
     assert found.removed is None or dataclasses.astuple(found.removed) == (difference,) * 3
 
@@ -190,7 +217,7 @@ def test_with_branches_at_one_level_only_the_interval_is_that_of_the_binomial_di
         episodes = list(pairs(*outcomes))
     else:
         episodes = [e for d, outcome in enumerate(outcomes) for e in pairs(outcome, deployment=d)]
-    found = worth(episodes)
+    found = gain(episodes)
     assert (found.difference.low, found.difference.high) == pytest.approx(binomial_interval(fixed, count))
     assert found.removed == found.difference, "the base always fails"
 
@@ -198,7 +225,7 @@ def test_with_branches_at_one_level_only_the_interval_is_that_of_the_binomial_di
 def test_the_flat_case_is_the_paired_bootstrap():
     rng = np.random.default_rng(1)
     outcomes = rng.random((80, 2)) < (0.6, 0.8)
-    found = worth([e for d, pair in enumerate(outcomes) for e in pairs(pair, deployment=d)])
+    found = gain([e for d, pair in enumerate(outcomes) for e in pairs(pair, deployment=d)])
     before, after = outcomes.T.astype(float)
 
     def removed(base, memory, axis=-1):
@@ -219,9 +246,9 @@ def test_the_flat_case_is_the_paired_bootstrap():
 def test_failures_that_come_together_widen_the_interval():
     """Ten scenes of a deployment that say the same count as one: the interval is that of deployments."""
     outcomes = [(0, 1)] * 6 + [(0, 0)] * 6
-    together = worth([e for d, pair in enumerate(outcomes) for e in pairs(*[pair] * 10, deployment=d)])
+    together = gain([e for d, pair in enumerate(outcomes) for e in pairs(*[pair] * 10, deployment=d)])
     assert (together.difference.low, together.difference.high) == pytest.approx(binomial_interval(6, 12))
-    apart = worth([e for d, pair in enumerate(outcomes * 10) for e in pairs(pair, deployment=d)])
+    apart = gain([e for d, pair in enumerate(outcomes * 10) for e in pairs(pair, deployment=d)])
     assert apart.difference.low > together.difference.low and apart.difference.high < together.difference.high
 
 
@@ -252,9 +279,9 @@ def test_a_comparison_does_not_depend_on_the_order_of_episodes(outcomes, random)
     for (deployment, task, seed), (before, after) in outcomes.items():
         episodes.append(episode(seed, BASE, before, task, deployment))
         episodes.append(episode(seed, MEMORY, after, task, deployment, volume=5))
-    found = worth(episodes, resamples=200)
+    found = gain(episodes, resamples=200)
     random.shuffle(episodes)
-    assert worth(episodes, resamples=200) == found
+    assert gain(episodes, resamples=200) == found
     assert found.difference.value == pytest.approx((found.fixed - found.broke) / found.pairs)
     failures = sum(not before for before, _ in outcomes.values())
     assert (
@@ -266,14 +293,14 @@ def test_a_comparison_does_not_depend_on_the_order_of_episodes(outcomes, random)
         assert estimate.low <= estimate.high
 
 
-def test_every_way_is_compared_over_all_scenes_by_task_and_by_kind_of_shift():
+def test_every_condition_is_compared_over_all_scenes_by_task_and_by_kind_of_shift():
     episodes = [
         *pairs((0, 1), (0, 1), deployment=0, shifts={"yaw": 1.0, "gain": 0.5}),
         *pairs((1, 0), task="push", deployment=1, shifts={"gain": 0.4}),
-        *pairs((1, 0), task="push", deployment=1, shifts={"gain": 0.4}, way=WRONG),
+        *pairs((1, 0), task="push", deployment=1, shifts={"gain": 0.4}, condition=OTHER_MEMORY),
     ]
-    found = comparisons([e for e in episodes if e.way != WRONG], resamples=100)
-    summary = {(c.group, c.of): (c.pairs, c.fixed, c.broke) for c in found if c.way == MEMORY}
+    found = comparisons([e for e in episodes if e.condition != OTHER_MEMORY], resamples=100)
+    summary = {(c.group, c.of): (c.pairs, c.fixed, c.broke) for c in found if c.condition == MEMORY}
     assert summary == {
         ("all", ""): (3, 2, 1),
         ("task", "reach"): (2, 2, 0),
@@ -281,7 +308,7 @@ def test_every_way_is_compared_over_all_scenes_by_task_and_by_kind_of_shift():
         ("shift", "gain"): (3, 2, 1),
         ("shift", "yaw"): (2, 2, 0),
     }
-    assert [c.way for c in found if c.group == "all"] == [BASE, MEMORY]
+    assert [c.condition for c in found if c.group == "all"] == [BASE, MEMORY]
     base = found[0]
     assert (base.base, base.fixed, base.broke, base.difference.high) == (base.success, 0, 0, 0)
 
@@ -301,21 +328,21 @@ class Scheduled(Executor):
 
     @property
     def fills(self):
-        return [call for call in self.calls if isinstance(call, Fill)]
+        return [call for call in self.calls if isinstance(call, BankFill)]
 
     def submit(self, fn, /, call, output):
         assert fn is (run_job if isinstance(call, Job) else fill_bank)
         self.calls.append(call)
         future = Future()
-        if isinstance(call, Fill):
+        if isinstance(call, BankFill):
             future.set_result(None)
         elif call.task in self.failing:
             future.set_exception(RuntimeError(f"{call.task} failed"))
         else:
             future.set_result([
-                episode(scene(call.deployment, i), way.name, False, call.task, call.deployment, way.volume)
+                episode(scene(call.deployment, i), c.name, False, call.task, call.deployment, c.volume)
                 for i in range(call.episodes)
-                for way in call.ways
+                for c in call.conditions
             ])  # fmt: skip
         return future
 
@@ -324,7 +351,7 @@ TASKS = ("reach", "push")
 
 
 def jobs(deployments=(0,), tasks=TASKS, **changes):
-    return plan("libero_sim", tasks, deployments, **{"volumes": (2,), **changes})
+    return plan("metaworld_sim", tasks, deployments, **{"volumes": (2,), **changes})
 
 
 def evaluate(jobs, output, failing=()):
@@ -343,29 +370,31 @@ def test_banks_are_filled_before_anything_reads_them_and_every_episode_is_writte
         (bank, 3, ("push", "reach")) for bank in (0, 1, None)
     }
     assert executor.jobs == [(0, "reach"), (0, "push"), (1, "reach"), (1, "push")]
-    assert len(episodes) == 2 * 2 * len(jobs(volumes=(1, 3))[0].ways)
+    assert len(episodes) == 2 * 2 * len(jobs(volumes=(1, 3))[0].conditions)
     assert sorted(json.dumps(dataclasses.asdict(e)) for e in episodes) == sorted(lines(tmp_path / "new" / "results"))
 
 
 def test_the_base_alone_needs_no_bank(tmp_path):
-    assert evaluate([Job("libero_sim", None, "reach", 1, (BASES,))], tmp_path)[1].fills == []
+    assert evaluate([Job("metaworld_sim", None, "reach", 1, (BASES,))], tmp_path)[1].fills == []
 
 
 def test_a_second_run_does_what_is_missing_and_nothing_else(tmp_path):
     first, _ = evaluate(jobs(), tmp_path)
     both, executor = evaluate(jobs((0, 1)), tmp_path)
     assert executor.jobs == [(1, "reach"), (1, "push")]
-    assert [e for e in both if e.deployment == 0 and e.way != WRONG] == [e for e in first if e.way != WRONG]
+    assert [e for e in both if e.deployment == 0 and e.condition != OTHER_MEMORY] == [
+        e for e in first if e.condition != OTHER_MEMORY
+    ]
     again, executor = evaluate(jobs((0, 1)), tmp_path)
     assert again == both and executor.calls == []
 
 
-def test_a_new_way_or_volume_is_all_that_is_run_of_a_job(tmp_path):
+def test_a_new_condition_or_volume_is_all_that_is_run_of_a_job(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("")
     evaluate(jobs(), tmp_path / "out")
     _, executor = evaluate(jobs(volumes=(1, 2), variants={"mine": str(file)}), tmp_path / "out")
-    assert [[(way.name, way.volume) for way in job.ways] for job in executor.calls if isinstance(job, Job)] == [
+    assert [[(c.name, c.volume) for c in job.conditions] for job in executor.calls if isinstance(job, Job)] == [
         [(MEMORY, 1), ("mine", 2)]
     ] * 2
 
@@ -385,7 +414,7 @@ def test_a_line_that_a_crash_took_or_tore_is_made_again(tmp_path, left):
     (tmp_path / "episodes.jsonl").write_text("".join(line + "\n" for line in whole[:-1]) + whole[-1][:left])
     _, executor = evaluate(jobs(), tmp_path)
     (job,) = (call for call in executor.calls if isinstance(call, Job))
-    assert (job.task, [way.name for way in job.ways]) == (torn["task"], [torn["way"]])
+    assert (job.task, [c.name for c in job.conditions]) == (torn["task"], [torn["condition"]])
     assert sorted(lines(tmp_path)) == sorted(whole)
 
 
@@ -401,12 +430,12 @@ def test_a_directory_refuses_episodes_of_other_settings(tmp_path):
     first.write_text("a: 1"), second.write_text("a: 2")
     output = tmp_path / "out"
     evaluate(jobs(variants={"mine": str(first)}), output)
-    evaluate(jobs(), output)  # without a way that was there
+    evaluate(jobs(), output)  # without a condition that was run
     for other in (
         jobs(tasks=("reach",)),
         jobs(overlays=(first,)),
         jobs(variants={"mine": str(second)}),
-        [dataclasses.replace(job, robot="another") for job in jobs()],
+        [dataclasses.replace(job, graph="another") for job in jobs()],
     ):
         with pytest.raises(ValueError, match="name another directory"):
             evaluate(other, output)
@@ -424,44 +453,48 @@ def filled(tmp_path_factory):
     output = tmp_path_factory.mktemp("evaluation")
     for deployment in (None, 4):
         for volume in (1, 2):  # the second call adds what the first has left
-            fill_bank(Fill("libero_sim", deployment, ("coffee-button",), volume), str(output))
+            fill_bank(BankFill("metaworld_sim", deployment, ("coffee-button",), volume), str(output))
     return output
 
 
-def test_what_is_gathered_at_work_is_another_bank_of_the_same_deployment(tmp_path):
-    told = jobs(working={"memory of work": "w.yaml"}, recurring=True, episodes=3, overlays=("all.yaml",))
+def test_what_is_collected_at_work_is_another_bank_of_the_same_deployment(tmp_path):
+    planned = jobs(working={"memory from work": "w.yaml"}, recurring=True, episodes=3, overlays=("all.yaml",))
     for file in ("w.yaml", "all.yaml"):
         (tmp_path / file).write_text("{}")
     executor = Scheduled()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        run_all(told, tmp_path / "e", executor)
-    common = {"robot": "libero_sim", "tasks": ("push", "reach"), "volume": 2, "scenes": 3}
-    assert {fill.way: fill for fill in executor.fills if fill.deployment == 0} == {
-        "": Fill(deployment=0, overlays=("all.yaml",), **common),
-        "memory of work": Fill(deployment=0, overlays=("all.yaml", "w.yaml"), way="memory of work", **common),
+        run_all(planned, tmp_path / "e", executor)
+    common = {"graph": "metaworld_sim", "tasks": ("push", "reach"), "volume": 2, "scenes": 3}
+    assert {fill.condition: fill for fill in executor.fills if fill.deployment == 0} == {
+        "": BankFill(deployment=0, overlays=("all.yaml",), **common),
+        "memory from work": BankFill(
+            deployment=0, overlays=("all.yaml", "w.yaml"), condition="memory from work", **common
+        ),
     }
 
 
 @pytest.mark.simulator
 def test_a_bank_of_work_holds_corrected_rollouts_of_recurring_scenes(tmp_path):
-    probing = tmp_path / "probing.yaml"
-    exploration = {"mode": "noise", "rate": 1.0, "max_confidence": 1.0}
-    probing.write_text(yaml.safe_dump({"/efn/efn_corrector": {"ros__parameters": {"exploration": exploration}}}))
-    fill_bank(Fill("libero_sim", 4, ("coffee-button",), 3, (str(probing),), "memory of work", 1), str(tmp_path))
-    rollouts = BankReader(tmp_path / "banks" / "4-memory-of-work").snapshot().rollouts
+    exploring = tmp_path / "exploring.yaml"
+    exploration = {"mode": "noise", "episode_fraction": 1.0, "max_confidence": 1.0}
+    exploring.write_text(yaml.safe_dump({"/efn/efn_corrector": {"ros__parameters": {"exploration": exploration}}}))
+    fill_bank(
+        BankFill("metaworld_sim", 4, ("coffee-button",), 3, (str(exploring),), "memory from work", 1), str(tmp_path)
+    )
+    rollouts = BankReader(tmp_path / "banks" / "4-memory-from-work").snapshot().rollouts
     assert [r.record.seed for r in rollouts] == [scene(4, 0)] * 3
     first, *others = (r.arrays for r in rollouts)
     assert (first.modes == Mode.BASE).all(), "nothing is remembered yet"
     assert all((arrays.modes == Mode.CORRECTED).any() for arrays in others)
-    assert (others[0].executed[1] != others[1].executed[1]).any(), "the same scene is not probed alike twice"
+    assert (others[0].executed[1] != others[1].executed[1]).any(), "the same scene is not explored alike twice"
 
 
 @pytest.mark.simulator
 def test_a_bank_holds_rollouts_of_the_base_alone_on_scenes_of_its_own(filled):
     for deployment, name in ((None, "as-trained"), (4, "4")):
         rollouts = BankReader(filled / "banks" / name).snapshot().rollouts
-        assert [r.record.seed for r in rollouts] == [remembered_scene(deployment, i) for i in range(2)]
+        assert [r.record.seed for r in rollouts] == [bank_scene(deployment, i) for i in range(2)]
         assert all((r.arrays.residual == 0).all() for r in rollouts)
 
 
@@ -474,13 +507,13 @@ def test_recall_sees_the_first_rollouts_only(filled):
 
 
 @pytest.mark.simulator
-def test_a_scene_is_met_in_every_way_and_nothing_is_remembered_of_it(filled):
-    met = (BASES, Way(MEMORY, 0, 4), Way(MEMORY, 2, 4), Way(AS_TRAINED, 2, None))
-    base, empty, memory, nominal = run_job(Job("libero_sim", 4, "coffee-button", 1, met), str(filled))
-    assert [(e.way, e.volume) for e in (base, empty, memory, nominal)] == [(w.name, w.volume) for w in met]
+def test_a_scene_is_run_under_every_condition_and_nothing_is_remembered_of_it(filled):
+    met = (BASES, Condition(MEMORY, 0, 4), Condition(MEMORY, 2, 4), Condition(AS_TRAINED_MEMORY, 2, None))
+    base, empty, memory, nominal = run_job(Job("metaworld_sim", 4, "coffee-button", 1, met), str(filled))
+    assert [(e.condition, e.volume) for e in (base, empty, memory, nominal)] == [(c.name, c.volume) for c in met]
     assert {e.seed for e in (base, empty, memory, nominal)} == {scene(4, 0)}
     assert base.shifts == pytest.approx(sample_strengths(4), abs=1e-3)
-    assert dataclasses.replace(empty, way=BASE) == base, "without a rollout to recall, memory is exactly the base"
+    assert dataclasses.replace(empty, condition=BASE) == base, "without a rollout to recall, memory is exactly the base"
     assert (base.residual, base.corrected, base.confidence) == (0, 0, 0)
     assert memory.corrected > 0 and memory.residual > 0 and memory.confidence > 0
     assert nominal.corrected > 0 and nominal.trust < memory.trust, "the base as trained moved another arm"
@@ -495,8 +528,14 @@ def test_the_command_evaluates_and_writes_a_results_file(tmp_path, capsys):
     words += ["--output", str(tmp_path / "out"), "--results", str(results), "--ablation", f"still={overlay}"]
     assert main(words) == 0
     report = json.loads(results.read_text())
-    episodes = [Episode(**e) for e in report["episodes"]]
-    assert [(e.way, e.volume) for e in episodes] == [(BASE, 0), (MEMORY, 1), (RECALL, 1), ("still", 1), (WRONG, 1)]
+    episodes = [EvaluatedEpisode(**e) for e in report["episodes"]]
+    assert [(e.condition, e.volume) for e in episodes] == [
+        (BASE, 0),
+        (MEMORY, 1),
+        (RECALLED_ACTION, 1),
+        ("still", 1),
+        (OTHER_MEMORY, 1),
+    ]
     assert {(e.deployment, e.seed) for e in episodes} == {(None, 0)}
     assert episodes[3].residual == 0 and episodes[3].length == episodes[0].length
     assert report["comparisons"] == [dataclasses.asdict(c) for c in comparisons(episodes)]
@@ -514,7 +553,7 @@ def test_the_command_evaluates_and_writes_a_results_file(tmp_path, capsys):
         (["--ablation", "mine"], "give NAME=FILE"),
         (["--ablation", "mine=/nowhere.yaml"], "give NAME=FILE"),
         (["--deployments", "0"], "0 deployments"),
-        (["--params-file", str(config_directory() / "deployments" / "camera.yaml")], "give libero_bridge a deployment"),
+        (["--params-file", str(config_directory() / "deployments" / "camera.yaml")], "give sim_bridge a deployment"),
     ],
 )
 def test_the_command_says_what_it_cannot_do(tmp_path, words, message):
@@ -523,9 +562,11 @@ def test_the_command_says_what_it_cannot_do(tmp_path, words, message):
 
 
 def test_controls_of_a_learned_correction_are_the_recalled_action_and_a_network_without_memory(tmp_path):
-    checkpoint = tmp_path / "memoryless"
+    checkpoint = tmp_path / "no_memory"
     variants = _variants(tmp_path, True, checkpoint, ())
-    corrector = {name: Graph.load("libero_sim", [file]).parameters("efn_corrector") for name, file in variants.items()}
-    assert corrector[RECALL]["method"] == "recalled_action"
-    assert (corrector[MEMORYLESS]["method"], corrector[MEMORYLESS]["checkpoint"]) == ("learned", str(checkpoint))
+    corrector = {
+        name: Graph.load("metaworld_sim", [file]).parameters("efn_corrector") for name, file in variants.items()
+    }
+    assert corrector[RECALLED_ACTION]["method"] == "recalled_action"
+    assert (corrector[NO_MEMORY]["method"], corrector[NO_MEMORY]["checkpoint"]) == ("learned", str(checkpoint))
     assert _variants(tmp_path, False, None, ()) == {}, "memory is the recalled action already"

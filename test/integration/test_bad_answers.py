@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from efn_ros.msg import Chunk, CorrectedAction, Experiences, PolicyStep, QuantisedRows
+from efn_ros.msg import ActionChunk, CorrectedAction, ExperienceArray, PolicyStepStamped, QuantisedRows
 from efn_ros.srv import RetrieveExperience
 from harness import PACKAGED, RunningGraph
 from sample_rollouts import make_step
@@ -37,7 +37,7 @@ def corrector(start, run_mark) -> Callable[..., tuple[RunningGraph, object, list
         graph = start(*parameters, {"efn_corrector": {"deadline_s": 5.0}}, only=["efn_corrector"], on_exit="stop")
         node = graph.client.node
         node.create_service(RetrieveExperience, "retrieve", answer)
-        steps = node.create_publisher(PolicyStep, "policy_step", KEPT_STEPS)
+        steps = node.create_publisher(PolicyStepStamped, "policy_step", KEPT_STEPS)
         actions = graph.collect(CorrectedAction, "corrected_action", STEPS)
         graph.spin_until(lambda: steps.get_subscription_count() > 0, "nobody listens", 20.0)
         return graph, steps, actions
@@ -47,18 +47,22 @@ def corrector(start, run_mark) -> Callable[..., tuple[RunningGraph, object, list
 
 def no_steps(request, response):
     """An answer that names the first of no steps."""
-    response.success, response.drawn = True, 0
+    response.success, response.selected = True, 0
     return response
 
 
 def negative(request, response):
-    response.success, response.drawn = True, -7
+    response.success, response.selected = True, -7
     return response
 
 
 def ragged(request, response):
     """Columns of one step and none."""
-    response.steps, response.success, response.drawn = Experiences(rollout_id=["r"], horizon=4, action_size=4), True, 0
+    response.steps, response.success, response.selected = (
+        ExperienceArray(rollout_id=["r"], horizon=4, action_size=4),
+        True,
+        0,
+    )
     return response
 
 
@@ -104,7 +108,7 @@ def test_a_request_that_holds_no_decision_is_refused_in_words(start, request_):
     client = graph.client.node.create_client(RetrieveExperience, "retrieve")
     for _ in range(3):
         response = graph.client.call(client, request_)
-        assert not response.success and response.reason and response.drawn == -1
+        assert not response.success and response.reason and response.selected == -1
     assert graph.bringup.process("experience_retrieval").poll() is None
 
 
@@ -112,7 +116,7 @@ def test_an_error_that_nobody_foresaw_is_reported_and_the_next_decision_is_answe
     """A chunk of four billion empty rows: to hold for so long takes more memory than there is."""
     graph, steps, actions = corrector(no_steps, {"**": {"diagnostics_period_s": 0.1}})
     message = policy_step_to_msg(make_step("e0", 0, **SIZES).policy_step, 1, 2, to_time(0))
-    message.base = Chunk(horizon=2**32 - 1, action_size=0)
+    message.base = ActionChunk(horizon=2**32 - 1, action_size=0)
     steps.publish(message)
 
     def reported() -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus
-from efn_ros.msg import EpisodeState, Observation
+from efn_ros.msg import EpisodeState, ObservationStamped
 from harness import RunningGraph
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Header
@@ -34,7 +34,7 @@ class Robot:
 
     graph: RunningGraph
     kind: type
-    observations: list[Observation]
+    observations: list[ObservationStamped]
     cameras: dict[str, Any]
     joints: Any
     clock_ns: int = field(default=0)
@@ -62,11 +62,11 @@ class Robot:
         self.joints.publish(state or self.state(header))
         return header
 
-    def seen(self, header: Header) -> Observation | None:
+    def seen(self, header: Header) -> ObservationStamped | None:
         stamps = {from_time(o.context.header.stamp): o for o in self.observations}
         return stamps.get(from_time(header.stamp))
 
-    def look(self) -> Observation:
+    def look(self) -> ObservationStamped:
         """Send a good look and wait for its observation."""
         header = self.send()
         self.graph.spin_until(lambda: self.seen(header) is not None, "a good look has not become an observation", 30.0)
@@ -95,7 +95,7 @@ def robot(start) -> Callable[..., Robot]:
         }
         joints = node.create_publisher(JointState, "joint_states", LOSSLESS_SENSOR_DATA)
         episodes = node.create_publisher(EpisodeState, "episode", LATCHED)
-        robot = Robot(graph, kind, graph.collect(Observation, "observation", STEPS), cameras, joints)
+        robot = Robot(graph, kind, graph.collect(ObservationStamped, "observation", STEPS), cameras, joints)
         outputs = [*cameras.values(), joints, episodes]
         graph.spin_until(lambda: all(out.get_subscription_count() for out in outputs), "nobody listens", 60.0)
         episodes.publish(

@@ -12,23 +12,21 @@ from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from efn_ros.resources import config_directory
 from efn_ros.ros import conversions
 from efn_ros.ros.qos import LATCHED, SENSOR_DATA, STEPS
 from efn_ros.types import Correction, Mode, StepContext
 
 pytestmark = pytest.mark.integration
 
-GENIE = config_directory() / "worlds" / "agibot_g1_genie_sim.yaml"
-READY = {"activate": "when ready", "patience.state_s": 2.0, "patience.late_s": 3.0, "patience.stop_s": 5.0}
+READY = {"activate": "when ready", "timeouts.state_s": 2.0, "timeouts.late_s": 3.0, "timeouts.stop_s": 5.0}
 UNCHECKED = {"workspace.model": "", "workspace.wrists_apart_m": 0.0}
 
 
 class Robot:
-    """A robot that is where it was told to be last. told: of a command, joints and positions."""
+    """A robot that is where it was commanded to be last. target: of a command, joints and positions."""
 
-    def __init__(self, graph, topic, names, positions, kind, commands, told):
-        self.graph, self.at, self.step, self._told = graph, dict(zip(names, positions, strict=True)), 0, told
+    def __init__(self, graph, topic, names, positions, kind, commands, target):
+        self.graph, self.at, self.step, self._target = graph, dict(zip(names, positions, strict=True)), 0, target
         node = graph.client.node
         self.commands = []
         self._states = node.create_publisher(JointState, topic, SENSOR_DATA)
@@ -39,7 +37,7 @@ class Robot:
 
     def _speak(self):
         if self.commands:
-            self.at |= dict(zip(*self._told(self.commands[-1]), strict=True))
+            self.at |= dict(zip(*self._target(self.commands[-1]), strict=True))
         stamp = self.graph.client.node.get_clock().now().to_msg()
         state = JointState(name=list(self.at), position=list(self.at.values()))
         state.header.stamp = stamp
@@ -51,7 +49,7 @@ class Robot:
     def act(self, action, decisions=15):
         for _ in range(decisions):
             now_ns = time.time_ns()
-            context = StepContext("episode", self.step, now_ns, "task", "told")
+            context = StepContext("episode", self.step, now_ns, "task", "instruction")
             chunk = np.tile(np.float32(action), (30, 1))
             correction = Correction(context, chunk, chunk * 0, chunk, 0.0, Mode.BASE)
             self._actions.publish(conversions.correction_to_msg(correction, 0.0, now_ns, now_ns))
@@ -59,13 +57,13 @@ class Robot:
             self.graph.spin_for(1 / 30)
 
 
-def test_genie_sim_is_spoken_to_by_its_own_names_grippers_among_them(start):
+def test_genie_sim_is_commanded_by_its_own_names_grippers_among_them(start):
     arms = [f"idx{side}{i}_arm_{letter}_joint{i}" for side, letter in ((2, "l"), (6, "r")) for i in range(1, 8)]
     grippers = ["idx41_gripper_l_outer_joint1", "idx81_gripper_r_outer_joint1"]
     others = ["idx01_body_joint1", *grippers, *reversed(arms)]  # in another order, with joints that are not commanded
     at = dict(zip(arms, np.linspace(-0.5, 0.5, 14).tolist(), strict=True)) | dict.fromkeys(grippers, 0.78)
     graph = start(
-        {"agibot_g1_bridge": READY | UNCHECKED}, robot="agibot_g1", base={}, overlays=[GENIE],
+        {"agibot_g1_bridge": READY | UNCHECKED}, name="agibot_g1_genie_sim", base={},
         only=["agibot_g1_bridge"], ready=False,
     )  # fmt: skip
     robot = Robot(
@@ -94,7 +92,7 @@ def test_a_plain_arm_takes_trajectories(start):
     joints = [f"joint{i}" for i in range(1, 8)]
     at = [0.1, 0.2, 0.3, -1.0, 0.5, 1.0, 0.0]
     graph = start(
-        {"trajectory_bridge": READY}, robot="arm_7dof", base={}, only=["trajectory_bridge"], ready=False
+        {"trajectory_bridge": READY}, name="arm_7dof", base={}, only=["trajectory_bridge"], ready=False
     )  # fmt: skip
     robot = Robot(
         graph, "/joint_states", joints, at, JointTrajectory, "/arm_controller/joint_trajectory",
@@ -135,7 +133,7 @@ class PlainArm(Robot):
 
 @pytest.fixture
 def arm(start):
-    graph = start({"trajectory_bridge": READY}, robot="arm_7dof", base={}, only=["trajectory_bridge"], ready=False)
+    graph = start({"trajectory_bridge": READY}, name="arm_7dof", base={}, only=["trajectory_bridge"], ready=False)
     arm = PlainArm(graph)
     arm.until("holding")
     return arm

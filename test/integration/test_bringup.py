@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import END_S, LIBERO_SIM, READY_S, UNTRAINED, merged, processes_of, write_overlay
+from harness import END_S, METAWORLD_SIM, READY_S, UNTRAINED, merged, processes_of, write_overlay
 
 from efn_ros.ros.client import Client
 
@@ -20,13 +20,13 @@ pytestmark = [pytest.mark.integration, pytest.mark.simulator]
 
 @pytest.fixture
 def bring_up(tmp_path: Path, run_mark: str) -> Iterator[Callable[..., subprocess.Popen]]:
-    """`efn bringup libero_sim`, as a process of its own."""
+    """`efn bringup metaworld_sim`, as a process of its own."""
     started = []
 
     def bring_up(*words: str) -> subprocess.Popen:
         parameters = merged(UNTRAINED, {"**": {"bank": str(tmp_path / "bank")}})
         overlay = write_overlay(tmp_path / "overlay.yaml", parameters)
-        command = [sys.executable, "-m", "efn_ros.commands.main", "bringup", "libero_sim"]
+        command = [sys.executable, "-m", "efn_ros.commands.main", "bringup", "metaworld_sim"]
         with (tmp_path / "bringup.log").open("w") as log:
             process = subprocess.Popen(
                 [*command, "--params-file", str(overlay), *words], stdout=log, stderr=log, start_new_session=True
@@ -43,9 +43,9 @@ def bring_up(tmp_path: Path, run_mark: str) -> Iterator[Callable[..., subprocess
 
 
 def node_processes(mark: str) -> dict[str, int]:
-    """Executable to process id."""
+    """Node to process id."""
     running = processes_of(mark)
-    return {name: pid for name in LIBERO_SIM for pid, line in running.items() if f"efn_ros.nodes.{name} " in line}
+    return {name: pid for name in METAWORLD_SIM for pid, line in running.items() if f"__node:={name} " in line}
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float) -> float:
@@ -61,8 +61,8 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float) -> fl
 def test_a_signal_ends_every_process_within_five_seconds(bring_up, run_mark, number: signal.Signals):
     process = bring_up()
     with Client() as client:
-        client.wait_ready(LIBERO_SIM, READY_S)
-        assert set(node_processes(run_mark)) == set(LIBERO_SIM)
+        client.wait_ready(METAWORLD_SIM, READY_S)
+        assert set(node_processes(run_mark)) == set(METAWORLD_SIM)
         process.send_signal(number)
         wait_until(lambda: process.poll() is not None and not processes_of(run_mark), "processes are left", END_S)
     assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 0)
@@ -78,22 +78,22 @@ def test_a_signal_while_nodes_are_still_starting_leaves_none(bring_up, run_mark)
 def test_a_node_that_dies_is_restarted(bring_up, run_mark):
     process = bring_up("--on-exit", "restart")
     with Client() as client:
-        client.wait_ready(LIBERO_SIM, READY_S)
+        client.wait_ready(METAWORLD_SIM, READY_S)
         before = node_processes(run_mark)
         for name in ("efn_corrector", "camera_ingest"):
             os.kill(before[name], signal.SIGKILL)
         client.lifecycle.clear()
         wait_until(lambda: not before.items() <= node_processes(run_mark).items(), "they did not die", END_S)
-        client.wait_ready(LIBERO_SIM, READY_S)
+        client.wait_ready(METAWORLD_SIM, READY_S)
         after = node_processes(run_mark)
-        changed = {name for name in LIBERO_SIM if before[name] != after[name]}
+        changed = {name for name in METAWORLD_SIM if before[name] != after[name]}
         assert changed == {"efn_corrector", "camera_ingest"} and process.poll() is None
 
 
 def test_the_graph_stops_with_exit_code_1_where_a_death_is_to_stop_it(bring_up, run_mark, tmp_path):
     process = bring_up("--on-exit", "stop")
     with Client() as client:
-        client.wait_ready(LIBERO_SIM, READY_S)
+        client.wait_ready(METAWORLD_SIM, READY_S)
     os.kill(node_processes(run_mark)["bank_writer"], signal.SIGKILL)
     wait_until(lambda: process.poll() is not None and not processes_of(run_mark), "processes are left", END_S)
     assert process.returncode == 1

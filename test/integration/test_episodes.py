@@ -7,7 +7,7 @@ import signal
 
 import numpy as np
 import pytest
-from efn_ros.msg import CorrectedAction, EpisodeState, Observation, PolicyStep, WorldState
+from efn_ros.msg import CorrectedAction, EpisodeState, ObservationStamped, PolicyStepStamped, WorldState
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
@@ -25,10 +25,10 @@ def keys(messages) -> list[tuple[str, int, int]]:
 
 
 def test_every_image_becomes_exactly_one_corrected_action_and_the_episode_is_remembered(start):
-    graph = start({"libero_bridge": {"retry_s": 60.0}})
+    graph = start({"metaworld_bridge": {"retry_s": 60.0}})
     images = {side: graph.collect(Image, f"camera/{side}/image", LOSSLESS_SENSOR_DATA) for side in ("left", "right")}
     world = graph.collect(WorldState, "world_state", EVENTS)
-    topics = {"observation": Observation, "policy_step": PolicyStep, "corrected_action": CorrectedAction}
+    topics = {"observation": ObservationStamped, "policy_step": PolicyStepStamped, "corrected_action": CorrectedAction}
     seen = {topic: graph.collect(kind, topic, STEPS) for topic, kind in topics.items()}
 
     for number, (task, seed) in enumerate((("reach", 3), ("drawer-close", 4)), start=1):
@@ -92,7 +92,7 @@ def test_an_episode_that_is_not_to_be_recorded_or_corrected_is_neither(start):
 
 
 def test_in_realtime_the_world_holds_while_the_policy_is_late_and_goes_on_after(start):
-    graph = start({"libero_bridge": {"pacing": "realtime"}, "camera_ingest": {"lossless": False}})
+    graph = start({"metaworld_bridge": {"pacing": "realtime"}, "camera_ingest": {"lossless": False}})
     world = graph.collect(WorldState, "world_state", EVENTS)
     actions = graph.collect(CorrectedAction, "corrected_action", STEPS)
 

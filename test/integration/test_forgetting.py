@@ -2,7 +2,7 @@
 
 import pytest
 from efn_ros.msg import CorrectedAction
-from efn_ros.srv import Forget
+from efn_ros.srv import ForgetRollouts
 
 from efn_ros.ros.qos import STEPS
 
@@ -11,10 +11,10 @@ pytestmark = [pytest.mark.integration, pytest.mark.simulator]
 
 def test_what_is_forgotten_is_gone_at_the_next_episode_and_a_budget_is_kept(start):
     graph = start({"bank_writer": {"retention": {"strategy": "recency", "rollouts": 3}}})
-    forget = graph.client.node.create_client(Forget, "bank_writer/forget")
+    forget = graph.client.node.create_client(ForgetRollouts, "bank_writer/forget")
 
     def ask(**request):
-        return graph.client.call(forget, Forget.Request(**request))
+        return graph.client.call(forget, ForgetRollouts.Request(**request))
 
     ids = [graph.run_episode("reach", seed).state.episode_id for seed in range(4)]
     removed = len(ids) + 1  # revisions: four rollouts, then one that went

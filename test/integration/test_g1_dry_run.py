@@ -7,23 +7,22 @@ import time
 
 import numpy as np
 import pytest
+import yaml
 from efn_ros.msg import BridgeState, CorrectedAction, EpisodeState
 from efn_ros.srv import EndEpisode
-from harness import write_overlay
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Int32
 from std_srvs.srv import SetBool, Trigger
+from wire import Wire
 
 from efn_ros.ros.conversions import from_field
 from efn_ros.ros.qos import LATCHED, SENSOR_DATA, STEPS
-from efn_ros.ros.wire import Wire
-from efn_ros.runtime.graph import dry_run
 
 pytestmark = [pytest.mark.integration, pytest.mark.simulator]
 
 RATE_HZ, VELOCITY, ACCELERATION, JERK, TRACKING = 100.0, 1.0, 3.0, 10.0, 0.2
 QUIET = {"**": {"diagnostics_period_s": 0.2}}
-INSTRUCTION, CAMERA = "sway", "camera/head/image"
+INSTRUCTION, CAMERA = "move", "camera/head/image"
 
 
 class Watched:
@@ -41,7 +40,7 @@ class Watched:
         return self.states[-1].reason
 
     def begin(self):
-        return self.graph.start_episode("sway", instruction=INSTRUCTION)
+        return self.graph.start_episode("move", instruction=INSTRUCTION)
 
     def call(self, kind, name, **request):
         client = self.graph.client.node.create_client(kind, name)
@@ -69,7 +68,7 @@ class Watched:
 
 @pytest.fixture
 def robot(start):
-    graph = start(robot="agibot_g1", base=QUIET, overlays=[dry_run("agibot_g1")], ready=False)
+    graph = start(name="agibot_g1_dry_run", base=QUIET, ready=False)
     watched = Watched(graph)
     graph.wait_active()
     return watched
@@ -90,13 +89,15 @@ def test_a_dry_run_moves_the_arms_within_every_limit_and_remembers(robot):
     robot.until("tracking")
     robot.graph.spin_for(4.0)
     commands, measured = robot.positions(robot.commands), robot.positions(robot.measured)
-    assert np.ptp(measured[-300:], axis=0).min() > 0.05, "every joint sways"
+    assert np.ptp(measured[-300:], axis=0).min() > 0.05, "every joint moves"
     assert_within(commands)
     assert {state.state for state in robot.states[-2:]} <= {"tracking", "holding"}
     assert robot.call(EndEpisode, "end_episode", outcome=EpisodeState.OUTCOME_SUCCESS).success
     client = robot.graph.client
-    robot.graph.spin_until(lambda: client.episode.saved or client.episode.unsaved, "nobody says what became of it")
-    assert client.episode.saved, client.episode.unsaved
+    robot.graph.spin_until(
+        lambda: client.episode.saved or client.episode.not_saved_reason, "nobody says what became of it"
+    )
+    assert client.episode.saved, client.episode.not_saved_reason
     robot.until("holding")
     assert [rollout.record.robot for rollout in robot.graph.rollouts()] == ["agibot_g1_simulated"]
 
@@ -133,19 +134,21 @@ def test_a_fault_of_the_robot_stops_it_with_the_reason_in_words_and_a_reset_rele
 def wired(start, tmp_path):
     """Through a wire: joint states, actions, commands and a camera."""
     remap = {
-        "remap.agibot_g1_bridge": ["arm_state:=wire/arm_state", "corrected_action:=wire/corrected_action"],
-        "remap.agibot_g1_driver": ["arm_command:=wire/arm_command"],
-        "remap.camera_ingest": ["joint_states:=proprioception", f"{CAMERA}:=wire/{CAMERA}"],
+        "agibot_g1_bridge": {"arm_state": "wire/arm_state", "corrected_action": "wire/corrected_action"},
+        "agibot_g1_driver": {"arm_command": "wire/arm_command"},
+        "camera_ingest": {CAMERA: f"wire/{CAMERA}"},
     }
+    nodes = {node: {"remap": names} for node, names in remap.items()}
+    document = tmp_path / "wired.yaml"
+    document.write_text(yaml.safe_dump({"extends": "agibot_g1_dry_run", "nodes": nodes}))
     topics = (
         ("arm_state", JointState, SENSOR_DATA),
         ("corrected_action", CorrectedAction, STEPS),
         ("arm_command", JointState, STEPS),
         (CAMERA, Image, SENSOR_DATA),
     )
-    overlays = [dry_run("agibot_g1"), write_overlay(tmp_path / "wire.yaml", {"graph": remap})]
     with Wire(topics) as wire:
-        graph = start(robot="agibot_g1", base=QUIET, overlays=overlays, ready=False)
+        graph = start(name=str(document), base=QUIET, ready=False)
         watched = Watched(graph)
         graph.wait_active()
         yield watched, wire

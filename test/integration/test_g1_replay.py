@@ -8,24 +8,21 @@ import pytest
 from builtin_interfaces.msg import Time
 from efn_ros.msg import CorrectedAction, EpisodeState
 from efn_ros.srv import EndEpisode
-from harness import write_overlay
 from rosbags.rosbag2 import Reader
 from rosgraph_msgs.msg import Clock
 from sample_bags import write_bag
 from sensor_msgs.msg import Image, JointState
 
-from efn_ros.resources import config_directory
 from efn_ros.ros.qos import LOSSLESS_SENSOR_DATA, SENSOR_DATA, STEPS
-from efn_ros.runtime.graph import dry_run
+from efn_ros.runtime.graph import Graph
 
 pytestmark = [pytest.mark.integration, pytest.mark.simulator]
 
-REPLAY = config_directory() / "worlds" / "agibot_g1_replay.yaml"
 QUIET = {"**": {"diagnostics_period_s": 0.2}}
-TASK, RECORDED_S, TICK_NS = "sway", 3.0, 5_000_000
+TASK, RECORDED_S, TICK_NS = "move", 3.0, 5_000_000
 CAMERAS = ("head", "hand_left", "hand_right")
 TOPICS = {f"camera/{name}/image": Image for name in CAMERAS} | {"proprioception": JointState}
-WITHOUT = {"graph": {"without": ["agibot_g1_bridge", "agibot_g1_driver"]}}
+OF_THE_ROBOT = {f"/efn/camera/{name}/image": f"/camera/{name}_color" for name in CAMERAS}
 
 
 def record(graph, path):
@@ -49,7 +46,10 @@ def play(graph, bag):
     """As `ros2 bag play --clock` does, from a second before its first message, with the episode begun there."""
     node = graph.client.node
     clock = node.create_publisher(Clock, "/clock", 10)
-    outs = {f"/efn/{topic}": node.create_publisher(kind, topic, LOSSLESS_SENSOR_DATA) for topic, kind in TOPICS.items()}
+    outs = {
+        f"/efn/{topic}": node.create_publisher(kind, OF_THE_ROBOT.get(f"/efn/{topic}", topic), LOSSLESS_SENSOR_DATA)
+        for topic, kind in TOPICS.items()
+    }
     with Reader(bag) as reader:
         messages = [(stamp, connection.topic, bytes(raw)) for connection, stamp, raw in reader.messages()]
     now_ns = messages[0][0] - 1_000_000_000
@@ -71,15 +71,14 @@ def play(graph, bag):
 
 
 def test_a_recorded_dry_run_is_replayed_in_shadow(start, tmp_path):
-    dry = [dry_run("agibot_g1")]
-    graph = start(robot="agibot_g1", base=QUIET, overlays=dry)
+    graph = start(name="agibot_g1_dry_run", base=QUIET)
     graph.spin_for(0.5)
     bag = record(graph, tmp_path / "bag")
     (remembered,) = graph.rollouts()
     graph.bringup.end()
 
-    overlays = [*dry, REPLAY, write_overlay(tmp_path / "without.yaml", WITHOUT)]
-    again = start(robot="agibot_g1", base=QUIET, overlays=overlays, ready=False, use_sim_time=True)
+    policy = {"vla_policy": Graph.load("agibot_g1_dry_run").parameters("vla_policy")}
+    again = start(policy, name="agibot_g1_replay", base=QUIET, ready=False, use_sim_time=True)
     actions = again.collect(CorrectedAction, "corrected_action", STEPS)
     play(again, bag)
     assert len(actions) > RECORDED_S * 30 / 2

@@ -20,7 +20,7 @@ from efn_ros.types import Outcome
 pytestmark = [pytest.mark.integration, pytest.mark.simulator]
 
 DECISIONS = 50  # of an episode that does not succeed
-LOST_MEMORY = {"experience_retrieval is not there", "the memory did not answer within its deadline"}
+LOST_MEMORY = {"experience_retrieval is not running", "memory did not answer within its deadline"}
 
 
 def test_without_its_memory_the_loop_goes_on_with_base_actions_until_it_is_back(start, tmp_path: Path):
@@ -52,7 +52,7 @@ def test_without_its_memory_the_loop_goes_on_with_base_actions_until_it_is_back(
 
 
 def test_a_camera_ingest_that_was_killed_goes_on_with_the_next_decision(start):
-    graph = start({"libero_bridge": {"retry_s": 0.5}})
+    graph = start({"metaworld_bridge": {"retry_s": 0.5}})
     actions = graph.collect(CorrectedAction, "corrected_action", STEPS)
     graph.start_episode()
     graph.spin_until(lambda: len(actions) >= 8, "no actions")
@@ -71,11 +71,11 @@ def test_an_episode_that_leaves_nothing_is_settled_at_once(start):
     for _ in range(3):  # a writer that has just begun may not have found the manager yet, and misses a beginning
         episode_id = graph.start_episode()
         graph.client.abort("nothing has come yet")
-        graph.spin_until(lambda: bool(graph.client.episode.unsaved), "it is not said whether it is remembered")
+        graph.spin_until(lambda: bool(graph.client.episode.not_saved_reason), "it is not said whether it is remembered")
         assert (graph.client.episode.episode_id, graph.client.episode.saved) == (episode_id, False)
-        if graph.client.episode.unsaved == "it held no whole step":
+        if graph.client.episode.not_saved_reason == "it held no whole step":
             return
-    raise AssertionError(graph.client.episode.unsaved)
+    raise AssertionError(graph.client.episode.not_saved_reason)
 
 
 def test_bank_writer_killed_at_any_moment_leaves_a_whole_bank(start):
@@ -109,7 +109,7 @@ def test_bank_writer_killed_at_any_moment_leaves_a_whole_bank(start):
 
 
 def settled(episode: EpisodeState) -> bool:
-    return episode.saved or bool(episode.unsaved)
+    return episode.saved or bool(episode.not_saved_reason)
 
 
 def check_bank(graph: RunningGraph, lengths: dict[str, int]) -> None:

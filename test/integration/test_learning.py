@@ -1,4 +1,4 @@
-"""Learning at work over real processes: what the bank has gathered is learnt, proven, switched to and undone."""
+"""Learning at work over real processes: what the bank holds is learned, accepted, switched to and undone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from efn_ros.msg import CorrectedAction, EpisodeState, Observation, PolicyStep
+from efn_ros.msg import CorrectedAction, EpisodeState, ObservationStamped, PolicyStepStamped
 from efn_ros.srv import EndEpisode
 from harness import READY_S, RunningGraph
 from lifecycle_msgs.msg import Transition
@@ -23,11 +23,11 @@ from efn_ros.types import StepContext
 pytestmark = pytest.mark.integration
 
 NODES = ("episode_manager", "experience_retrieval", "efn_corrector", "bank_writer", "efn_trainer")
-REMEMBERED, LEAST_NEW = 28, 30
+REMEMBERED, MIN_NEW = 28, 30
 
 
 def parameters(origin: Path) -> dict:
-    learning = {name: value for name, value in asdict(CONFIG).items()} | {"least_new": LEAST_NEW}
+    learning = {name: value for name, value in asdict(CONFIG).items()} | {"min_new_rollouts": MIN_NEW}
     limits = {f"limits.{name}": [float("inf")] for name in ("velocity", "acceleration", "jerk", "reject")}
     limits |= {
         "limits.low": [-9.0] * 3,
@@ -36,10 +36,10 @@ def parameters(origin: Path) -> dict:
         "limits.holds_last": [False],
     }
     corrector = {"method": "learned", "checkpoint": str(origin), "gain": 1.0, "deadline_s": 10.0, "control_steps": 1}
-    corrector["exploration.mode"] = "off"  # what is added is then what the network says
+    corrector["exploration.mode"] = "off"  # what is added is then what the network proposes
     return {
         "**": {"learn": True, "tokens_width": 24, "descriptor_size": 16, "projection_seed": 3},
-        "experience_retrieval": {"k": RECALL.k, "context": RECALL.context, "codes": ""},
+        "experience_retrieval": {"k": RECALL.k, "random_steps": RECALL.random_steps, "codes": ""},
         "efn_corrector": {**corrector, **limits, "limits.measured": [-1]},
         "efn_trainer": learning,
     }
@@ -54,8 +54,8 @@ class Robot:
 
     def __post_init__(self) -> None:
         client, create = self.graph.client, self.graph.client.node.create_publisher
-        self._observations = create(Observation, "observation", KEPT_STEPS)
-        self._steps = create(PolicyStep, "policy_step", KEPT_STEPS)
+        self._observations = create(ObservationStamped, "observation", KEPT_STEPS)
+        self._steps = create(PolicyStepStamped, "policy_step", KEPT_STEPS)
         self._actions = self.graph.collect(CorrectedAction, "corrected_action", STEPS)
         self._end = client.node.create_client(EndEpisode, "end_episode")
         self._asked = {
@@ -88,10 +88,12 @@ class Robot:
         client = self.graph.client
         request = EndEpisode.Request(outcome=EpisodeState.OUTCOME_SUCCESS)
         assert client.call(self._end, request).success
-        self.graph.spin_until(lambda: client.episode.saved or client.episode.unsaved, "the episode is not settled")
-        assert client.episode.saved, client.episode.unsaved
+        self.graph.spin_until(
+            lambda: client.episode.saved or client.episode.not_saved_reason, "the episode is not settled"
+        )
+        assert client.episode.saved, client.episode.not_saved_reason
 
-    def live(self) -> np.ndarray:
+    def run_episode(self) -> np.ndarray:
         """A whole episode of two decisions; what was added in the first."""
         episode = self.begin()
         added = [self.decide(episode, step) for step in (0, 1)]
@@ -111,12 +113,12 @@ class Robot:
         self.graph.spin_until(lambda: part in self.fact(node, key), f"{node} does not say {part!r}")
 
 
-def test_what_was_gathered_is_proven_switched_to_with_the_next_episode_and_undone(start, tmp_path):
+def test_what_the_bank_holds_is_learned_switched_to_with_the_next_episode_and_undone(start, tmp_path):
     bank, origin = remember(tmp_path / "bank", patterned(REMEMBERED)), checkpoint(tmp_path / "origin")
     robot = Robot(start(parameters(origin), only=NODES, base={"**": {"diagnostics_period_s": 0.1}}))
-    robot.until("efn_trainer", "learning", f"nothing to prove yet: {REMEMBERED} of {LEAST_NEW} rollouts")
+    robot.until("efn_trainer", "learning", f"nothing to validate yet: {REMEMBERED} of {MIN_NEW} rollouts")
     while robot.played < 3:
-        np.testing.assert_array_equal(robot.live(), 0.0)
+        np.testing.assert_array_equal(robot.run_episode(), 0.0)
     robot.until("efn_trainer", "candidate", "candidate 1 is offered: error")
     assert len(robot.fact("efn_trainer", "losses").split(", ")) == CONFIG.epochs
     candidates = json.loads(robot.ask("candidates"))
@@ -129,10 +131,10 @@ def test_what_was_gathered_is_proven_switched_to_with_the_next_episode_and_undon
     robot.succeed()
     assert robot.fact("efn_corrector", "checkpoint").startswith("0 ")
 
-    np.testing.assert_allclose(robot.live(), PATTERN, atol=0.12)
+    np.testing.assert_allclose(robot.run_episode(), PATTERN, atol=0.12)
     robot.until("efn_corrector", "checkpoint", f"1 {candidates['checkpoints'][1]['fingerprint']}")
     robot.ask("undo")
-    np.testing.assert_array_equal(robot.live(), 0.0)
+    np.testing.assert_array_equal(robot.run_episode(), 0.0)
     robot.until("efn_corrector", "checkpoint", "0 ")
 
     entries = [json.loads(line) for line in (bank / "efn" / "switches.jsonl").read_text().splitlines()]

@@ -1,12 +1,11 @@
-"""LIBERO through the same graph, with the parameter file that users lay over it."""
+"""LIBERO through its own graph."""
 
 from __future__ import annotations
 
 import pytest
-from efn_ros.msg import CorrectedAction, EpisodeState, Observation
+from efn_ros.msg import CorrectedAction, EpisodeState, ObservationStamped
 from efn_ros.srv import EndEpisode
 
-from efn_ros.resources import config_directory
 from efn_ros.ros.qos import STEPS
 from efn_ros.types import Outcome
 from efn_ros.worlds.libero import SUITES, find_files
@@ -27,9 +26,9 @@ def tasks() -> dict[str, str]:
 
 
 def test_tasks_of_both_suites_run_are_judged_by_the_operator_and_remembered(start, tasks):
-    graph = start(robot="libero_sim", base={}, overlays=[config_directory() / "worlds" / "libero.yaml"])
+    graph = start(name="libero_sim", base={})
     actions = graph.collect(CorrectedAction, "corrected_action", STEPS)
-    observations = graph.collect(Observation, "observation", STEPS)
+    observations = graph.collect(ObservationStamped, "observation", STEPS)
     end = graph.client.node.create_client(EndEpisode, "end_episode")
 
     for number, suite in enumerate(SUITES, start=1):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from harness import LIBERO_SIM, READY_S, RunningGraph
+from harness import METAWORLD_SIM, READY_S, RunningGraph
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 
@@ -15,7 +15,7 @@ class Lifecycles:
 
     def __init__(self, graph: RunningGraph) -> None:
         self._client, self._change, self._get = graph.client, {}, {}
-        for name in (node.executable for node in graph.graph.nodes):
+        for name in (node.name for node in graph.graph.nodes):
             self._change[name] = graph.client.node.create_client(ChangeState, f"{name}/change_state")
             self._get[name] = graph.client.node.create_client(GetState, f"{name}/get_state")
 
@@ -33,7 +33,7 @@ class Lifecycles:
 def test_every_node_goes_through_its_lifecycle_twice_and_works(start):
     graph = start(ready=False, autostart=False)
     manager = Lifecycles(graph)
-    assert len(graph.graph.nodes) == len(LIBERO_SIM)
+    assert len(graph.graph.nodes) == len(METAWORLD_SIM)
     assert manager.states() == {"unconfigured"}
     graph.spin_for(1.0)
     assert manager.states() == {"unconfigured"}, "a node started by itself"
@@ -95,8 +95,8 @@ def test_a_node_that_cannot_be_configured_stays_unconfigured_and_says_why(start)
     [
         ("vla_policy", "policy", "nonsense", "policy 'nonsense' is unknown; there are"),
         ("vla_policy", "horizon", 0, "horizon"),
-        ("libero_bridge", "pacing", "nonsense", "pacing is 'nonsense'; it must be 'lockstep' or 'realtime'"),
-        ("libero_bridge", "world", "nonsense", "world 'nonsense' is unknown; there are"),
+        ("metaworld_bridge", "pacing", "nonsense", "pacing is 'nonsense'; it must be 'lockstep' or 'realtime'"),
+        ("metaworld_bridge", "world", "nonsense", "world 'nonsense' is unknown; there are"),
         ("efn_corrector", "gain", 7.0, "gain"),
         ("efn_corrector", "rate_hz", "fast", "rate_hz"),
         ("experience_retrieval", "temperature", 0.0, "temperature"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from efn_ros.msg import CorrectedAction, EpisodeState, Observation, PolicyStep
+from efn_ros.msg import CorrectedAction, EpisodeState, ObservationStamped, PolicyStepStamped
 from rclpy.qos import QoSProfile
 from sample_bags import MCAP, SQLITE3, write_bag
 
@@ -18,8 +18,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.simulator]
 
 TOPICS = {
     "episode": (EpisodeState, LATCHED),
-    "observation": (Observation, EVERY_KEPT_STEP),
-    "policy_step": (PolicyStep, EVERY_KEPT_STEP),
+    "observation": (ObservationStamped, EVERY_KEPT_STEP),
+    "policy_step": (PolicyStepStamped, EVERY_KEPT_STEP),
     "corrected_action": (CorrectedAction, EVERY_KEPT_STEP),
 }
 
@@ -55,9 +55,9 @@ def test_a_recorded_graph_is_imported_byte_for_byte_as_it_was_remembered(start, 
     assert set(remembered) == {*episodes, stopped}
     for storage in (SQLITE3, MCAP):
         bag, bank = write_bag(tmp_path / f"bag_{storage.name}", said, storage), tmp_path / f"imported_{storage.name}"
-        words = ["bank", "import", str(bank), str(bag), "--params-file", str(tmp_path / "overlay_libero_sim.yaml")]
+        words = ["bank", "import", str(bank), str(bag), "--params-file", str(tmp_path / "overlay_metaworld_sim.yaml")]
         assert main([*words, "--json"]) == 0
-        assert json.loads(capsys.readouterr().out) == {"added": list(remembered), "there_already": []}
+        assert json.loads(capsys.readouterr().out) == {"added": list(remembered), "already_present": []}
         assert payloads(bank) == remembered
         assert main([*words, "--json"]) == 0
-        assert json.loads(capsys.readouterr().out) == {"added": [], "there_already": list(remembered)}
+        assert json.loads(capsys.readouterr().out) == {"added": [], "already_present": list(remembered)}

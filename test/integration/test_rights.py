@@ -1,4 +1,4 @@
-"""What the running graph beside an AgiBot G1 says, hears and serves is what its policy allows."""
+"""What the running graph beside an AgiBot G1 publishes, subscribes to and serves is what its policy allows."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ASKED = {"publish": "publisher", "subscribe": "subscriber", "reply": "service", 
 
 
 def test_every_node_stays_within_its_rights(start):
-    graph = start(robot="agibot_g1", base={"**": {"diagnostics_period_s": 0.2}}, ready=False)
-    graph.wait_active(*(node.executable for node in Graph.load("agibot_g1").nodes if node.executable != BRIDGE))
+    graph = start(name="agibot_g1", base={"**": {"diagnostics_period_s": 0.2}}, ready=False)
+    graph.wait_active(*(name for name in Graph.load("agibot_g1").names if name != BRIDGE))
     client = graph.client
     graph.spin_until(lambda: client.lifecycle.get(BRIDGE) == "inactive", "the bridge says nothing", READY_S)
     profiles = {profile.get("node"): profile for profile in ElementTree.parse(policy_file("agibot_g1")).iter("profile")}
-    for name in (node.executable for node in graph.graph.nodes):
+    for name in graph.graph.names:
         for right, what in ASKED.items():
             found = getattr(client.node, f"get_{what}_names_and_types_by_node")(name, "/efn")
             allowed = {e.text for group in profiles[name].findall(f"*[@{right}='ALLOW']") for e in group}

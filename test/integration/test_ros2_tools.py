@@ -19,7 +19,7 @@ from efn_ros.msg import CorrectedAction, EpisodeState
 from harness import (
     END_S,
     EPISODE_S,
-    LIBERO_SIM,
+    METAWORLD_SIM,
     READY_S,
     TRUSTING,
     UNTRAINED,
@@ -50,7 +50,7 @@ pytestmark = [
     ),
 ]
 
-ARGUMENTS = {"namespace", "params_file", "use_sim_time", "autostart", "log_level", "bank", "on_exit"}
+ARGUMENTS = {"namespace", "params_file", "use_sim_time", "autostart", "log_level", "bank", "on_exit", "graph"}
 ALONE = ("--no-daemon", "--spin-time", "4")  # a daemon would outlive the test
 
 
@@ -104,7 +104,7 @@ def end(process: subprocess.Popen, mark: str) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("robot", ["libero_sim", "agibot_g1", "arm_7dof", "replay"])
+@pytest.mark.parametrize("robot", ["metaworld_sim", "agibot_g1", "arm_7dof", "replay"])
 def test_every_argument_of_a_launch_file_is_described(robot):
     shown = ros2("launch", "efn_ros", f"{robot}.launch.py", "--show-args")
     described = dict(re.findall(r"'(\w+)':\n +(\S.*)\n", shown))
@@ -114,16 +114,22 @@ def test_every_argument_of_a_launch_file_is_described(robot):
 
 def test_ros2_shows_the_interfaces():
     shown = ros2("interface", "show", "efn_ros/msg/CorrectedAction")
-    for line in ("uint8 CORRECTED=0", "uint8 STOPPED=3", "StepContext context", "Chunk corrected", "string reason"):
+    for line in (
+        "uint8 CORRECTED=0",
+        "uint8 STOPPED=3",
+        "StepHeader context",
+        "ActionChunk corrected",
+        "string reason",
+    ):
         assert re.search(rf"^{re.escape(line)}", shown, re.MULTILINE), line
     assert "uint64 seed" in ros2("interface", "show", "efn_ros/srv/StartEpisode")
 
 
 @pytest.mark.simulator
 def test_ros2_launch_runs_the_graph_that_the_tools_look_into(launch, run_mark):
-    process = launch("libero_sim", merged(UNTRAINED, {"efn_corrector": {"gain": 0.25}}))
+    process = launch("metaworld_sim", merged(UNTRAINED, {"efn_corrector": {"gain": 0.25}}))
     with Client() as client:
-        client.wait_ready(LIBERO_SIM, READY_S)
+        client.wait_ready(METAWORLD_SIM, READY_S)
         record = client.run_episode("reach", TASKS["reach"], 0, timeout_s=EPISODE_S)
         assert record.state.saved and len(record.actions) == record.state.decisions
 
@@ -143,9 +149,9 @@ def test_ros2_launch_runs_the_graph_that_the_tools_look_into(launch, run_mark):
 
 @pytest.mark.simulator
 def test_ros2_launch_restarts_or_stops_as_it_is_told(launch, run_mark):
-    process = launch("libero_sim", UNTRAINED, on_exit="stop", namespace="elsewhere")
+    process = launch("metaworld_sim", UNTRAINED, on_exit="stop", namespace="elsewhere")
     with Client("elsewhere") as client:
-        client.wait_ready(LIBERO_SIM, READY_S)
+        client.wait_ready(METAWORLD_SIM, READY_S)
         assert client.node.count_publishers("/elsewhere/episode") == 1
     for pid, line in processes_of(run_mark).items():
         if "efn_ros/episode_manager" in line:
@@ -158,7 +164,7 @@ def test_ros2_launch_restarts_or_stops_as_it_is_told(launch, run_mark):
 
 def test_the_graph_beside_an_agibot_g1_starts_without_moving_it_and_ends(launch, run_mark):
     process = launch("agibot_g1", {"**": {"diagnostics_period_s": 0.2}})
-    bridge, others = "agibot_g1_bridge", [node.executable for node in Graph.load("agibot_g1").nodes]
+    bridge, others = "agibot_g1_bridge", [node.name for node in Graph.load("agibot_g1").nodes]
     others.remove(bridge)
     with Client() as client:
         client.wait_ready(others, READY_S)
@@ -198,7 +204,7 @@ def test_replayed_images_are_corrected_on_their_own_clock_and_nothing_is_remembe
             clock.publish(Clock(clock=stamp))
             return stamp
 
-        client.wait_ready([node.executable for node in Graph.load("replay").nodes], READY_S, watch=advance)
+        client.wait_ready([node.name for node in Graph.load("replay").nodes], READY_S, watch=advance)
         task, instruction = rollout.record.task, rollout.record.instruction
         client.start_episode(task, instruction, seed=0, record=False)
         client.spin_until(lambda: client.episode.phase == EpisodeState.RUNNING, 30.0, "the episode has not begun")

@@ -9,7 +9,7 @@ from efn_ros.types import Observation, StepContext
 
 def test_an_unknown_policy_is_named():
     with pytest.raises(
-        ValueError, match="policy 'gato' is unknown; there are 'pocket_vla', 'untrained', 'constant' and 'sway'"
+        ValueError, match="policy 'gato' is unknown; there are 'pocket_vla', 'untrained', 'constant' and 'sine'"
     ):
         load_policy("gato")
 

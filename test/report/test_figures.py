@@ -6,7 +6,15 @@ import cv2
 import numpy as np
 import pytest
 
-from efn_ros.report.figures import BASE, MEMORY, OTHER, WORK, changes_figure, demo_figure, volumes_figure
+from efn_ros.report.figures import (
+    BASE_COLOR,
+    MEMORY_COLOR,
+    OTHER_COLOR,
+    WORK_COLOR,
+    changes_figure,
+    demo_figure,
+    volumes_figure,
+)
 from efn_ros.report.provenance import here
 
 
@@ -30,12 +38,12 @@ def read(path):
     return cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
 
 
-def test_a_figure_has_a_bar_for_each_task_and_way_as_high_as_its_share(tmp_path):
+def test_a_figure_has_a_bar_for_each_task_and_condition_as_high_as_its_share(tmp_path):
     path = tmp_path / "new" / "demo.png"
     stages = {"infer": np.full(20, 0.01), "total": np.linspace(0.01, 0.05, 20)}
     demo_figure(path, ["push", "reach"], [0.25, 0.5], [0.75, 1.0], stages)
     image = read(path)
-    grey, orange = bars(image, BASE), bars(image, MEMORY)
+    grey, orange = bars(image, BASE_COLOR), bars(image, MEMORY_COLOR)
     assert len(grey) == len(orange) == 2
     full = orange[1]
     assert full > 100
@@ -47,10 +55,18 @@ def test_a_figure_needs_no_latencies(tmp_path):
     assert (tmp_path / "demo.png").stat().st_size > 0
 
 
-def compared(way="memory", volume=4, group="all", of="", success=0.5, fixed=0, broke=0, steps=60.0):
+def compared(condition="memory", volume=4, group="all", of="", success=0.5, fixed=0, broke=0, steps=60.0):
     estimate = {"value": success, "low": success - 0.1, "high": success + 0.1}
     return {
-        **{"group": group, "of": of, "way": way, "volume": volume, "pairs": 9, "base": estimate, "success": estimate},
+        **{
+            "group": group,
+            "of": of,
+            "condition": condition,
+            "volume": volume,
+            "pairs": 9,
+            "base": estimate,
+            "success": estimate,
+        },
         **{"fixed": fixed, "broke": broke, "steps": steps, "base_steps": steps, "residual": 0.1, "trust": 0.9},
     }
 
@@ -66,21 +82,21 @@ def test_what_memory_fixed_and_broke_is_as_long_as_it_is_often(tmp_path):
     widths = {
         colour: [box[cv2.CC_STAT_WIDTH] for box in sorted(boxes(image, colour), key=lambda b: b[cv2.CC_STAT_TOP])
                  if box[cv2.CC_STAT_HEIGHT] > 40]
-        for colour in (MEMORY, OTHER)
+        for colour in (MEMORY_COLOR, OTHER_COLOR)
     }  # fmt: skip
-    assert len(widths[MEMORY]) == 2 and len(widths[OTHER]) == 1
-    longest = widths[MEMORY][0]
+    assert len(widths[MEMORY_COLOR]) == 2 and len(widths[OTHER_COLOR]) == 1
+    longest = widths[MEMORY_COLOR][0]
     assert longest > 100
-    assert [widths[MEMORY][1] / longest, widths[OTHER][0] / longest] == pytest.approx([0.5, 0.5], abs=0.02)
+    assert [widths[MEMORY_COLOR][1] / longest, widths[OTHER_COLOR][0] / longest] == pytest.approx([0.5, 0.5], abs=0.02)
 
 
 def test_success_by_volume_rises_as_it_does(tmp_path):
-    base = compared(way="base", volume=0, success=0.2)
+    base = compared(condition="base", volume=0, success=0.2)
     curve = [compared(volume=volume, success=share) for volume, share in ((1, 0.3), (2, 0.5), (4, 0.9))]
     figure = tmp_path / "volumes.png"
     volumes_figure(figure, {"comparisons": [base, *reversed(curve)]})
     image = read(figure)
-    mask = (np.abs(image[:, : image.shape[1] // 3].astype(int) - rgb(MEMORY)).max(axis=-1) < 4).astype(np.uint8)
+    mask = (np.abs(image[:, : image.shape[1] // 3].astype(int) - rgb(MEMORY_COLOR)).max(axis=-1) < 4).astype(np.uint8)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
     line = labels == 1 + np.argmax(stats[1:, cv2.CC_STAT_WIDTH])
     middle = [np.flatnonzero(column).mean() for column in line.T if column.any()]
@@ -88,11 +104,13 @@ def test_success_by_volume_rises_as_it_does(tmp_path):
     assert (first - second) / (first - last) == pytest.approx((0.5 - 0.3) / (0.9 - 0.3), abs=0.05)
     assert first - last > 100
     without = tmp_path / "without.png"
-    volumes_figure(without, {"comparisons": [base, compared(steps=None), compared(way="wrong memory", steps=None)]})
+    volumes_figure(
+        without, {"comparisons": [base, compared(steps=None), compared(condition="wrong memory", steps=None)]}
+    )
     assert not np.array_equal(read(without), image)
-    working = [compared(way="memory of work and noise", volume=volume, success=0.95) for volume in (4, 2)]
+    working = [compared(condition="memory from work with noise", volume=volume, success=0.95) for volume in (4, 2)]
     volumes_figure(figure, {"comparisons": [base, *curve, *working]})
-    drawn = (np.abs(read(figure).astype(int) - rgb(WORK)).max(axis=-1) < 4).sum()
+    drawn = (np.abs(read(figure).astype(int) - rgb(WORK_COLOR)).max(axis=-1) < 4).sum()
     assert drawn > 100, "what was gathered at work is a curve of its own"
 
 

@@ -53,7 +53,7 @@ def query(seed):
 
 
 def every_cosine(rollouts, key):
-    """(cosine, place of the rollout) of every step that is not blank, likest first."""
+    """(cosine, place of the rollout) of every step that is not blank, most similar first."""
     found = []
     for place, rollout in enumerate(rollouts):
         for step in rollout.steps:
@@ -64,8 +64,8 @@ def every_cosine(rollouts, key):
 
 
 def found_by(index, snapshot, key, hits=1000, eligible=True):
-    index.follow(snapshot)
-    among = index.among(snapshot, np.broadcast_to(eligible, len(snapshot.rollouts)))
+    index.update(snapshot)
+    among = index.restrict(snapshot, np.broadcast_to(eligible, len(snapshot.rollouts)))
     return among.search(key, hits) if among else (np.zeros(0, int), np.zeros(0))
 
 
@@ -92,7 +92,7 @@ def test_the_steps_found_are_the_nearest_of_all_that_are_eligible(snapshot, roll
 @settings(max_examples=50)
 @given(held=st.lists(subsets, min_size=1, max_size=6), exact=st.sampled_from([0, 10, 40, 1000]))
 def test_whatever_was_added_and_forgotten_before_it_finds_what_the_bank_holds_now(snapshot, rollouts, held, exact):
-    index, key = StepIndex(exact=exact, lists=2), query(0)
+    index, key = StepIndex(exact_steps=exact, lists=2), query(0)
     for chosen in held:
         found = found_by(index, only(snapshot, chosen), key)
         expected = every_cosine([rollouts[i] for i in chosen], key)
@@ -109,7 +109,7 @@ def test_a_remembered_key_finds_its_step_first_and_blank_steps_are_not_found(sna
             assert (found == (place, True)) == (step.correction.mode is not Mode.HOLD)
 
 
-def test_of_equally_like_steps_the_newest_come_first(tmp_path):
+def test_of_equally_similar_steps_the_newest_come_first(tmp_path):
     snapshot = fill(tmp_path, [make_rollout(name, 2, seed=5) for name in "abc"])
     places, cosines = found_by(StepIndex(), snapshot, query(0))
     assert places.tolist() == [2, 1, 0, 2, 1, 0] and len(set(cosines.tolist())) == 2
@@ -123,7 +123,7 @@ def many(tmp_path_factory):
 
 @pytest.mark.parametrize("eligible", [60, 3])
 def test_beyond_the_steps_that_are_all_compared_nearly_all_of_the_nearest_are_found(many, eligible):
-    (made, snapshot), index, shares = many, StepIndex(exact=1000, lists=256), []
+    (made, snapshot), index, shares = many, StepIndex(exact_steps=1000, lists=256), []
     for seed in range(50):
         key = query(seed)
         tenth = every_cosine(made[:eligible], key)[9][0]
@@ -147,7 +147,7 @@ def test_what_is_eligible_is_found_however_little_and_far_away_it_is(tmp_path):
     here = rng.standard_normal(PROJECTION.output_size)
     made = [make_rollout(f"r{i}", 50, image=1, cameras=("left",)) for i in range(20)]
     made = [seeing(rollout, here if i < 10 else -here, rng) for i, rollout in enumerate(made)]
-    snapshot, index, key = fill(tmp_path, made), StepIndex(exact=500, lists=128), quantise(here).q
+    snapshot, index, key = fill(tmp_path, made), StepIndex(exact_steps=500, lists=128), quantise(here).q
     for eligible in (range(10, 20), [13]):
         expected = [(cosine, place) for cosine, place in every_cosine(made, key) if place in eligible]
         found = found_by(index, snapshot, key, 50, np.isin(np.arange(20), eligible))
@@ -157,11 +157,11 @@ def test_what_is_eligible_is_found_however_little_and_far_away_it_is(tmp_path):
 
 def test_what_is_added_later_is_not_found_in_an_older_snapshot(snapshot):
     index, few = StepIndex(), only(snapshot, [0, 3])
-    index.follow(few)
-    among, key = index.among(few, np.ones(2, bool)), query(1)
+    index.update(few)
+    among, key = index.restrict(few, np.ones(2, bool)), query(1)
     before = among.search(key, 1000)
     for later in (snapshot, only(snapshot, [5])):  # the last forgets nearly all, upon which it is made anew
-        index.follow(later)
+        index.update(later)
         np.testing.assert_array_equal(among.search(key, 1000), before)
 
 
@@ -169,18 +169,18 @@ def test_what_is_forgotten_is_given_back_once_it_is_more_than_half(snapshot):
     index, sizes = StepIndex(), []
     for chosen in (range(12), range(9), [3]):
         held = only(snapshot, chosen)
-        index.follow(held)
-        among = index.among(held, np.ones(len(held.rollouts), bool))
+        index.update(held)
+        among = index.restrict(held, np.ones(len(held.rollouts), bool))
         sizes.append((among.count, among.index.ntotal))
     assert sizes == [(78, 78), (54, 78), (11, 11)]
 
 
 def test_where_nothing_is_eligible_there_is_nothing_to_search(tmp_path, snapshot):
     index, nothing = StepIndex(), BankReader(tmp_path).snapshot()
-    index.follow(nothing)
-    assert index.among(nothing, np.zeros(0, bool)) is None
-    index.follow(snapshot)
-    assert index.among(snapshot, np.zeros(13, bool)) is None
+    index.update(nothing)
+    assert index.restrict(nothing, np.zeros(0, bool)) is None
+    index.update(snapshot)
+    assert index.restrict(snapshot, np.zeros(13, bool)) is None
 
 
 def test_a_key_of_another_size_is_refused(snapshot):
@@ -190,7 +190,7 @@ def test_a_key_of_another_size_is_refused(snapshot):
 
 def test_making_it_leaves_the_threads_of_faiss_as_they_were(snapshot):
     before = faiss.omp_get_max_threads()
-    StepIndex(exact=1, lists=2).follow(snapshot)
+    StepIndex(exact_steps=1, lists=2).update(snapshot)
     assert faiss.omp_get_max_threads() == before
 
 
@@ -210,7 +210,7 @@ def test_a_corrupt_rollout_is_named_or_left_out(tmp_path):
     made, key = [make_rollout(name, 4) for name in "abc"], query(0)
     damage(fill(tmp_path, made), "b")
     with pytest.raises(BankCorruptionError, match="rollout 'b'.*tensor 'key.q' is not what was written"):
-        StepIndex().follow(BankReader(tmp_path).snapshot())
+        StepIndex().update(BankReader(tmp_path).snapshot())
     reader = BankReader(tmp_path, skip_corrupt=True)
     found = found_by(StepIndex(), reader.snapshot(), key)
     assert set(found[0].tolist()) == {0, 2} and reader.corrupt.keys() == {"b"}
@@ -232,7 +232,7 @@ def test_where_hardly_anything_can_be_read_all_of_that_is_compared(tmp_path):
     made, key = [make_rollout(name, 4) for name in "abc"], query(0)
     damage(fill(tmp_path, made), "a", "b")
     snapshot = BankReader(tmp_path, skip_corrupt=True).snapshot()
-    places, cosines = found_by(StepIndex(exact=1, lists=6), snapshot, key)
+    places, cosines = found_by(StepIndex(exact_steps=1, lists=6), snapshot, key)
     assert places.tolist() == [2] * 4
     np.testing.assert_allclose(cosines, [cosine for cosine, _ in every_cosine(made[2:], key)], atol=1e-5)
 
@@ -241,19 +241,19 @@ def test_a_payload_that_is_gone_is_forgotten_or_lost_as_the_caller_says(tmp_path
     snapshot, index = fill(tmp_path, [make_rollout(name) for name in "ab"]), StepIndex()
     snapshot.rollouts[1].path.unlink()
     with pytest.raises(FileNotFoundError):
-        index.follow(snapshot)
+        index.update(snapshot)
     with pytest.raises(BankCorruptionError, match="rollout 'b': it is not there"):
-        index.follow(snapshot, lost=True)
+        index.update(snapshot, missing_is_corrupt=True)
 
 
 def test_an_error_on_the_way_is_made_up_for_the_next_time(tmp_path, snapshot, rollouts):
     """The lists too, which are learnt first."""
-    made, key, index = [make_rollout(name, 4) for name in "abc"], query(0), StepIndex(exact=5, lists=2)
+    made, key, index = [make_rollout(name, 4) for name in "abc"], query(0), StepIndex(exact_steps=5, lists=2)
     whole = fill(tmp_path, made)
     content = whole.rollouts[2].content()
     damage(whole, "c")
     with pytest.raises(BankCorruptionError):
-        index.follow(whole)
+        index.update(whole)
     whole.rollouts[2].path.write_bytes(content)
     found = found_by(index, whole, key)
     assert len(found[0]) == 12

@@ -14,7 +14,8 @@ from efn_ros.bank.store.rollout import StepsCache
 from efn_ros.features.codes import Codes
 from efn_ros.features.keys import unit
 from efn_ros.features.sketches import quantise
-from efn_ros.retrieval import RecallConfig, Retriever
+from efn_ros.retrieval import RetrievalConfig, Retriever
+from efn_ros.retrieval.similarity import CueWeights
 from efn_ros.types import Mode, Outcome
 
 TWIN = ("twin-a", "twin-b")  # two rollouts that differ in nothing but their names
@@ -66,12 +67,15 @@ def cosine(a, b):
 def reference(rollouts, step, config):
     """(score, similarity, rollout_id, step) of every candidate, best first."""
     allowed = [r for r in rollouts if not config.success_only or r.outcome == Outcome.SUCCESS]
-    likeness = lambda r: round(cosine(r.steps[0].policy_step.instruction_embedding, step.instruction_embedding), 5)  # noqa: E731
-    newest_first = sorted(reversed(allowed), key=lambda r: -likeness(r))[: config.rollouts_n]
+
+    def of_instruction(rollout):
+        return round(cosine(rollout.steps[0].policy_step.instruction_embedding, step.instruction_embedding), 5)
+
+    newest_first = sorted(reversed(allowed), key=lambda r: -of_instruction(r))[: config.max_rollouts]
     chosen = [r for r in allowed if r in newest_first]
     mean_length = sum(r.length for r in chosen) / len(chosen)
     states = [s.policy_step.proprio for r in chosen for s in r.steps]
-    total = config.visual + config.latent + config.proprio
+    total = config.weights.visual + config.weights.latent + config.weights.proprio
     found = []
     for rollout in chosen:
         for recorded in rollout.steps:
@@ -81,9 +85,9 @@ def reference(rollouts, step, config):
                 sigma = config.proprio_sigma or (max(values) - min(values)) / 3
                 kernel += (float(past.proprio[p]) - float(step.proprio[p])) ** 2 / (2 * sigma**2) if sigma else 0
             similarity = (
-                config.visual * (1 + cosine(past.key.dequantise(), step.key.dequantise())) / 2
-                + config.latent * (1 + cosine(*(quantise(unit(s.latent.mean(0))).q for s in (past, step)))) / 2
-                + config.proprio * math.exp(-kernel)
+                config.weights.visual * (1 + cosine(past.key.dequantise(), step.key.dequantise())) / 2
+                + config.weights.latent * (1 + cosine(*(quantise(unit(s.latent.mean(0))).q for s in (past, step)))) / 2
+                + config.weights.proprio * math.exp(-kernel)
             ) / total
             prior = math.exp(-config.beta * rollout.length / mean_length)
             score = config.lambda_ * similarity + (1 - config.lambda_) * prior
@@ -94,15 +98,13 @@ def reference(rollouts, step, config):
 
 weights = st.floats(0.05, 1)
 configs = st.builds(
-    RecallConfig,
-    rollouts_n=st.integers(1, 10),
+    RetrievalConfig,
+    max_rollouts=st.integers(1, 10),
     k=st.integers(1, 40),
     temperature=st.floats(0.01, 1),
     lambda_=st.floats(0, 1),
     beta=st.floats(0, 3),
-    visual=weights,
-    latent=weights,
-    proprio=weights,
+    weights=st.builds(CueWeights, weights, weights, weights),
     proprio_sigma=st.none() | st.floats(0.5, 3),
     success_only=st.booleans(),
 )
@@ -129,7 +131,7 @@ def test_recall_is_what_the_equations_say(reader, rollouts, config, seed):
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32), floor=st.floats(0, 0.9))
 def test_confidence_is_the_expected_similarity_above_the_floor_times_the_share_of_successes(reader, seed, floor):
-    recall = Retriever(reader, RecallConfig(k=5, confidence_floor=floor)).recall(query(seed))
+    recall = Retriever(reader, RetrievalConfig(k=5, confidence_floor=floor)).recall(query(seed))
     above = sum(s.probability * max(0, (s.similarity - floor) / (1 - floor)) for s in recall.steps)
     successes = sum(s.outcome == Outcome.SUCCESS for s in recall.steps) / 5
     assert recall.confidence == pytest.approx(above * successes, abs=1e-6) and 0 <= recall.confidence <= 1
@@ -140,8 +142,8 @@ def test_confidence_is_the_expected_similarity_above_the_floor_times_the_share_o
 
 def test_a_remembered_step_recalls_itself_first(reader, rollouts):
     for index, recorded in enumerate(rollouts[4].steps):
-        recall = Retriever(reader, RecallConfig(lambda_=1, argmax=True)).recall(recorded.policy_step)
-        first = recall.steps[recall.drawn]
+        recall = Retriever(reader, RetrievalConfig(lambda_=1, argmax=True)).recall(recorded.policy_step)
+        first = recall.steps[recall.selected]
         assert (first.rollout_id, first.step) == ("r4", index)
         assert first.similarity == pytest.approx(1, abs=1e-4)
         np.testing.assert_array_equal(recall.sketch.q, recorded.policy_step.sketch.q)
@@ -150,7 +152,7 @@ def test_a_remembered_step_recalls_itself_first(reader, rollouts):
 def test_what_came_after_is_recalled_too_and_the_last_step_is_its_own_successor(reader, rollouts):
     steps = rollouts[3].steps
     for index, recorded in enumerate(steps):
-        recall = Retriever(reader, RecallConfig(lambda_=1, argmax=True)).recall(recorded.policy_step)
+        recall = Retriever(reader, RetrievalConfig(lambda_=1, argmax=True)).recall(recorded.policy_step)
         after = steps[min(index + 1, len(steps) - 1)].policy_step
         np.testing.assert_array_equal(recall.successor.q, after.sketch.q)
         np.testing.assert_array_equal(recall.successor.scale, after.sketch.scale)
@@ -160,7 +162,7 @@ def test_what_came_after_is_recalled_too_and_the_last_step_is_its_own_successor(
 def test_what_came_before_is_recalled_too_and_before_the_first_step_the_robot_stood_still(reader, rollouts):
     steps = rollouts[3].steps
     for index, recorded in enumerate(steps):
-        first = Retriever(reader, RecallConfig(lambda_=1, argmax=True)).recall(recorded.policy_step).steps[0]
+        first = Retriever(reader, RetrievalConfig(lambda_=1, argmax=True)).recall(recorded.policy_step).steps[0]
         earlier = steps[max(index - 1, 0)]
         np.testing.assert_array_equal(first.proprio_before, earlier.policy_step.proprio)
         np.testing.assert_array_equal(first.executed_before, earlier.correction.corrected if index else 0 * first.base)
@@ -169,11 +171,11 @@ def test_what_came_before_is_recalled_too_and_before_the_first_step_the_robot_st
 def test_what_each_step_saw_is_recalled_where_it_is_asked_for(reader, rollouts):
     saw = {(r.episode_id, s.policy_step.context.step): s.policy_step.sketch for r in rollouts for s in r.steps}
     query = rollouts[3].steps[1].policy_step
-    plain = Retriever(reader, RecallConfig(k=3, context=4)).recall(query)
+    plain = Retriever(reader, RetrievalConfig(k=3, random_steps=4)).recall(query)
     assert plain.codes == "" and {step.code.shape for step in plain.steps} == {(0,)}
     rng = np.random.default_rng(0)
     codes = Codes(rng.normal(size=query.sketch.q.size), rng.normal(size=(query.sketch.q.size, 5)))
-    recall = Retriever(reader, RecallConfig(k=3, context=4, codes=codes)).recall(query)
+    recall = Retriever(reader, RetrievalConfig(k=3, random_steps=4, codes=codes)).recall(query)
     assert recall.codes == codes.identity and len(recall.steps) == 7
     for step in recall.steps:
         expected = (saw[step.rollout_id, step.step].dequantise().ravel() - codes.mean) @ codes.basis
@@ -188,7 +190,7 @@ def test_a_rollout_is_encoded_once_for_all_the_episodes_that_recall_it(reader, r
             asked.append(len(sketches))
             return super().__call__(sketches)
 
-    retriever = Retriever(reader, RecallConfig(k=50, codes=Noting(np.zeros(size), np.ones((size, 2)))))
+    retriever = Retriever(reader, RetrievalConfig(k=50, codes=Noting(np.zeros(size), np.ones((size, 2)))))
     for episode in ("a", "b"):
         step = rollouts[3].steps[1].policy_step
         recall = retriever.recall(
@@ -200,12 +202,12 @@ def test_a_rollout_is_encoded_once_for_all_the_episodes_that_recall_it(reader, r
 def test_sketches_of_another_size_are_not_encoded(reader, rollouts):
     codes = Codes(np.zeros(7), np.ones((7, 2)))
     with pytest.raises(ValueError, match="the EFN of these codes reads 7"):
-        Retriever(reader, RecallConfig(codes=codes)).recall(rollouts[3].steps[1].policy_step)
+        Retriever(reader, RetrievalConfig(codes=codes)).recall(rollouts[3].steps[1].policy_step)
 
 
 def test_an_experience_carries_what_was_remembered(reader, rollouts):
     rollout, recorded = rollouts[3], rollouts[3].steps[1]
-    recall = Retriever(reader, RecallConfig(lambda_=1)).recall(recorded.policy_step)
+    recall = Retriever(reader, RetrievalConfig(lambda_=1)).recall(recorded.policy_step)
     first = recall.steps[0]
     assert (first.instruction, first.outcome, first.rollout_length) == (
         rollout.instruction, rollout.outcome, rollout.length
@@ -217,35 +219,35 @@ def test_an_experience_carries_what_was_remembered(reader, rollouts):
     assert recall.revision == 9 and recall.reason == ""
 
 
-def test_only_rollouts_with_the_likest_instructions_are_candidates(reader, rollouts):
+def test_only_rollouts_with_the_most_similar_instructions_are_candidates(reader, rollouts):
     step = query(instruction_embedding=instruction(1, 6 / 4))
-    recall = Retriever(reader, RecallConfig(rollouts_n=2, k=100)).recall(step)
+    recall = Retriever(reader, RetrievalConfig(max_rollouts=2, k=100)).recall(step)
     assert {recalled.rollout_id for recalled in recall.steps} == {"r5", "r6"}
 
 
-def test_of_equally_like_rollouts_the_newest_are_candidates(tmp_path):
+def test_of_equally_similar_rollouts_the_newest_are_candidates(tmp_path):
     reader = fill(tmp_path, [make_rollout(f"e{i}") for i in range(5)])
-    recall = Retriever(reader, RecallConfig(rollouts_n=2, k=100)).recall(query())
+    recall = Retriever(reader, RetrievalConfig(max_rollouts=2, k=100)).recall(query())
     assert {recalled.rollout_id for recalled in recall.steps} == {"e3", "e4"}
 
 
 def test_there_are_no_more_candidates_than_asked_for_however_long_a_rollout_is(tmp_path):
     reader = fill(tmp_path, [make_rollout("old", 5), make_rollout("long", 30), make_rollout("new", 4)])
     for most, expected in ((1000, {"old", "long", "new"}), (38, {"long", "new"}), (9, {"new"}), (1, {"new"})):
-        recall = Retriever(reader, RecallConfig(steps_n=most, k=100)).recall(query())
+        recall = Retriever(reader, RetrievalConfig(max_steps=most, k=100)).recall(query())
         assert set(recall.steps.rollout_id) == expected, most
 
 
 def test_equal_candidates_rank_in_the_order_they_were_stored(reader, rollouts):
     step = rollouts[-1].steps[1].policy_step
     for k in (1, 2, 30):
-        recall = Retriever(reader, RecallConfig(k=k)).recall(step)
+        recall = Retriever(reader, RetrievalConfig(k=k)).recall(step)
         assert list(recall.steps.rollout_id[:2]) == list(TWIN[:k])
 
 
-def test_shorter_rollouts_win_between_like_steps(tmp_path):
+def test_shorter_rollouts_win_between_similar_steps(tmp_path):
     reader = fill(tmp_path, [make_rollout(name, seed=4, length=n) for name, n in (("long", 90), ("short", 30))])
-    recall = Retriever(reader, RecallConfig(k=2)).recall(make_rollout("x", seed=4).steps[0].policy_step)
+    recall = Retriever(reader, RetrievalConfig(k=2)).recall(make_rollout("x", seed=4).steps[0].policy_step)
     assert [recalled.rollout_id for recalled in recall.steps] == ["short", "long"]
 
 
@@ -257,7 +259,7 @@ def test_blank_steps_are_not_recalled_but_follow(tmp_path):
         second, policy_step=still, correction=dataclasses.replace(second.correction, mode=Mode.HOLD)
     )
     reader = fill(tmp_path, [dataclasses.replace(rollout, steps=(first, second, third))])
-    recall = Retriever(reader, RecallConfig(lambda_=1, argmax=True)).recall(first.policy_step)
+    recall = Retriever(reader, RetrievalConfig(lambda_=1, argmax=True)).recall(first.policy_step)
     assert sorted(recalled.step for recalled in recall.steps) == [0, 2]
     np.testing.assert_array_equal(recall.successor.q, second.policy_step.sketch.q)
 
@@ -265,7 +267,7 @@ def test_blank_steps_are_not_recalled_but_follow(tmp_path):
 def test_a_missing_cue_leaves_its_weight_to_the_others(tmp_path):
     reader = fill(tmp_path, [make_rollout(latent=(0, 0), proprio=0)])
     step = make_rollout(latent=(0, 0), proprio=0).steps[1].policy_step
-    recall = Retriever(reader, RecallConfig(lambda_=1)).recall(step)
+    recall = Retriever(reader, RetrievalConfig(lambda_=1)).recall(step)
     assert recall.steps[0].step == 1 and recall.steps[0].similarity == pytest.approx(1, abs=1e-4)
 
 
@@ -273,13 +275,13 @@ def test_a_missing_cue_leaves_its_weight_to_the_others(tmp_path):
 
 
 def test_draws_have_the_frequencies_of_the_softmax(reader):
-    retriever, count = Retriever(reader, RecallConfig(k=4, temperature=0.1)), 3000
+    retriever, count = Retriever(reader, RetrievalConfig(k=4, temperature=0.1)), 3000
     step = query()
-    retriever.begin("query", step.instruction_embedding)
+    retriever.begin(step)
     drawn = np.zeros(4)
     for seed in range(count):
         recall = retriever.recall(dataclasses.replace(step, context=dataclasses.replace(step.context, seed=seed)))
-        drawn[recall.drawn] += 1
+        drawn[recall.selected] += 1
     probability = np.array([recalled.probability for recalled in recall.steps])
     assert (probability > 0.01).all()
     np.testing.assert_array_less(
@@ -288,19 +290,19 @@ def test_draws_have_the_frequencies_of_the_softmax(reader):
 
 
 def test_the_same_seed_and_step_draw_the_same_whatever_came_before(reader):
-    config = RecallConfig(temperature=1.0)
+    config = RetrievalConfig(temperature=1.0)
     queries = [query(seed, step) for seed in (0, 1, 2**64 - 1, -1) for step in range(5)]
     forward = Retriever(reader, config)
-    drawn = [forward.recall(step).drawn for step in queries]
+    drawn = [forward.recall(step).selected for step in queries]
     backward = Retriever(reader, config)
-    assert [backward.recall(step).drawn for step in reversed(queries)] == drawn[::-1]
+    assert [backward.recall(step).selected for step in reversed(queries)] == drawn[::-1]
     assert len(set(drawn)) > 3
 
 
 def test_argmax_takes_the_best_for_certain(reader):
     for seed in range(20):
-        recall = Retriever(reader, RecallConfig(temperature=10, argmax=True)).recall(query(seed))
-        assert recall.drawn == 0
+        recall = Retriever(reader, RetrievalConfig(temperature=10, argmax=True)).recall(query(seed))
+        assert recall.selected == 0
         assert [recalled.probability for recalled in recall.steps] == [1] + [0] * 15
 
 
@@ -309,7 +311,7 @@ def test_argmax_takes_the_best_for_certain(reader):
 
 def test_an_empty_bank_recalls_nothing_and_says_so(tmp_path):
     recall = Retriever(BankReader(tmp_path)).recall(query())
-    assert (len(recall.steps), recall.drawn, recall.sketch, recall.confidence) == (0, -1, None, 0)
+    assert (len(recall.steps), recall.selected, recall.sketch, recall.confidence) == (0, -1, None, 0)
     assert recall.reason == "the bank is empty"
 
 
@@ -323,22 +325,22 @@ def test_rollouts_of_another_policy_are_left_out(reader, rollouts):
 
 
 def test_nothing_similar_enough_is_recalled_as_nothing(reader):
-    recall = Retriever(reader, RecallConfig(min_similarity=0.999)).recall(query())
-    assert not recall.steps and recall.drawn == -1 and recall.candidates > 0
+    recall = Retriever(reader, RetrievalConfig(min_similarity=0.999)).recall(query())
+    assert not recall.steps and recall.selected == -1 and recall.candidates > 0
     assert "nothing is similar enough" in recall.reason and "0.999" in recall.reason
 
 
-def test_what_is_too_unlike_is_left_out_of_the_k(reader, rollouts):
+def test_what_is_not_similar_enough_is_left_out_of_the_k(reader, rollouts):
     step = rollouts[2].steps[0].policy_step
-    recall = Retriever(reader, RecallConfig(k=100, min_similarity=0.6)).recall(step)
-    expected = reference(rollouts, step, RecallConfig(min_similarity=0.6))
+    recall = Retriever(reader, RetrievalConfig(k=100, min_similarity=0.6)).recall(step)
+    expected = reference(rollouts, step, RetrievalConfig(min_similarity=0.6))
     assert {(s.rollout_id, s.step) for s in recall.steps} == {candidate[2:] for candidate in expected}
     assert len(recall.steps) < recall.candidates
 
 
 def test_a_bank_of_failures_holds_nothing_for_who_wants_successes(tmp_path):
     reader = fill(tmp_path, [make_rollout(outcome=Outcome.FAILURE)])
-    assert Retriever(reader, RecallConfig(success_only=True)).recall(query()).reason == "the bank holds no success"
+    assert Retriever(reader, RetrievalConfig(success_only=True)).recall(query()).reason == "the bank holds no success"
     assert Retriever(reader).recall(query()).confidence == 0
 
 
@@ -352,7 +354,7 @@ def test_an_episode_sees_the_bank_as_it_was_at_its_beginning(tmp_path):
         first = query()
         assert retriever.recall(first).candidates == 3
         writer.append(make_rollout("b"))
-        retriever.begin("query", first.instruction_embedding)
+        retriever.begin(first)
         assert (retriever.recall(first).candidates, retriever.recall(first).revision) == (3, 1)
         later = dataclasses.replace(first, context=dataclasses.replace(first.context, episode_id="another"))
         assert (retriever.recall(later).candidates, retriever.recall(later).revision) == (6, 2)
@@ -383,21 +385,21 @@ def test_a_query_of_another_projection_is_refused_by_name(reader):
     "options",
     [
         dict(search="all"), dict(hits=0),
-        dict(k=0), dict(rollouts_n=0), dict(temperature=0), dict(temperature=math.nan), dict(lambda_=1.1),
-        dict(beta=-1), dict(visual=-1), dict(proprio_sigma=0.0), dict(min_similarity=2), dict(confidence_floor=1),
-        dict(outcomes=-1),
+        dict(k=0), dict(max_rollouts=0), dict(temperature=0), dict(temperature=math.nan), dict(lambda_=1.1),
+        dict(beta=-1), dict(weights=CueWeights(visual=-1)), dict(proprio_sigma=0.0), dict(min_similarity=2),
+        dict(confidence_floor=1), dict(success_model_rollouts=-1),
     ],
     ids=str,
 )  # fmt: skip
 def test_a_setting_out_of_range_is_refused_by_name(options):
     (name,) = options
     with pytest.raises(ValueError, match=f"^{name} is "):
-        RecallConfig(**options)
+        RetrievalConfig(**options)
 
 
 def test_some_cue_must_have_weight():
-    with pytest.raises(ValueError, match="at least one cue"):
-        RecallConfig(visual=0, latent=0, proprio=0)
+    with pytest.raises(ValueError, match="not all 0"):
+        RetrievalConfig(weights=CueWeights(0, 0, 0))
 
 
 # While the bank changes
@@ -406,7 +408,7 @@ def test_some_cue_must_have_weight():
 def test_an_episode_goes_on_with_what_it_recalled_when_that_is_forgotten_and_the_next_does_without(tmp_path):
     made = [make_rollout(name, 3) for name in "abc"]
     fill(tmp_path, made)
-    retriever = Retriever(BankReader(tmp_path, projection=PROJECTION), RecallConfig(lambda_=1, argmax=True))
+    retriever = Retriever(BankReader(tmp_path, projection=PROJECTION), RetrievalConfig(lambda_=1, argmax=True))
     step = made[1].steps[1].policy_step
     with BankWriter(tmp_path, projection=PROJECTION) as writer:
         before = retriever.recall(step)
@@ -446,7 +448,7 @@ def drifting(made, steps):
 
 
 def path(recalls):
-    return [(r.steps[r.drawn].rollout_id, r.steps[r.drawn].step) for r in recalls]
+    return [(r.steps[r.selected].rollout_id, r.steps[r.selected].step) for r in recalls]
 
 
 def test_a_reference_is_followed_step_by_step_while_it_is_near_enough(tmp_path):
@@ -454,8 +456,8 @@ def test_a_reference_is_followed_step_by_step_while_it_is_near_enough(tmp_path):
     reader = fill(tmp_path, made)
     queries = [*drifting(made[0], [1, 2]), *list(drifting(made[1], [0, 1, 2, 3]))[2:]]  # from a into the middle of b
 
-    def recalled(follow):
-        retriever = Retriever(reader, RecallConfig(lambda_=1, argmax=True, follow=follow))
+    def recalled(margin):
+        retriever = Retriever(reader, RetrievalConfig(lambda_=1, argmax=True, reference_margin=margin))
         return path(map(retriever.recall, queries))
 
     assert recalled(0.0) == recalled(1e-6) == [("a", 1), ("a", 2), ("b", 2), ("b", 3)]
@@ -464,7 +466,7 @@ def test_a_reference_is_followed_step_by_step_while_it_is_near_enough(tmp_path):
 
 def test_what_is_followed_stands_among_the_k_and_carries_its_successor(tmp_path):
     made = [make_rollout(name, 4) for name in "ab"]
-    retriever = Retriever(fill(tmp_path, made), RecallConfig(k=1, lambda_=1, argmax=True, follow=1.0))
+    retriever = Retriever(fill(tmp_path, made), RetrievalConfig(k=1, lambda_=1, argmax=True, reference_margin=1.0))
     first, second = (made[0].steps[1].policy_step, made[1].steps[3].policy_step)
 
     def at(step, index):
@@ -478,7 +480,7 @@ def test_what_is_followed_stands_among_the_k_and_carries_its_successor(tmp_path)
 
 def test_a_gap_between_decisions_and_another_episode_draw_anew(tmp_path):
     made = [make_rollout(name, 4) for name in "ab"]
-    retriever = Retriever(fill(tmp_path, made), RecallConfig(lambda_=1, argmax=True, follow=1.0))
+    retriever = Retriever(fill(tmp_path, made), RetrievalConfig(lambda_=1, argmax=True, reference_margin=1.0))
 
     def drawn(rollout, step, index, episode="now"):
         query = made[rollout].steps[step].policy_step
@@ -499,10 +501,10 @@ def test_a_damaged_sketch_costs_its_rollout_and_not_the_recall(tmp_path):
     path.write_bytes(content.replace(sketch, sketch[:-1] + b"?"))
     step = made[1].steps[1].policy_step
     reader = BankReader(tmp_path, skip_corrupt=True)
-    recall = Retriever(reader, RecallConfig(argmax=True)).recall(step)
+    recall = Retriever(reader, RetrievalConfig(argmax=True)).recall(step)
     assert set(recall.steps.rollout_id) == {"a", "c"} and reader.corrupt.keys() == {"b"}
     with pytest.raises(BankCorruptionError, match="rollout 'b'"):
-        Retriever(BankReader(tmp_path), RecallConfig(argmax=True)).recall(step)
+        Retriever(BankReader(tmp_path), RetrievalConfig(argmax=True)).recall(step)
 
 
 def test_what_is_forgotten_between_snapshot_and_reading_is_done_without(tmp_path, monkeypatch):
@@ -525,7 +527,7 @@ def test_a_rollout_that_takes_the_name_of_a_forgotten_one_is_seen_as_itself(tmp_
     """Codes are kept from episode to episode, by what was seen and not by the name of the rollout."""
     size = make_rollout().steps[0].policy_step.sketch.q.size
     codes = Codes(np.zeros(size), np.random.default_rng(0).normal(size=(size, 2)))
-    retriever = Retriever(fill(tmp_path, [make_rollout("a", 2, seed=1)]), RecallConfig(k=9, codes=codes))
+    retriever = Retriever(fill(tmp_path, [make_rollout("a", 2, seed=1)]), RetrievalConfig(k=9, codes=codes))
     step = make_rollout("a", 5, seed=2).steps[0].policy_step
     retriever.recall(step)
     with BankWriter(tmp_path, projection=PROJECTION) as writer:
@@ -540,20 +542,21 @@ def test_an_episode_that_cannot_begin_leaves_nothing_behind(tmp_path, reader, ro
     retriever, step = Retriever(reader), rollouts[0].steps[0].policy_step
     before = retriever.recall(step)
     with pytest.raises(ValueError, match="instruction embedding has shape"):
-        retriever.begin("other", np.ones(3, np.float32))
+        other = dataclasses.replace(step.context, episode_id="other")
+        retriever.begin(dataclasses.replace(step, context=other, instruction_embedding=np.ones(3, np.float32)))
     again = retriever.recall(step)
     assert list(again.steps.rollout_id) == list(before.steps.rollout_id) and again.reason == ""
 
 
 def test_what_is_read_ahead_may_be_forgotten_meanwhile(tmp_path):
     retriever = Retriever(fill(tmp_path, [make_rollout(name, 3) for name in "ab"]))
-    assert retriever.warm().revision == 2
+    assert retriever.prefetch().revision == 2
     for record in BankReader(tmp_path).rollouts():
         (tmp_path / "payloads" / record.payload).unlink()
-    assert Retriever(BankReader(tmp_path)).warm().revision == 2
+    assert Retriever(BankReader(tmp_path)).prefetch().revision == 2
 
 
-def test_a_recall_tells_the_chance_that_the_ends_of_those_before_it_promise(tmp_path):
+def test_a_recall_carries_the_success_probability_learned_from_past_outcomes(tmp_path):
     def rollout(i):
         made = make_rollout(f"r{i}", 2, outcome=Outcome.SUCCESS if i % 4 else Outcome.FAILURE)
         steps = [
@@ -562,10 +565,10 @@ def test_a_recall_tells_the_chance_that_the_ends_of_those_before_it_promise(tmp_
         return dataclasses.replace(made, steps=tuple(steps))
 
     retriever = Retriever(fill(tmp_path, [rollout(i) for i in range(40)]))
-    assert retriever.recall(query()).chance is None
-    retriever.warm()
-    assert retriever.outcomes.chance.episodes == 40
-    assert retriever.recall(query()).chance == pytest.approx(0.75, abs=0.1)
-    told_nothing = Retriever(BankReader(tmp_path), RecallConfig(outcomes=0))
-    told_nothing.warm()
-    assert told_nothing.recall(query()).chance is None
+    assert retriever.recall(query()).success_probability is None
+    retriever.prefetch()
+    assert retriever.outcomes.model.episodes == 40
+    assert retriever.recall(query()).success_probability == pytest.approx(0.75, abs=0.1)
+    without = Retriever(BankReader(tmp_path), RetrievalConfig(success_model_rollouts=0))
+    without.prefetch()
+    assert without.recall(query()).success_probability is None

@@ -1,4 +1,4 @@
-"""Recall whose rollouts are chosen by what is seen instead of by what was told."""
+"""Recall whose rollouts are chosen by what is seen instead of by the instruction."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sample_rollouts import PROJECTION, make_rollout, make_step
 
 from efn_ros.bank import BankCorruptionError, BankReader, BankWriter, Snapshot
-from efn_ros.retrieval import RecallConfig, Retriever
+from efn_ros.retrieval import RetrievalConfig, Retriever
 from efn_ros.types import Outcome
 
 OTHER = np.eye(8, dtype=np.float32)[1]  # an instruction
@@ -23,7 +23,7 @@ def fill(directory, rollouts, **options):
 
 
 def everything(**options):
-    return RecallConfig(search="everything", **options)
+    return RetrievalConfig(search="everything", **options)
 
 
 def at(step, index=0, episode="now", **changed):
@@ -42,7 +42,7 @@ def names(recall):
 
 
 def drawn(recall):
-    return recall.steps[recall.drawn].rollout_id, recall.steps[recall.drawn].step
+    return recall.steps[recall.selected].rollout_id, recall.steps[recall.selected].step
 
 
 @pytest.fixture(scope="module")
@@ -71,37 +71,37 @@ def cosine(a, b):
     return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
 
 
-def seen_in(rollouts, step, hits, most, steps_n=100_000):
-    """Names of the rollouts in which the likest steps lie, by taking every cosine."""
-    likest = sorted(
+def seen_in(rollouts, step, hits, most, max_steps=100_000):
+    """Names of the rollouts in which the most similar steps lie, by taking every cosine."""
+    nearest = sorted(
         ((cosine(s.policy_step.key, step.key), r) for r in rollouts for s in r.steps), key=lambda found: -found[0]
     )
-    distinct = list(dict.fromkeys(rollout.episode_id for _, rollout in likest[:hits]))[:most]
+    distinct = list(dict.fromkeys(rollout.episode_id for _, rollout in nearest[:hits]))[:most]
     sizes = {rollout.episode_id: len(rollout.steps) for rollout in rollouts}
-    return [name for i, name in enumerate(distinct) if i == 0 or sum(sizes[n] for n in distinct[: i + 1]) <= steps_n]
+    return [name for i, name in enumerate(distinct) if i == 0 or sum(sizes[n] for n in distinct[: i + 1]) <= max_steps]
 
 
 @settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32),
     hits=st.integers(1, 60),
-    rollouts_n=st.integers(1, 14),
-    steps_n=st.integers(1, 60),
+    max_rollouts=st.integers(1, 14),
+    max_steps=st.integers(1, 60),
     success_only=st.booleans(),
 )
-def test_it_recalls_what_a_bank_would_that_held_only_the_rollouts_of_the_likest_steps(
-    reader, rollouts, seed, hits, rollouts_n, steps_n, success_only
+def test_it_recalls_what_a_bank_would_that_held_only_the_rollouts_of_the_most_similar_steps(
+    reader, rollouts, seed, hits, max_rollouts, max_steps, success_only
 ):
     step = query(seed)
     recall = Retriever(
-        reader, everything(hits=hits, rollouts_n=rollouts_n, steps_n=steps_n, success_only=success_only, k=9)
+        reader, everything(hits=hits, max_rollouts=max_rollouts, max_steps=max_steps, success_only=success_only, k=9)
     ).recall(step)
     eligible = [r for r in rollouts if r.outcome == Outcome.SUCCESS or not success_only]
-    chosen = seen_in(eligible, step, hits, rollouts_n, steps_n)
+    chosen = seen_in(eligible, step, hits, max_rollouts, max_steps)
     whole = reader.snapshot()
     held = Snapshot.of([r for r in whole.rollouts if r.record.id in chosen], whole.revision, whole.projection)
-    expected = Retriever(Held(held), RecallConfig(k=9)).recall(step)
-    assert recall.candidates == expected.candidates and recall.drawn == expected.drawn
+    expected = Retriever(Held(held), RetrievalConfig(k=9)).recall(step)
+    assert recall.candidates == expected.candidates and recall.selected == expected.selected
     assert recall.confidence == expected.confidence and recall.revision == expected.revision
     for name in ("rollout_id", "step", "similarity", "score", "probability", "executed"):
         np.testing.assert_array_equal(getattr(recall.steps, name), getattr(expected.steps, name))
@@ -118,12 +118,12 @@ def test_a_rollout_that_was_told_something_else_is_recalled_where_it_looks_alike
     made = [make_rollout("told", 3), make_rollout("seen", 3, instruction_embedding=OTHER)]
     reader, step = fill(tmp_path, made), at(made[1].steps[1], instruction_embedding=make_step().policy_step.key.q)
     told = dataclasses.replace(step, instruction_embedding=made[0].steps[0].policy_step.instruction_embedding)
-    assert names(Retriever(reader, RecallConfig(rollouts_n=1)).recall(told)) == {"told"}
-    assert names(Retriever(reader, everything(rollouts_n=1)).recall(told)) == {"seen"}
+    assert names(Retriever(reader, RetrievalConfig(max_rollouts=1)).recall(told)) == {"told"}
+    assert names(Retriever(reader, everything(max_rollouts=1)).recall(told)) == {"seen"}
 
 
 def test_the_rollouts_are_chosen_anew_at_every_decision(reader, rollouts):
-    retriever = Retriever(reader, everything(rollouts_n=1, argmax=True))
+    retriever = Retriever(reader, everything(max_rollouts=1, argmax=True))
     for index, of in enumerate((4, 7, 4, 2)):
         recall = retriever.recall(at(rollouts[of].steps[1], index))
         assert names(recall) == {f"r{of}"} and recall.candidates == len(rollouts[of].steps)
@@ -142,7 +142,7 @@ def test_the_same_query_of_the_same_bank_is_answered_the_same(reader):
 
 def test_similarities_are_those_of_the_rollouts_that_look_alike(reader, rollouts):
     step = rollouts[4].steps[1].policy_step
-    similarities = Retriever(reader, everything(rollouts_n=1)).similarities(step)
+    similarities = Retriever(reader, everything(max_rollouts=1)).similarities(step)
     assert similarities.shape == (len(rollouts[4].steps),) and similarities.argmax() == 1
 
 
@@ -179,7 +179,7 @@ def test_what_is_added_during_an_episode_is_found_in_the_next_one(tmp_path):
     assert names(retriever.recall(at(made[1].steps[0], 0))) == {"a"}
     with BankWriter(tmp_path, projection=PROJECTION) as writer:
         writer.append(made[1])
-    assert retriever.warm().revision == 2
+    assert retriever.prefetch().revision == 2
     recall = retriever.recall(at(made[1].steps[0], 1))
     assert names(recall) == {"a"} and recall.revision == 1
     recall = retriever.recall(at(made[1].steps[0], 0, "next"))
@@ -188,7 +188,7 @@ def test_what_is_added_during_an_episode_is_found_in_the_next_one(tmp_path):
 
 def test_what_is_forgotten_is_left_out_as_soon_as_rollouts_are_chosen_anew(tmp_path):
     made = [make_rollout(name, 3) for name in "abcd"]
-    retriever = Retriever(fill(tmp_path, made[:3]), everything(rollouts_n=1, hits=1000))
+    retriever = Retriever(fill(tmp_path, made[:3]), everything(max_rollouts=1, hits=1000))
     here = made[1].steps[1]
     before = retriever.recall(at(here, 0))
     with BankWriter(tmp_path, projection=PROJECTION) as writer:
@@ -205,7 +205,7 @@ def test_what_is_forgotten_is_left_out_as_soon_as_rollouts_are_chosen_anew(tmp_p
 
 def test_all_that_an_episode_began_with_may_be_forgotten_under_it(tmp_path):
     made = [make_rollout(name, 3) for name in "ab"]
-    retriever = Retriever(fill(tmp_path, made), everything(rollouts_n=1))
+    retriever = Retriever(fill(tmp_path, made), everything(max_rollouts=1))
     assert names(retriever.recall(at(made[0].steps[1], 0))) == {"a"}
     with BankWriter(tmp_path, projection=PROJECTION) as writer:
         for name in "ab":
@@ -236,7 +236,7 @@ def test_a_corrupt_rollout_is_named_or_left_out_and_the_rest_recalled(tmp_path):
 def test_what_is_found_corrupt_in_mid_episode_is_left_out_too(tmp_path):
     made = [make_rollout(name, 3) for name in "abc"]
     reader = fill(tmp_path, made, skip_corrupt=True)
-    retriever = Retriever(reader, everything(rollouts_n=1))
+    retriever = Retriever(reader, everything(max_rollouts=1))
     assert names(retriever.recall(at(made[0].steps[1], 0))) == {"a"}
     truncate(reader, "b")
     recall = retriever.recall(at(made[1].steps[1], 1))
@@ -251,7 +251,7 @@ def test_a_payload_that_is_lost_is_corrupt(tmp_path):
     for skip in (False, True):
         directory = tmp_path / str(skip)
         reader = fill(directory, made, skip_corrupt=skip)
-        retriever = Retriever(reader, everything(rollouts_n=1))
+        retriever = Retriever(reader, everything(max_rollouts=1))
         retriever.recall(at(made[0].steps[1], 0))
         reader.snapshot().rollouts[1].path.unlink()
         if skip:
@@ -265,7 +265,7 @@ def test_what_is_read_ahead_may_be_forgotten_meanwhile(tmp_path):
     reader = fill(tmp_path, [make_rollout(name, 3) for name in "ab"])
     for rollout in reader.snapshot().rollouts:
         rollout.path.unlink()
-    assert Retriever(BankReader(tmp_path), everything()).warm().revision == 2
+    assert Retriever(BankReader(tmp_path), everything()).prefetch().revision == 2
 
 
 # A reference that is followed
@@ -276,8 +276,8 @@ def test_the_rollout_that_is_followed_stays_among_those_compared(tmp_path):
     reader = fill(tmp_path, made)
     here = [made[0].steps[1], made[1].steps[0], made[1].steps[1], made[1].steps[2]]
 
-    def path(follow):
-        retriever = Retriever(reader, everything(rollouts_n=1, lambda_=1, argmax=True, follow=follow))
+    def path(margin):
+        retriever = Retriever(reader, everything(max_rollouts=1, lambda_=1, argmax=True, reference_margin=margin))
         return [drawn(retriever.recall(at(step, index))) for index, step in enumerate(here)]
 
     assert path(0.0) == path(1e-6) == [("a", 1), ("b", 0), ("b", 1), ("b", 2)]
@@ -286,7 +286,9 @@ def test_the_rollout_that_is_followed_stays_among_those_compared(tmp_path):
 
 def test_what_is_followed_may_be_forgotten_meanwhile(tmp_path):
     made = [make_rollout(name, 4) for name in "ab"]
-    retriever = Retriever(fill(tmp_path, made), everything(rollouts_n=1, lambda_=1, argmax=True, follow=1.0))
+    retriever = Retriever(
+        fill(tmp_path, made), everything(max_rollouts=1, lambda_=1, argmax=True, reference_margin=1.0)
+    )
     assert drawn(retriever.recall(at(made[0].steps[0], 0))) == ("a", 0)
     with BankWriter(tmp_path, projection=PROJECTION) as writer:
         writer.forget("a", reason="")
@@ -296,7 +298,9 @@ def test_what_is_followed_may_be_forgotten_meanwhile(tmp_path):
 
 def test_a_gap_between_decisions_lets_go_of_what_was_followed(tmp_path):
     made = [make_rollout(name, 4) for name in "ab"]
-    retriever = Retriever(fill(tmp_path, made), everything(rollouts_n=1, lambda_=1, argmax=True, follow=1.0))
+    retriever = Retriever(
+        fill(tmp_path, made), everything(max_rollouts=1, lambda_=1, argmax=True, reference_margin=1.0)
+    )
     assert drawn(retriever.recall(at(made[0].steps[0], 0))) == ("a", 0)
     recall = retriever.recall(at(made[1].steps[2], 2))
     assert drawn(recall) == ("b", 2) and recall.candidates == 4

@@ -1,4 +1,4 @@
-"""What is said of following memory: as likely as it says, from the past alone, and of nothing that is not known."""
+"""The success probability: as likely as it says, from the past alone, and none where too little is known."""
 
 import dataclasses
 
@@ -10,13 +10,20 @@ from sample_rollouts import PROJECTION, make_rollout
 from scipy.optimize import minimize
 
 from efn_ros.bank import BankCorruptionError, BankReader, BankWriter
-from efn_ros.bank.format.steps import Followed
-from efn_ros.retrieval.success_model import LEAST, RIDGE, Chance, Outcomes, fit, foretold
+from efn_ros.bank.format.steps import FollowedEpisode
+from efn_ros.retrieval.success_model import (
+    MIN_EPISODES,
+    RIDGE,
+    OutcomeHistory,
+    SuccessModel,
+    fit_logistic,
+    prequential_predictions,
+)
 from efn_ros.types import Mode, Outcome
 
 
 def followed(success=True, source="a", confidence=0.5, instruction="push", decisions=3):
-    return Followed(instruction, [source] * decisions, np.full(decisions, confidence), success)
+    return FollowedEpisode(instruction, [source] * decisions, np.full(decisions, confidence), success)
 
 
 followings = st.lists(
@@ -28,26 +35,26 @@ followings = st.lists(
         st.sampled_from(["push", "pull"]),
         st.integers(1, 4),
     ),
-    min_size=LEAST,
+    min_size=MIN_EPISODES,
     max_size=40,
 )
 
 
-def test_nothing_is_said_of_fewer_episodes_than_it_takes():
-    episodes = [followed(i % 2 == 0) for i in range(LEAST)]
-    assert Chance(episodes[:-1])(followed()) is None
-    assert Chance(episodes)(followed()).shape == (3,)
-    assert len(foretold(episodes)[0]) == 0
+def test_nothing_is_predicted_from_fewer_episodes_than_it_takes():
+    episodes = [followed(i % 2 == 0) for i in range(MIN_EPISODES)]
+    assert SuccessModel(episodes[:-1]).predict(followed()) is None
+    assert SuccessModel(episodes).predict(followed()).shape == (3,)
+    assert len(prequential_predictions(episodes)[0]) == 0
 
 
 @given(episodes=followings, then=st.builds(followed, source=st.sampled_from("abx"), confidence=st.floats(0, 1)))
-def test_a_chance_is_between_impossible_and_certain(episodes, then):
-    said = Chance(episodes)(then)
-    assert ((said > 0) & (said < 1)).all()
+def test_a_probability_is_between_impossible_and_certain(episodes, then):
+    predicted = SuccessModel(episodes).predict(then)
+    assert ((predicted > 0) & (predicted < 1)).all()
 
 
 @given(st.integers(0, 2**32), st.integers(1, 3))
-def test_the_weights_are_the_likeliest(seed, features):
+def test_the_weights_maximise_the_posterior(seed, features):
     rng = np.random.default_rng(seed)
     inputs, offset = rng.normal(size=(60, features)), rng.normal(size=60)
     ended = rng.random(60) < 0.5 + 0.4 * np.tanh(inputs[:, 0])
@@ -57,12 +64,12 @@ def test_the_weights_are_the_likeliest(seed, features):
         return np.logaddexp(0, np.where(ended, -logit, logit)).sum() + RIDGE / 2 * weights @ weights
 
     expected = minimize(penalised, np.zeros(features + 1), tol=1e-10).x
-    assert fit(inputs, ended, offset) == pytest.approx(expected, abs=1e-4)
+    assert fit_logistic(inputs, ended, offset) == pytest.approx(expected, abs=1e-4)
 
 
-def test_where_nothing_tells_episodes_apart_it_says_the_share_of_all():
-    said = Chance([followed(i % 4 > 0) for i in range(400)])(followed())
-    assert said == pytest.approx(0.75, abs=0.02)
+def test_where_no_input_differs_it_is_the_share_of_all():
+    predicted = SuccessModel([followed(i % 4 > 0) for i in range(400)]).predict(followed())
+    assert predicted == pytest.approx(0.75, abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -71,27 +78,27 @@ def test_where_nothing_tells_episodes_apart_it_says_the_share_of_all():
 def test_what_succeeded_before_is_more_likely_to_succeed(other):
     failures = [followed(i % 8 == 0) for i in range(40)]
     successes = [dataclasses.replace(other, success=i % 8 > 0) for i in range(40)]
-    chance = Chance([f for pair in zip(failures, successes, strict=True) for f in pair])
-    assert chance(other).min() > 0.75 > 0.25 > chance(followed()).max()
+    model = SuccessModel([f for pair in zip(failures, successes, strict=True) for f in pair])
+    assert model.predict(other).min() > 0.75 > 0.25 > model.predict(followed()).max()
 
 
 def test_an_episode_counts_once_however_long_it_took():
     rng = np.random.default_rng(0)
     drawn = [(rng.random() < 0.6, "abc"[rng.integers(3)], rng.random()) for _ in range(50)]
-    short, long = (Chance([followed(*one, decisions=d) for one in drawn]) for d in (1, 30))
-    assert short(followed(decisions=1))[0] == pytest.approx(long(followed(decisions=1))[0], rel=1e-6)
+    short, long = (SuccessModel([followed(*one, decisions=d) for one in drawn]) for d in (1, 30))
+    assert short.predict(followed(decisions=1))[0] == pytest.approx(long.predict(followed(decisions=1))[0], rel=1e-6)
 
 
 @given(episodes=followings, at=st.integers(0, 39))
-def test_an_end_is_not_foretold_by_itself(episodes, at):
+def test_an_end_is_not_foreepisode_by_itself(episodes, at):
     at %= len(episodes)
     otherwise = list(episodes)
     otherwise[at] = dataclasses.replace(episodes[at], success=not episodes[at].success)
-    until = max(0, at + 1 - LEAST)
-    assert np.array_equal(foretold(episodes)[0][:until], foretold(otherwise)[0][:until])
+    until = max(0, at + 1 - MIN_EPISODES)
+    assert np.array_equal(prequential_predictions(episodes)[0][:until], prequential_predictions(otherwise)[0][:until])
 
 
-def test_what_it_foretells_comes_true_as_often_as_it_says():
+def test_predictions_are_calibrated():
     """Episodes whose success depends on all that it may know, and on chance."""
     rng = np.random.default_rng(1)
     rollouts = {name: rng.normal() for name in "abcdefgh"}
@@ -101,10 +108,10 @@ def test_what_it_foretells_comes_true_as_often_as_it_says():
         source, task, confidence = rng.choice(list(rollouts)), rng.choice(list(tasks)), rng.uniform(0.05, 0.95)
         logit = 1 + rollouts[source] + tasks[task] + np.log(confidence / (1 - confidence))
         episodes.append(followed(rng.random() < 1 / (1 + np.exp(-logit)), source, confidence, task))
-    said, ended = foretold(episodes)
-    for tenth in np.array_split(np.argsort(said), 10):
-        assert said[tenth].mean() == pytest.approx(ended[tenth].mean(), abs=4 * 0.5 / np.sqrt(len(tenth)))
-    assert np.ptp([said[tenth].mean() for tenth in np.array_split(np.argsort(said), 10)]) > 0.6
+    predicted, ended = prequential_predictions(episodes)
+    for tenth in np.array_split(np.argsort(predicted), 10):
+        assert predicted[tenth].mean() == pytest.approx(ended[tenth].mean(), abs=4 * 0.5 / np.sqrt(len(tenth)))
+    assert np.ptp([predicted[tenth].mean() for tenth in np.array_split(np.argsort(predicted), 10)]) > 0.6
 
 
 # Out of a bank
@@ -128,12 +135,12 @@ def fill(bank, *rollouts):
 
 
 def learned(bank, newest=100, **options):
-    outcomes = Outcomes(newest)
-    outcomes.learn(BankReader(bank, **options).snapshot().rollouts)
-    return outcomes.chance.episodes
+    outcomes = OutcomeHistory(newest)
+    outcomes.update(BankReader(bank, **options).snapshot().rollouts)
+    return outcomes.model.episodes
 
 
-def test_decisions_that_memory_corrected_and_nothing_probed_are_followed(tmp_path):
+def test_decisions_that_memory_corrected_and_nothing_explored_are_followed(tmp_path):
     fill(
         tmp_path,
         rollout(
@@ -143,14 +150,14 @@ def test_decisions_that_memory_corrected_and_nothing_probed_are_followed(tmp_pat
         rollout("b", {"mode": Mode.SHADOW}, {"mode": Mode.HOLD}),
     )  # fmt: skip
     first, second = BankReader(tmp_path).snapshot().rollouts
-    told = first.followed()
-    assert (told.instruction, told.sources, told.success) == ("reach the goal", ["source", "other"], True)
-    assert told.confidence.tolist() == [0.25, 0.75]
+    episode = first.followed()
+    assert (episode.instruction, episode.sources, episode.success) == ("reach the goal", ["source", "other"], True)
+    assert episode.confidence.tolist() == [0.25, 0.75]
     assert second.followed() is None
     assert learned(tmp_path) == 1
 
 
-def test_only_ends_of_the_newest_policy_teach(tmp_path):
+def test_only_outcomes_of_the_newest_policy_are_learned_from(tmp_path):
     fill(
         tmp_path,
         rollout("before", {}, policy="policy-0"),
@@ -165,28 +172,29 @@ def test_only_ends_of_the_newest_policy_teach(tmp_path):
     assert learned(tmp_path, newest=0) == 0
 
 
-def test_what_is_forgotten_teaches_no_longer(tmp_path):
+def test_what_is_forgotten_is_no_longer_learned_from(tmp_path):
     fill(tmp_path, *(rollout(name, {}) for name in "abc"))
-    reader, outcomes = BankReader(tmp_path), Outcomes(100)
-    outcomes.learn(reader.snapshot().rollouts)
+    reader, outcomes = BankReader(tmp_path), OutcomeHistory(100)
+    outcomes.update(reader.snapshot().rollouts)
     with BankWriter(tmp_path, projection=PROJECTION) as writer:
         writer.forget("b", reason="to see")
-    outcomes.learn(reader.snapshot().rollouts)
-    assert outcomes.chance.episodes == 2
+    outcomes.update(reader.snapshot().rollouts)
+    assert outcomes.model.episodes == 2
 
 
 def test_what_is_new_is_added_to_what_was_learned(tmp_path):
-    reader, outcomes = BankReader(tmp_path), Outcomes(100)
-    for i in range(2 * LEAST):
+    reader, outcomes = BankReader(tmp_path), OutcomeHistory(100)
+    for i in range(2 * MIN_EPISODES):
         fill(tmp_path, rollout(f"r{i}", {}, outcome=Outcome.SUCCESS if i % 3 else Outcome.FAILURE))
-        outcomes.learn(reader.snapshot().rollouts)
-    anew = Outcomes(100)
-    anew.learn(reader.snapshot().rollouts)
-    assert outcomes.chance.episodes == anew.chance.episodes == 2 * LEAST
-    assert np.array_equal(outcomes.chance(followed()), anew.chance(followed())) and outcomes.policy == "policy-1"
+        outcomes.update(reader.snapshot().rollouts)
+    anew = OutcomeHistory(100)
+    anew.update(reader.snapshot().rollouts)
+    assert outcomes.model.episodes == anew.model.episodes == 2 * MIN_EPISODES
+    assert np.array_equal(outcomes.model.predict(followed()), anew.model.predict(followed()))
+    assert outcomes.policy == "policy-1"
 
 
-def test_a_damaged_payload_teaches_nothing(tmp_path):
+def test_a_damaged_payload_is_not_learned_from(tmp_path):
     fill(tmp_path, rollout("a", {}), rollout("b", {}))
     path = BankReader(tmp_path).snapshot().rollouts[0].path
     content = bytearray(path.read_bytes())

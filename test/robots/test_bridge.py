@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from efn_ros.robots.bridge import Bridge, Health, Patience, StartRefusedError, State
+from efn_ros.robots.bridge import Bridge, Health, StartRefusedError, State, Timeouts
 from efn_ros.robots.description import DELTA, Gripper, Layout
 from efn_ros.robots.streaming import JointLimits, Stream
 
@@ -20,7 +20,7 @@ class Robot:
     def __init__(self, **layout):
         bounds = {"low": -1, "high": 1, "velocity": 1, "acceleration": 3, "jerk": 10, "tracking": 0.2, "reject": 0.5}
         limits = JointLimits(**{name: np.full(JOINTS, float(value)) for name, value in bounds.items()})
-        self.bridge = Bridge(Stream(limits, RATE_HZ), Layout((0, 1, 3), (2,), **layout), POLICY_HZ, Patience())
+        self.bridge = Bridge(Stream(limits, RATE_HZ), Layout((0, 1, 3), (2,), **layout), POLICY_HZ, Timeouts())
         self.bridge.health = HEALTHY
         self.now_s, self.step, self.posture, self.sent = 100.0, 0, np.zeros(JOINTS), []
         self.speaks, self.lag_s = True, 0.0  # lag_s: of the robot's clock, and of the way from it
@@ -456,9 +456,9 @@ def test_whatever_happens_what_is_sent_obeys_and_a_stop_is_only_left_by_reset(sc
             assert (np.abs(after - before) <= 1 * PERIOD_S + 1e-9).all() or np.array_equal(after, robot.posture)
 
 
-def test_patience_and_layout_that_are_none_are_refused():
+def test_timeouts_and_layout_that_are_none_are_refused():
     with pytest.raises(ValueError, match="state_s is 0"):
-        Patience(state_s=0)
+        Timeouts(state_s=0)
     for wrong in ({"joints": (0, 1), "grippers": (1,)}, {"joints": ()}, {"joints": (1, 2)}):
         with pytest.raises(ValueError, match="joints and grippers name"):
             Layout(**wrong)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from efn_ros.correction.limits import RefusedActionError
+from efn_ros.robots.motion import RefusedActionError
 from efn_ros.robots.streaming import LEAD, JointLimits, Stream, TrackingError
 
 JOINTS, RATE_HZ, POLICY_HZ = 3, 100.0, 30.0

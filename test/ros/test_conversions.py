@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from efn_ros.msg import Chunk, CorrectedAction, QuantisedRows
+from efn_ros.msg import ActionChunk, CorrectedAction, QuantisedRows
 from efn_ros.srv import RetrieveExperience
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -103,7 +103,6 @@ def policy_steps(draw):
         proprio=draw(floats(draw(sizes))),
         policy=draw(names),
         projection=draw(names),
-        visual=draw(st.none() | floats(draw(st.integers(1, 4)), draw(st.integers(1, 4)))),
     )
 
 
@@ -140,11 +139,11 @@ def recalls(draw):
     with_tokens = draw(st.booleans())
     return types.Recall(
         steps=steps,
-        drawn=draw(st.integers(-1, len(steps) - 1)),
+        selected=draw(st.integers(-1, len(steps) - 1)),
         sketch=draw(quantised(draw(st.integers(1, 3)))) if with_tokens else None,
         successor=draw(quantised(draw(st.integers(1, 3)))) if with_tokens else None,
         confidence=draw(doubles),
-        chance=draw(st.none() | doubles),
+        success_probability=draw(st.none() | doubles),
         candidates=draw(st.integers(0, 2**32 - 1)),
         revision=draw(st.integers(0, 2**64 - 1)),
         reason=draw(names),
@@ -167,10 +166,10 @@ def corrections(draw):
         rollout_step=draw(st.integers(-(2**31), 2**31 - 1)),
         limited=draw(st.booleans()),
         proposed=draw(st.none() | floats(*shape)),
-        cut=draw(st.booleans()),
+        clipped=draw(st.booleans()),
         exploration=draw(names),
         trust=draw(doubles),
-        chance=draw(st.none() | doubles),
+        success_probability=draw(st.none() | doubles),
     )
 
 
@@ -210,7 +209,7 @@ def test_experiences_come_back(steps):
 def test_a_recall_comes_back(recall):
     response = carried(conversions.recall_to_response(recall, RetrieveExperience.Response()))
     assert_same(conversions.recall_from_response(response), recall)
-    assert response.success == (recall.drawn >= 0)
+    assert response.success == (recall.selected >= 0)
 
 
 @thorough
@@ -286,7 +285,7 @@ def test_a_field_of_another_length_is_named(shape):
 
 def test_a_chunk_that_is_shorter_than_it_says_is_named():
     with pytest.raises(ValueError, match=r"a field holds 5 numbers, but its shape says \(2, 3\)"):
-        conversions.chunk_from_msg(Chunk(horizon=2, action_size=3, data=array.array("f", range(5))))
+        conversions.chunk_from_msg(ActionChunk(horizon=2, action_size=3, data=array.array("f", range(5))))
 
 
 @pytest.mark.parametrize("data, scale", [(7, 2), (8, 3)])
@@ -294,25 +293,6 @@ def test_rows_that_are_not_as_many_as_they_say_are_named(data, scale):
     rows = QuantisedRows(rows=2, width=4, data=array.array("b", range(data)), scale=array.array("f", range(scale)))
     with pytest.raises(ValueError, match=f"a field holds {data if data != 8 else scale} numbers"):
         conversions.rows_from_msg(rows)
-
-
-@pytest.mark.parametrize(
-    "tokens, numbers, words",
-    [
-        (0, 6, "visual holds 6 numbers, but visual_tokens is 0; both or neither must be 0"),
-        (2, 0, "visual holds 0 numbers, but visual_tokens is 2; both or neither must be 0"),
-        (4, 6, r"a field holds 6 numbers, but its shape says \(4, -1\)"),
-    ],
-)
-def test_visual_tokens_that_are_not_as_many_as_they_say_are_named(tokens, numbers, words):
-    rows = types.Quantised(np.zeros(2, np.int8), np.float32(1))
-    chunk, nothing = np.zeros((1, 1), np.float32), np.zeros(0, np.float32)
-    step = types.PolicyStep(types.StepContext("e0", 0, 0, "", ""), chunk, rows, rows, chunk, nothing, nothing)
-    message = conversions.policy_step_to_msg(step, 0, 0)
-    assert (message.visual_tokens, len(message.visual)) == (0, 0)
-    message.visual_tokens, message.visual = tokens, array.array("f", range(numbers))
-    with pytest.raises(ValueError, match=words):
-        conversions.policy_step_from_msg(message)
 
 
 @pytest.mark.parametrize("rows", [0, 2])

@@ -133,7 +133,7 @@ def test_what_was_not_to_be_remembered_is_not(tmp_path):
     assert [rollout.episode_id for rollout in imported] == ["b"] and not told
 
 
-@pytest.mark.parametrize("kind", ["EpisodeState", "Observation", "PolicyStep", "CorrectedAction"])
+@pytest.mark.parametrize("kind", ["EpisodeState", "ObservationStamped", "PolicyStepStamped", "CorrectedAction"])
 def test_a_topic_of_the_graph_that_was_not_recorded_is_named(tmp_path, kind):
     said = [(topic, message) for topic, message in SAID if type(message).__name__ != kind]
     with pytest.raises(ValueError, match=f"bag holds no message of efn_ros/msg/{kind}"):
@@ -142,7 +142,7 @@ def test_a_topic_of_the_graph_that_was_not_recorded_is_named(tmp_path, kind):
 
 def test_two_graphs_in_one_bag_are_refused(tmp_path):
     said = [*SAID, *of_graph(ROLLOUTS[0], namespace="/other")]
-    message = "holds efn_ros/msg/Observation on /efn/observation and /other/observation; record one of them"
+    message = "holds efn_ros/msg/ObservationStamped on /efn/observation and /other/observation; record one of them"
     with pytest.raises(ValueError, match=message):
         found(write_bag(tmp_path / "bag", at(said)))
 
@@ -161,7 +161,7 @@ def test_of_a_bag_that_is_cut_short_nothing_is_remembered(tmp_path):
         (
             "observation",
             lambda m: m.cameras.pop(),
-            "/efn/observation holds a message of efn_ros/msg/Observation that cannot be read",
+            "/efn/observation holds a message of efn_ros/msg/ObservationStamped that cannot be read",
         ),
         (
             "policy_step",
@@ -181,6 +181,6 @@ def test_messages_that_contradict_themselves_are_named(tmp_path, part, change, s
 def test_bytes_that_are_no_message_are_named(tmp_path):
     said = [(topic, (type_of(message), b"\0\1\0\0rub") if "policy" in topic else message) for topic, message in SAID]
     with pytest.raises(
-        ValueError, match="/efn/policy_step holds a message of efn_ros/msg/PolicyStep that cannot be read"
+        ValueError, match="/efn/policy_step holds a message of efn_ros/msg/PolicyStepStamped that cannot be read"
     ):
         found(write_bag(tmp_path / "bag", at(said)))

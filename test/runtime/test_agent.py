@@ -10,7 +10,7 @@ from efn_ros.correction import Corrector, RecalledAction
 from efn_ros.correction.limits import ActionLimits
 from efn_ros.features.sketches import Projection
 from efn_ros.policies.constant import ConstantPolicy
-from efn_ros.retrieval import RecallConfig, Retriever
+from efn_ros.retrieval import RetrievalConfig, Retriever
 from efn_ros.runtime.agent import Agent
 from efn_ros.runtime.inference import Inference
 from efn_ros.types import Mode, Outcome
@@ -59,7 +59,7 @@ def agent_at(speed, bank=None, **recall):
     corrector = Corrector(limits(), RecalledAction(0.5, 0.5), control_steps=EXECUTE_STEPS)
     memory = ()
     if bank is not None:
-        retriever = Retriever(BankReader(bank, projection=PROJECTION), RecallConfig(**recall))
+        retriever = Retriever(BankReader(bank, projection=PROJECTION), RetrievalConfig(**recall))
         memory = (retriever, BankWriter(bank, projection=PROJECTION))
     agent = Agent(Inference(policy, PROJECTION), corrector, *memory, robot="slider")
     try:
@@ -92,7 +92,7 @@ def bank(tmp_path):
 def test_an_episode_without_memory_is_the_policy_alone():
     with agent_at(0.5) as agent:
         result = run(agent, seed=4)
-    assert (result.episode_id, result.task, result.seed, result.success) == ("e0", "slide", 4, True)
+    assert (result.episode_id, result.task, result.scene, result.success) == ("e0", "slide", 4, True)
     start = np.random.default_rng(4).uniform(-0.2, 0.2)
     assert result.length == np.ceil((1 - start) / 0.05)
     assert len(result.corrections) == -(-result.length // EXECUTE_STEPS)

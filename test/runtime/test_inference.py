@@ -41,14 +41,6 @@ def test_a_policy_step_holds_the_compact_form_of_the_output(inference):
     assert (step.policy, step.projection) == ("constant-0", PROJECTION.identity)
 
 
-def test_it_keeps_the_output_whose_visual_tokens_travel_only_where_that_is_asked_for(inference):
-    assert inference.output is None
-    assert inference(observation()).visual is None
-    assert inference.output.visual.shape == (6, 24)
-    asked = Inference(inference.policy, PROJECTION, publish_visual=True)
-    assert asked(observation()).visual is asked.output.visual
-
-
 def test_more_cameras_than_the_policy_wants_do_not_matter(inference):
     images = observation().images
     np.testing.assert_array_equal(
@@ -83,7 +75,6 @@ LEFT = {"left": np.zeros((8, 8, 3), np.uint8)}
 def test_an_observation_that_the_policy_cannot_take_is_refused_and_named(inference, changes, message):
     with pytest.raises(ValueError, match=message):
         inference(observation(**changes))
-    assert inference.output is None
 
 
 def test_visual_tokens_of_another_width_than_the_projection_are_named():

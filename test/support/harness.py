@@ -27,14 +27,14 @@ from efn_ros.runtime.graph import Graph
 from efn_ros.types import Outcome, Rollout
 from efn_ros.worlds.metaworld import TASKS
 
-LIBERO_SIM = (
+METAWORLD_SIM = (
     "episode_manager",
-    "libero_bridge",
     "camera_ingest",
     "vla_policy",
     "experience_retrieval",
     "efn_corrector",
     "bank_writer",
+    "metaworld_bridge",
 )
 # The network of the packaged policy with random weights: these tests are about the graph, not about skill.
 UNTRAINED: dict[str, dict[str, Any]] = {
@@ -46,14 +46,14 @@ UNTRAINED: dict[str, dict[str, Any]] = {
         "action_size": 4,
         "horizon": 8,
     },
-    "experience_retrieval": {"k": 16, "context": 0, "codes": ""},
+    "experience_retrieval": {"k": 16, "random_steps": 0, "codes": ""},
     "efn_corrector": {"method": "recalled_action", "gain": 0.5},  # the packaged network fits the packaged policy alone
     "**": {"diagnostics_period_s": 0.2},
 }
-# As `libero_sim` comes, with its policy and network.
+# As `metaworld_sim` comes, with its policy and network.
 PACKAGED: dict[str, dict[str, Any]] = {
     "vla_policy": {"policy": "pocket_vla", "checkpoint": ""},
-    "experience_retrieval": {"k": 8, "context": 16, "codes": "packaged"},
+    "experience_retrieval": {"k": 8, "random_steps": 16, "codes": "packaged"},
     "efn_corrector": {"method": "learned", "checkpoint": "", "gain": 1.0, "deadline_s": 10.0},
 }
 # Every recall is followed, whatever it resembles, so that memory acts also on a policy without skill.
@@ -158,8 +158,8 @@ class RunningGraph:
         return messages
 
     def wait_active(self, *nodes: str) -> None:
-        """All nodes are active (or those named): as they say themselves from now on."""
-        names = nodes or tuple(node.executable for node in self.graph.nodes)
+        """All nodes are active (or those named): as they report from now on."""
+        names = nodes or self.graph.names
         for name in names:
             self.client.lifecycle.pop(name, None)
         self.client.wait_ready(names, READY_S, watch=self.bringup.watch)
@@ -178,19 +178,19 @@ class RunningGraph:
             task, instruction or TASKS[task], seed, timeout_s=EPISODE_S, watch=self.bringup.watch, **flags
         )
 
-    def send_signal(self, executable: str, number: signal.Signals) -> int:
+    def send_signal(self, node: str, number: signal.Signals) -> int:
         """Signal one node; returns its process id."""
-        process = self.bringup.process(executable)
+        process = self.bringup.process(node)
         process.send_signal(number)
         return process.pid
 
-    def wait_restarted(self, executable: str, killed: int) -> None:
-        """Wait until bring-up has started it anew and it says that it is active."""
-        self.spin_until(lambda: self.bringup.process(executable).pid != killed, f"{executable} is not restarted")
-        self.wait_active(executable)
+    def wait_restarted(self, node: str, killed: int) -> None:
+        """Wait until bring-up has started it anew and it reports that it is active."""
+        self.spin_until(lambda: self.bringup.process(node).pid != killed, f"{node} is not restarted")
+        self.wait_active(node)
 
-    def log(self, executable: str) -> str:
-        path = self.logs / f"{executable}.log"
+    def log(self, node: str) -> str:
+        path = self.logs / f"{node}.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
     def rollouts(self) -> tuple[StoredRollout, ...]:
@@ -201,18 +201,18 @@ class RunningGraph:
 def load_graph(
     directory: Path,
     *layers: Parameters,
-    robot: str = "libero_sim",
+    name: str = "metaworld_sim",
     only: Iterable[str] = (),
     on_exit: str = "",
     overlays: Iterable[Path] = (),
     base: Parameters = UNTRAINED,
     **common: Any,
 ) -> Graph:
-    """The graph of a robot with parameters laid over it (`base` first), all of its nodes or `only` some."""
-    overlay = write_overlay(directory / f"overlay_{robot}.yaml", merged(base, *layers))
-    graph = Graph.load(robot, [overlay, *overlays], **common)
-    nodes = tuple(node for node in graph.nodes if not only or node.executable in set(only))
-    return Graph(graph.robot, nodes, on_exit or graph.on_exit)
+    """A graph with parameters laid over it (`base` first), all of its nodes or `only` some."""
+    overlay = write_overlay(directory / f"overlay_{Path(name).stem}.yaml", merged(base, *layers))
+    graph = Graph.load(name, [overlay, *overlays], **common)
+    nodes = tuple(node for node in graph.nodes if not only or node.name in set(only))
+    return replace(graph, nodes=nodes, on_exit=on_exit or graph.on_exit)
 
 
 class _Successful:
@@ -235,9 +235,9 @@ def remember_successes(graph: Graph, banks: Iterable[Path], episodes: Iterable[t
     """Run base episodes (task, seed) in this process and remember them, as successes, in every one of `banks`."""
     from efn_ros.runtime.agent import Agent
 
-    bridge, remembered = graph.parameters("libero_bridge"), graph.parameters("bank_writer")
+    remembered = graph.parameters("bank_writer")
     writer = _Successful()
-    world = make_simulation(bridge)
+    world = make_simulation(graph.world)
     agent = Agent(
         make_inference(graph.parameters("vla_policy")),
         make_corrector(graph.parameters("efn_corrector")),
@@ -246,7 +246,9 @@ def remember_successes(graph: Graph, banks: Iterable[Path], episodes: Iterable[t
     )
     try:
         results = [
-            agent.run(world, task, seed, episode_id=f"remembered-{task}-{seed}", execute_steps=bridge["execute_steps"])
+            agent.run(
+                world, task, seed, episode_id=f"remembered-{task}-{seed}", execute_steps=graph.world["execute_steps"]
+            )
             for task, seed in episodes
         ]
     finally:

@@ -29,7 +29,11 @@ STORED = [  # storage and compression
     (MCAP, CompressionMode.MESSAGE),
     (MCAP, CompressionMode.STORAGE),
 ]
-TOPICS = {"Observation": "observation", "PolicyStep": "policy_step", "CorrectedAction": "corrected_action"}
+TOPICS = {
+    "ObservationStamped": "observation",
+    "PolicyStepStamped": "policy_step",
+    "CorrectedAction": "corrected_action",
+}
 Said = Iterable[tuple[str, Any, int]]  # topic, message (or its type and its bytes), when it was received in nanoseconds
 
 

@@ -13,19 +13,25 @@ from efn_ros.bank import BankWriter
 from efn_ros.efn.actor import Efn
 from efn_ros.efn.config import EfnConfig
 from efn_ros.online.config import LearnConfig
-from efn_ros.retrieval import RecallConfig
+from efn_ros.retrieval import RetrievalConfig
 from efn_ros.types import Mode, Outcome
 
 H, A, P = 4, 3, 4
 BOUND = (0.5, 0.5, 0.5)
 PATTERN = np.array([0.25, -0.15, 0.1], np.float32)  # what corrections that succeeded have in common
-RECALL = RecallConfig(k=4, context=4)
+RECALL = RetrievalConfig(k=4, random_steps=4)
 CONFIG = LearnConfig(
-    held_out=0.3, least_new=5, least_held_out=4, epochs=12, batch=32, learning_rate=3e-3, most_change=1.0
+    held_out_fraction=0.3,
+    min_new_rollouts=5,
+    min_held_out_successes=4,
+    epochs=12,
+    batch_size=32,
+    learning_rate=3e-3,
+    max_change=1.0,
 )
 CONFIG_OF_EFN = EfnConfig(
     horizon=H, action_size=A, latent=(4, 10), sketch=(6, 16), bound=BOUND, proprio_mean=(0.0,) * P,
-    proprio_std=(1.0,) * P, motion_std=(1.0,) * P, identified=3, width=32, heads=4, layers=1, feedforward=64,
+    proprio_std=(1.0,) * P, motion_std=(1.0,) * P, deployment_size=3, width=32, heads=4, layers=1, feedforward=64,
 )  # fmt: skip
 
 
@@ -62,3 +68,16 @@ def patterned(count: int = 30, first: int = 0):
             yield rollout(index, -2 * PATTERN, Outcome.FAILURE)
         else:
             yield rollout(index, PATTERN)
+
+
+def bank_of(tmp_path: Path, rollouts, name: str = "bank") -> Path:
+    """A bank of these rollouts."""
+    return remember(tmp_path / name, rollouts)
+
+
+def random_efn(directory: Path) -> Efn:
+    """A network that proposes something: an untrained head proposes nothing."""
+    efn = Efn.from_pretrained(directory)
+    torch.manual_seed(1)
+    torch.nn.init.normal_(efn.head.weight, std=0.3)
+    return efn

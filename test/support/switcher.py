@@ -19,17 +19,17 @@ def fill(content: str):
     return write
 
 
-def report(registry: Registry, proven: bool = True, reason: str = "as the test says") -> dict:
+def report(registry: Registry, accepted: bool = True, reason: str = "as the test says") -> dict:
     current = registry.current()
     parent = {"number": current.number, "fingerprint": current.fingerprint}
-    return {"proven": proven, "reason": reason, "parent": parent}
+    return {"accepted": accepted, "reason": reason, "parent": parent}
 
 
 def go_on(bank: str) -> None:
     registry = Registry(bank)
     for turn in itertools.count():
-        added = registry.add(fill(f"turn {turn}"), report(registry, proven=turn % 3 > 0), kept=2)
-        if added.report["proven"]:
+        added = registry.add(fill(f"turn {turn}"), report(registry, accepted=turn % 3 > 0), kept=2)
+        if added.report["accepted"]:
             print("begun", flush=True)
             registry.switch(added.number, why=f"turn {turn}")
             print(f"used {added.number}", flush=True)

@@ -1,13 +1,11 @@
-"""Lessons: the policy at its best, seen from a deployment, beside what the deployment remembers."""
+"""Training samples: the policy at its best, seen from a deployment, beside what the deployment's bank holds."""
 
 import numpy as np
 import pytest
-import torch
 
-from efn_ros.training.collection import LessonConfig, collect
+from efn_ros.training.collection import CollectionConfig, collect
 from efn_ros.training.config import TrainConfig
-from efn_ros.training.dataset import Lessons
-from efn_ros.training.supervised import frozen_decoder
+from efn_ros.training.dataset import SampleDataset
 from efn_ros.worlds.deployment import Deployment
 
 pytestmark = [pytest.mark.simulator]
@@ -16,29 +14,18 @@ BOUND = (0.6, 0.6, 0.6, 1.0)
 
 @pytest.fixture(scope="module")
 def collected(tmp_path_factory):
-    """Lessons of a nominal deployment, with visual tokens, and of a shifted one, also in glimpses and another view;
-    paths, arrays."""
-    directory = tmp_path_factory.mktemp("lessons")
-    kind = {"remembered": 2, "taught": 2, "bound": BOUND, "noise": 0.0}
-    paths = collect(LessonConfig(1, (("offset", 0.0),), views=0, glimpses=0, visual=True, **kind), directory)
-    paths += collect(LessonConfig(2, (("offset", 1.0),), views=1, glimpses=2, **kind), directory)
-    assert [path.name for path in paths] == ["1.npz", "2.npz", "2_glimpses.npz", "2_view1.npz"]
+    """Samples of a nominal deployment and of a shifted one with extra cameras in another view: paths, arrays."""
+    directory = tmp_path_factory.mktemp("samples")
+    kind = {"bank_rollouts": 2, "sample_rollouts": 2, "bound": BOUND, "noise": 0.0}
+    paths = collect(CollectionConfig(1, (("offset", 0.0),), other_cameras=0, extra_cameras=0, **kind), directory)
+    paths += collect(CollectionConfig(2, (("offset", 1.0),), other_cameras=1, extra_cameras=2, **kind), directory)
+    assert [path.name for path in paths] == ["1.npz", "2.npz", "2_extra_cameras.npz", "2_view1.npz"]
     return paths, [dict(np.load(path)) for path in paths]
 
 
 def test_as_trained_there_is_nothing_to_correct(collected):
     _, (nominal, *_) = collected
     assert np.abs(nominal["target"]).max() < 1e-5
-
-
-def test_visual_tokens_are_kept_where_asked_for_and_decode_to_the_base(collected):
-    _, (nominal, *others) = collected
-    assert not any("visual" in arrays for arrays in others)
-    decoder = frozen_decoder(LessonConfig(0))
-    latent, visual = (torch.from_numpy(nominal[name]).float() for name in ("latent", "visual"))
-    assert nominal["visual"].dtype == np.float16
-    with torch.inference_mode():
-        np.testing.assert_allclose(decoder(latent, visual), nominal["base"], atol=1e-3)
 
 
 def test_an_offset_is_what_has_to_be_taken_away(collected):
@@ -66,14 +53,14 @@ def test_other_cameras_show_the_same_motion_and_ask_for_the_same_action(collecte
     assert (seen["deployment"] == seen["deployment"][0]).all()
 
 
-def test_a_glimpse_is_seen_through_a_camera_of_its_own_and_recalls_what_the_deployment_remembers(collected):
-    _, (_, shifted, glimpses, _) = collected
-    assert len(glimpses["base"]) == 2 * len(shifted["base"])
+def test_an_extra_camera_sees_each_sample_and_recalls_from_the_bank_of_the_deployment(collected):
+    _, (_, shifted, extra, _) = collected
+    assert len(extra["base"]) == 2 * len(shifted["base"])
     for name in (name for name in shifted if name.startswith("bank_")):
-        np.testing.assert_array_equal(glimpses[name], shifted[name])
-    np.testing.assert_array_equal(glimpses["proprio"], shifted["proprio"].repeat(2, axis=0))
-    assert len(np.unique(glimpses["deployment"], axis=0)) > len(shifted["base"])
-    np.testing.assert_array_equal(glimpses["deployment"][:, :5], shifted["deployment"].repeat(2, axis=0)[:, :5])
+        np.testing.assert_array_equal(extra[name], shifted[name])
+    np.testing.assert_array_equal(extra["proprio"], shifted["proprio"].repeat(2, axis=0))
+    assert len(np.unique(extra["deployment"], axis=0)) > len(shifted["base"])
+    np.testing.assert_array_equal(extra["deployment"][:, :5], shifted["deployment"].repeat(2, axis=0)[:, :5])
 
 
 def test_a_target_keeps_its_bounds(collected):
@@ -81,10 +68,10 @@ def test_a_target_keeps_its_bounds(collected):
         assert (np.abs(arrays["target"]) <= np.array(BOUND, np.float32)).all()
 
 
-def test_what_is_remembered_lies_beside_what_is_taught(collected):
+def test_the_bank_lies_beside_the_samples(collected):
     for arrays in collected[1]:
-        remembered, taught = len(arrays["bank_base"]), len(arrays["base"])
-        assert arrays["similarity"].shape == (taught, remembered)
+        remembered, sampled = len(arrays["bank_base"]), len(arrays["base"])
+        assert arrays["similarity"].shape == (sampled, remembered)
         assert ((arrays["similarity"] >= 0) & (arrays["similarity"] <= 1)).all()
         assert set(arrays["bank_rollout"]) == {0.0, 1.0}
         assert arrays["bank_latent"].shape == (remembered, arrays["latent"].shape[-1])
@@ -99,17 +86,18 @@ def test_what_is_remembered_lies_beside_what_is_taught(collected):
 
 def test_a_batch_holds_the_nearest_and_some_at_random_of_so_many_rollouts(collected):
     paths, parts = collected
-    config = TrainConfig("", lessons=LessonConfig(0, nearest=3, context=2))
-    lessons = Lessons(paths, config)
-    assert len(lessons) == sum(len(arrays["base"]) for arrays in parts)
+    config = TrainConfig("", collection=CollectionConfig(0, nearest_steps=3, random_steps=2))
+    samples = SampleDataset(paths, config)
+    assert len(samples) == sum(len(arrays["base"]) for arrays in parts)
     rng = np.random.default_rng(0)
     row = len(parts[0]["base"]) + 4  # the fifth of the second
     for volume in (1, 2):
-        present, recalled, target, deployment, _ = lessons.batch(np.array([row]), rng, volume)
-        np.testing.assert_array_equal(target[0], parts[1]["target"][4])
-        np.testing.assert_array_equal(deployment[0], parts[1]["deployment"][4])
-        np.testing.assert_array_equal(present.latent[0], parts[1]["latent"][4])
-        assert recalled.there.all() and recalled.base.shape[1] == 5
+        batch = samples.batch(np.array([row]), rng, bank_size=volume)
+        recalled = batch.recalled
+        np.testing.assert_array_equal(batch.target[0], parts[1]["target"][4])
+        np.testing.assert_array_equal(batch.deployment[0], parts[1]["deployment"][4])
+        np.testing.assert_array_equal(batch.present.latent[0], parts[1]["latent"][4])
+        assert recalled.mask.all() and recalled.base.shape[1] == 5
         similarity = np.sort(parts[1]["similarity"][4])[::-1]
         if volume == 2:
             np.testing.assert_array_equal(recalled.similarity[0, :3], similarity[:3])

@@ -10,12 +10,19 @@ pytest.importorskip("metaworld")
 from safetensors.numpy import load_file
 
 from efn_ros.policies.pocket_vla.policy import PocketVlaPolicy
-from efn_ros.training.pocket_vla import TrainConfig, learning_rate, train
+from efn_ros.training.pocket_vla import PocketVlaTrainConfig, learning_rate, train_pocket_vla
 from efn_ros.worlds.libero import SUITES, find_files
 from efn_ros.worlds.registry import world_tasks
 
 SMALL = dict(
-    tasks=("coffee-button",), episodes=(1, 1), updates=(4, 4), batch=4, save_every=2, warm_up=2, processes=1, threads=1
+    tasks=("coffee-button",),
+    episodes=(1, 1),
+    updates=(4, 4),
+    batch_size=4,
+    save_every=2,
+    warm_up=2,
+    processes=1,
+    threads=1,
 )
 
 
@@ -24,25 +31,26 @@ def start_and_kill(directory: str, updates: int) -> None:
     import time
     from pathlib import Path
 
-    from safetensors import safe_open
+    from efn_ros.training.state import read_state
 
-    process = multiprocessing.get_context("spawn").Process(target=train, args=(TrainConfig(directory, **SMALL),))
+    process = multiprocessing.get_context("spawn").Process(
+        target=train_pocket_vla, args=(PocketVlaTrainConfig(directory, **SMALL),)
+    )
     process.start()
     state, done = Path(directory, "state.safetensors"), 0
     while done < updates and process.is_alive():
         time.sleep(0.01)
         if state.exists():
-            with safe_open(state, framework="np") as file:
-                done = int(file.metadata()["done"])
+            done = read_state(state)[1]["update"]
     process.kill()
     process.join()
 
 
 @pytest.mark.simulator
 def test_a_killed_training_ends_with_the_same_weights(tmp_path):
-    whole = train(TrainConfig(str(tmp_path / "whole"), **SMALL))
+    whole = train_pocket_vla(PocketVlaTrainConfig(str(tmp_path / "whole"), **SMALL))
     start_and_kill(str(tmp_path / "killed"), updates=2)
-    killed = train(TrainConfig(str(tmp_path / "killed"), **SMALL))
+    killed = train_pocket_vla(PocketVlaTrainConfig(str(tmp_path / "killed"), **SMALL))
     expected, found = (load_file(path / "model.safetensors") for path in (whole, killed))
     assert expected.keys() == found.keys()
     for name, value in expected.items():
@@ -52,14 +60,14 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path):
 
 
 @pytest.mark.simulator
-def test_libero_s_experts_teach_a_policy_of_another_size(tmp_path):
+def test_libero_s_experts_train_a_policy_of_another_size(tmp_path):
     try:
         find_files(None, SUITES)
     except FileNotFoundError as missing:
         pytest.skip(str(missing))
     task = "libero_goal/put_the_cream_cheese_in_the_bowl"
     small = SMALL | {"world": "libero", "tasks": (task,), "episodes": (1,), "updates": (4,)}
-    policy = PocketVlaPolicy.from_pretrained(train(TrainConfig(str(tmp_path), **small)))
+    policy = PocketVlaPolicy.from_pretrained(train_pocket_vla(PocketVlaTrainConfig(str(tmp_path), **small)))
     assert policy.spec.cameras == ("agentview", "wrist")
     assert (policy.spec.proprio_size, policy.spec.horizon, policy.spec.action_size) == (8, 4, 7)
     (file,) = (tmp_path / "demonstrations").iterdir()
@@ -73,8 +81,8 @@ def test_libero_s_experts_teach_a_policy_of_another_size(tmp_path):
 
 
 def test_the_learning_rate_warms_up_stays_and_falls_to_zero():
-    config = TrainConfig("unused", warm_up=10, cool_down=0.5, learning_rate=1.0)
-    rates = [learning_rate(config, update, 100) for update in range(101)]
+    config = PocketVlaTrainConfig("unused", updates=(100,), warm_up=10, cool_down=0.5, learning_rate=1.0)
+    rates = [learning_rate(config, update) for update in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9:50] == [1.0] * 41
     assert rates[50:] == sorted(rates[50:], reverse=True)

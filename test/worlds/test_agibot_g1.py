@@ -58,8 +58,8 @@ def until_still(plant) -> np.ndarray:
 @thorough
 @given(st.data(), st.sampled_from([0.0, 0.02]))
 def test_speed_acceleration_and_range_hold_whatever_is_commanded(data, delay_s):
-    plant = make(delay_s=delay_s, judge_rates=False)
-    plant = make(delay_s=delay_s, judge_rates=False, start=data.draw(postures(plant)))
+    plant = make(delay_s=delay_s, check_rates=False)
+    plant = make(delay_s=delay_s, check_rates=False, start=data.draw(postures(plant)))
     offset = hnp.arrays(np.float64, len(JOINTS), elements=st.floats(-0.26, 0.26))
     positions = [plant.state.positions] * 2
     for _ in range(data.draw(st.integers(1, 8))):
@@ -188,7 +188,7 @@ def test_the_first_command_may_be_nearly_as_far_as_allowed():
 
 
 def test_rates_are_not_judged_where_that_is_not_wanted():
-    plant = make(judge_rates=False)
+    plant = make(check_rates=False)
     follow(plant, [READY, READY + 0.2 * FIRST, READY - 0.02 * FIRST])
     assert plant.state.arm_states == IN_CONTROL
 

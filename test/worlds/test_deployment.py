@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from efn_ros.worlds.deployment import (
+    CAMERA_KINDS,
     KINDS,
     MAX_CAMERA_SHIFT_M,
     MAX_CAMERA_TURN_RAD,
@@ -19,7 +20,6 @@ from efn_ros.worlds.deployment import (
     MAX_YAW_RAD,
     MAX_ZOOM_LOG,
     SAMPLED,
-    SEEN,
     Deployment,
     sample_strengths,
 )
@@ -103,9 +103,9 @@ def test_a_deployment_may_be_sampled_of_some_kinds_alone():
 @given(seeds)
 def test_seen_as_trained_the_arm_stays_the_same(seed):
     drawn = Deployment.draw(seed, dict.fromkeys(KINDS, 1.0))
-    arm = Deployment.draw(seed, dict.fromkeys(set(KINDS) - set(SEEN), 1.0))
-    assert drawn.seen_as_trained() == arm != drawn
-    assert arm.seen_as_trained() == arm
+    arm = Deployment.draw(seed, dict.fromkeys(set(KINDS) - set(CAMERA_KINDS), 1.0))
+    assert drawn.with_nominal_cameras() == arm != drawn
+    assert arm.with_nominal_cameras() == arm
 
 
 @given(seeds)
@@ -124,8 +124,8 @@ def test_the_coordinates_are_shares_of_the_strongest_shift(seed):
 @given(seeds)
 def test_seen_otherwise_the_arm_stays_the_same(seed):
     drawn = Deployment.draw(seed, dict.fromkeys(KINDS, 1.0))
-    other = drawn.seen_otherwise(seed)
-    assert other == drawn.seen_otherwise(seed)
+    other = drawn.with_other_cameras(seed)
+    assert other == drawn.with_other_cameras(seed)
     for name in ("offset", "gain", "yaw_rad", "latency_steps"):
         assert getattr(other, name) == getattr(drawn, name)
     assert other.camera_shift_m != drawn.camera_shift_m
@@ -144,7 +144,7 @@ def test_a_move_is_scaled_then_turned_then_offset(translation, yaw, gain):
 )
 def test_undoing_is_the_inverse_of_moving(motions, seed, strength, turn):
     shift = Deployment.draw(seed, {"offset": strength, "gain": strength, "yaw": turn})
-    moved = np.stack([shift.move(command) for command in shift.undo(motions)])
+    moved = np.stack([shift.move(command) for command in shift.inverse(motions)])
     np.testing.assert_allclose(moved, motions, atol=1e-12)
 
 

@@ -26,7 +26,7 @@ from efn_ros.features.sketches import Projection
 from efn_ros.types import Outcome
 
 CATALOGUE = "catalogue.sqlite"
-PAYLOADS, UNNAMED = "payloads", "unnamed"
+PAYLOADS, ORPHANED = "payloads", "orphaned"
 LOCK = "writer.lock"
 APPLICATION_ID = 0x45464E42  # "EFNB"
 BUSY_TIMEOUT_S = 10.0
@@ -118,12 +118,12 @@ def make(catalogue: sqlite3.Connection, projection: str, *, revision: int = 0, s
     meta = {"revision": str(revision), "projection": projection, "sizes": json.dumps(sizes or {})}
     meta["identity"] = secrets.token_hex(8)
     catalogue.executemany("INSERT INTO meta VALUES (?, ?)", list(meta.items()))
-    seal_meta(catalogue)
+    store_meta_checksum(catalogue)
     catalogue.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     catalogue.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
 
 
-SEALED = (
+CHECKED = (
     "id", "robot", "task", "text", "embedding", "seed", "outcome", "length", "decisions", "recallable", "start_ns",
     "policy", "revision", "payload", "payload_size", "payload_checksum", "explored",
 )  # fmt: skip
@@ -135,25 +135,25 @@ def insert(catalogue: sqlite3.Connection, row: dict[str, str | int | bytes]) -> 
     told = row["text"], row["embedding"]
     catalogue.execute("INSERT OR IGNORE INTO instruction (text, embedding) VALUES (?, ?)", told)
     (instruction,) = catalogue.execute("SELECT id FROM instruction WHERE text = ? AND embedding = ?", told).fetchone()
-    own = {name: row[name] for name in SEALED if name not in ("text", "embedding")}
-    own |= {"instruction": instruction, "seal": seal(row)}
+    own = {name: row[name] for name in CHECKED if name not in ("text", "embedding")}
+    own |= {"instruction": instruction, "seal": row_checksum(row)}
     marks = ", ".join("?" * len(own))
     catalogue.execute(f"INSERT INTO rollout ({', '.join(own)}) VALUES ({marks})", tuple(own.values()))
 
 
-def seal(row: Mapping[str, str | int | bytes]) -> bytes:
-    """BLAKE2b of what a row of ROWS says, by which a byte that has changed in the catalogue is found."""
-    values = [value.hex() if isinstance(value := row[name], bytes) else value for name in SEALED]
+def row_checksum(row: Mapping[str, str | int | bytes]) -> bytes:
+    """Return BLAKE2b of a row of ROWS (its column `seal`), by which a changed byte in the catalogue is found."""
+    values = [value.hex() if isinstance(value := row[name], bytes) else value for name in CHECKED]
     return hashlib.blake2b(json.dumps(values).encode(), digest_size=8).digest()
 
 
-def seal_meta(catalogue: sqlite3.Connection) -> None:
-    """Seal what `meta` says; within the transaction that changes it."""
-    catalogue.execute("INSERT OR REPLACE INTO meta VALUES ('seal', ?)", (meta_seal(read_meta(catalogue)),))
+def store_meta_checksum(catalogue: sqlite3.Connection) -> None:
+    """Store the checksum of `meta`; within the transaction that changes it."""
+    catalogue.execute("INSERT OR REPLACE INTO meta VALUES ('seal', ?)", (meta_checksum(read_meta(catalogue)),))
 
 
-def meta_seal(meta: dict[str, str]) -> str:
-    """As `seal`, of `meta`, in hexadecimal."""
+def meta_checksum(meta: dict[str, str]) -> str:
+    """Return the checksum of `meta`, in hexadecimal."""
     said = sorted((name, value) for name, value in meta.items() if name != "seal")
     return hashlib.blake2b(json.dumps(said).encode(), digest_size=8).hexdigest()
 

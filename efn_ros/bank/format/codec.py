@@ -30,6 +30,7 @@ ABOUT = ("rollout", "robot", "task", "instruction", "seed", "outcome", "length",
 
 
 WHOLE = ("seed", "outcome", "length", "start_ns")  # of ABOUT: numbers
+STORED = {"clipped": "cut"}  # fields of `StepArrays` -> tensors of another name
 
 
 def sizes_in(content: bytes) -> dict[str, list[int]]:
@@ -65,7 +66,7 @@ def encode(rollout: Rollout, image_quality: int, projection: str) -> bytes:
         "confidence": stack([c.confidence for c in corrections]),
         "proposed": stack([_proposed(c) for c in corrections]),
         "proposes": stack([c.proposed is not None for c in corrections], np.uint8),
-        "cut": stack([c.cut for c in corrections], np.uint8),
+        "cut": stack([c.clipped for c in corrections], np.uint8),
         "source_step": stack([c.rollout_step for c in corrections], np.int32),
     }
     names = {"explored": [c.exploration for c in corrections], "source": [c.rollout_id for c in corrections]}
@@ -160,11 +161,11 @@ def name_of(checksum: str) -> str:
 def decode(payload: bytes) -> StepArrays:
     """The decisions in a payload, without sketches and images."""
     tensors = safetensors.numpy.load(payload)
-    arrays = {name: tensors[name] for name in StepArrays.__dataclass_fields__ if name != "key"}
+    arrays = {name: tensors[STORED.get(name, name)] for name in StepArrays.__dataclass_fields__ if name != "key"}
     metadata = unpack(payload)[1]
     for name in ("explored", "source"):
         arrays[name] = np.array(json.loads(metadata[name]))[arrays[name]]
-    for name in ("recallable", "proposes", "cut"):
+    for name in ("recallable", "proposes", "clipped"):
         arrays[name] = arrays[name].astype(bool)
     return StepArrays(key=Quantised(tensors["key.q"], tensors["key.scale"]), **arrays)
 

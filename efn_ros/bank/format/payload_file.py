@@ -14,6 +14,7 @@ import numpy as np
 
 from efn_ros.bank.format.codec import METADATA, _crc, _metadata_crc, _pixels, _sketch_crc
 from efn_ros.bank.format.steps import Steps
+from efn_ros.features.sketches import inverse_norm
 from efn_ros.types import Mode, Quantised
 
 DTYPES = {"F32": "<f4", "I64": "<i8", "I32": "<i4", "U32": "<u4", "U8": "u1", "I8": "i1"}  # as safetensors names them
@@ -46,9 +47,9 @@ class PayloadFile:
         names = {"latent": "latent_mean"} | {name: name for name in ("base", "executed", "proprio", "steps")}
         return Steps(
             key=key,
-            key_norm=_over_norm(key),
+            key_norm=inverse_norm(key),
             latent_key=latent_key,
-            latent_norm=_over_norm(latent_key),
+            latent_norm=inverse_norm(latent_key),
             recallable=self._tensor("recallable").astype(bool),
             **{name: self._tensor(stored) for name, stored in names.items()},
         )
@@ -160,9 +161,3 @@ class PayloadFile:
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError("its header is not what was written") from error
         return header | {DATA: 8 + size}
-
-
-def _over_norm(q: np.ndarray) -> np.ndarray:
-    """One over the norm of each row of int8, 0 for a row of zeros; float32 (N,)."""
-    squares = np.einsum("nd,nd->n", q, q, dtype=np.int64)
-    return np.where(squares > 0, 1 / np.sqrt(np.maximum(squares, 1)), 0).astype(np.float32)

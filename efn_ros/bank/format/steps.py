@@ -48,54 +48,41 @@ def before(arrays: StepArrays | Steps) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class StepArrays:
-    """All decisions of one rollout but their sketches and images; N rows each, float32 unless said otherwise.
+    """All decisions of one rollout but their sketches and images; N rows each, float32 unless said otherwise."""
 
-    key: q (N, d), scale (N,). base, executed, residual: (N, H, A). latent: (N, L, dz). proprio: (N, P). stamps_ns,
-    steps: int64 (N,). modes: uint8 (N,). confidence: (N,). recallable: bool (N,).
-    proposed: (N, H, A), the residual that memory proposed, zero where `proposes`, bool (N,), says that it proposed
-    nothing. cut: bool (N,), the limits left less of it than was asked for. explored: str (N,), the mode of exploration
-    that probed, empty for none. source, source_step: str and int32 (N,), the rollout and the step behind the
-    correction, empty and -1 for none.
-    """
-
-    key: Quantised
-    base: np.ndarray
-    executed: np.ndarray
-    residual: np.ndarray
-    latent: np.ndarray
-    proprio: np.ndarray
-    stamps_ns: np.ndarray
-    steps: np.ndarray
-    modes: np.ndarray
-    confidence: np.ndarray
-    recallable: np.ndarray
-    proposed: np.ndarray
-    proposes: np.ndarray
-    cut: np.ndarray
-    explored: np.ndarray
-    source: np.ndarray
-    source_step: np.ndarray
+    key: Quantised  # q (N, d), scale (N,)
+    base: np.ndarray  # (N, H, A)
+    executed: np.ndarray  # (N, H, A)
+    residual: np.ndarray  # (N, H, A), what was added to the base
+    latent: np.ndarray  # (N, L, dz)
+    proprio: np.ndarray  # (N, P)
+    stamps_ns: np.ndarray  # int64 (N,)
+    steps: np.ndarray  # int64 (N,), index of the decision within its episode
+    modes: np.ndarray  # uint8 (N,), values of `Mode`
+    confidence: np.ndarray  # (N,), of the recall
+    recallable: np.ndarray  # bool (N,)
+    proposed: np.ndarray  # (N, H, A), the residual that memory proposed; zero where there is none
+    proposes: np.ndarray  # bool (N,), whether there is one
+    clipped: np.ndarray  # bool (N,), the limits left less of it than memory asked for
+    explored: np.ndarray  # str (N,), the mode of exploration; empty: none
+    source: np.ndarray  # str (N,), the rollout behind the correction; empty: none
+    source_step: np.ndarray  # int32 (N,), its decision; -1: none
 
 
 @dataclass(frozen=True)
 class Steps:
-    """What recall compares and returns of one rollout; N rows each, float32 unless said otherwise.
+    """What recall compares and returns of one rollout; N rows each, float32 unless said otherwise."""
 
-    key, latent_key: int8 (N, d) and (N, dz); key_norm, latent_norm: (N,), one over their norms (0 for a zero row), so
-    that norm * q is the unit vector of (32) and (37). latent: (N, dz), mean of the latent tokens. base, executed: (N,
-    H, A). proprio: (N, P). steps: int64 (N,). recallable: bool (N,).
-    """
-
-    key: np.ndarray
-    key_norm: np.ndarray
-    latent_key: np.ndarray
-    latent_norm: np.ndarray
-    latent: np.ndarray
-    base: np.ndarray
-    executed: np.ndarray
-    proprio: np.ndarray
-    steps: np.ndarray
-    recallable: np.ndarray
+    key: np.ndarray  # int8 (N, d)
+    key_norm: np.ndarray  # (N,), one over the norm of each key, 0 for a zero row: norm * q is the unit vector of (32)
+    latent_key: np.ndarray  # int8 (N, dz)
+    latent_norm: np.ndarray  # (N,), likewise, for (37)
+    latent: np.ndarray  # (N, dz), mean of the latent tokens
+    base: np.ndarray  # (N, H, A)
+    executed: np.ndarray  # (N, H, A)
+    proprio: np.ndarray  # (N, P)
+    steps: np.ndarray  # int64 (N,), index of the decision within its episode
+    recallable: np.ndarray  # bool (N,)
 
     @property
     def nbytes(self) -> int:
@@ -104,11 +91,10 @@ class Steps:
 
 
 @dataclass(frozen=True)
-class Followed:
-    """An episode's n decisions in which memory was followed. confidence: (n,) of the recall, in [0, 1]. sources: n
-    names, the rollout behind each. success: how the episode ended."""
+class FollowedEpisode:
+    """The n decisions of an episode in which memory was followed."""
 
     instruction: str
-    sources: Sequence[str]
-    confidence: np.ndarray
-    success: bool = False
+    sources: Sequence[str]  # (n,), the rollout behind each
+    confidence: np.ndarray  # (n,), of the recall, in [0, 1]
+    success: bool = False  # how the episode ended

@@ -44,7 +44,7 @@ def migrate(
     A crash leaves the bank as it was or as it shall be: new payloads come first, then one transaction. progress: what
     the rows of the catalogue are iterated through. A bank of this format stays as it is. Raises BankLockedError,
     BankFormatError for what cannot be migrated, OSError, and, unless `skip_corrupt`, BankCorruptionError. What is left
-    behind is set aside in `unnamed`.
+    behind is set aside in `orphaned/`.
     """
     directory = Path(directory).absolute()
     if not (directory / CATALOGUE).exists():

@@ -21,7 +21,7 @@ from efn_ros.bank.format.catalogue import (
     read_meta,
     readable,
     record_of,
-    seal,
+    row_checksum,
     transaction,
 )
 from efn_ros.bank.format.errors import BankCorruptionError
@@ -55,7 +55,7 @@ class BankReader:
     @property
     def corrupt(self) -> dict[str, str]:
         """What was found corrupt and is skipped: identifier of the rollout -> what is wrong with it."""
-        return self._unsealed | dict(self._cache.corrupt().values())
+        return self._damaged_rows | dict(self._cache.corrupt().values())
 
     def rollouts(self) -> list[RolloutRecord]:
         """The catalogue, oldest first."""
@@ -70,13 +70,13 @@ class BankReader:
         whole = self._refresh()
         if verified:
             for rollout in whole.rollouts:
-                self._cache.tolerate(rollout, lambda: rollout.arrays)  # noqa: B023
+                self._cache.read_or_skip(rollout, lambda: rollout.arrays, missing_is_corrupt=True)  # noqa: B023
         if not self._cache.corrupt():
-            return replace(whole, skipped=tuple(self._unsealed)) if self._unsealed else whole
+            return replace(whole, skipped=tuple(self._damaged_rows)) if self._damaged_rows else whole
         corrupt = self._cache.corrupt({rollout.path for rollout in whole.rollouts})
         kept = np.array([rollout.path not in corrupt for rollout in whole.rollouts], bool)
         skipped = tuple(r.record.id for r, good in zip(whole.rollouts, kept, strict=True) if not good)
-        return replace(whole.only(kept), skipped=(*self._unsealed, *skipped))
+        return replace(whole.only(kept), skipped=(*self._damaged_rows, *skipped))
 
     def image(self, rollout_id: str, step: int, camera: str) -> np.ndarray:
         """What a camera saw at a decision, uint8 (height, width, 3) RGB, as JPEG has kept it.
@@ -100,7 +100,7 @@ class BankReader:
     def _reset(self, identity: str = "", projection: str = "") -> None:
         self._identity, self._mark = identity, []
         self._embeddings: dict[int, np.ndarray] = {}
-        self._unsealed: dict[str, str] = {}
+        self._damaged_rows: dict[str, str] = {}
         self._serials, self._snapshot = np.zeros(0, np.int64), Snapshot(projection=projection)
 
     def _refresh(self) -> Snapshot:
@@ -128,7 +128,7 @@ class BankReader:
 
     def _follow(self, catalogue: sqlite3.Connection, since: int, revision: int) -> None:
         """Take in what has changed since a revision; all of it or, where an error is raised, nothing."""
-        snapshot, serials, unsealed = self._snapshot, self._serials, dict(self._unsealed)
+        snapshot, serials, damaged_rows = self._snapshot, self._serials, dict(self._damaged_rows)
         gone = catalogue.execute("SELECT serial, id FROM forgotten WHERE revision > ?", (since,)).fetchall()
         forgotten: list[StoredRollout] = []
         if gone:
@@ -136,17 +136,17 @@ class BankReader:
             forgotten = [snapshot.rollouts[i] for i in np.flatnonzero(~kept)]
             snapshot, serials = snapshot.only(kept), serials[kept]
             for _, id_ in gone:
-                unsealed.pop(id_, None)
+                damaged_rows.pop(id_, None)
         rollouts, added, payloads = [], [], self._directory / PAYLOADS
         for row in catalogue.execute(f"{ROWS} WHERE revision > ? ORDER BY serial", (since,)):
-            if seal(row) != row["seal"]:
+            if row_checksum(row) != row["seal"]:
                 what = (
                     f"the catalogue's row of rollout {row['id']!r} in {self._directory} is not what was written; make "
                     "the catalogue anew with ./efn bank rebuild"
                 )
                 if not self._cache.skip_corrupt:
                     raise BankCorruptionError(what)
-                unsealed[str(row["id"])] = what
+                damaged_rows[str(row["id"])] = what
                 continue
             if (instruction := row["instruction"]) not in self._embeddings:
                 self._embeddings[instruction] = np.frombuffer(row["embedding"], "<f4").astype(np.float32)
@@ -155,7 +155,7 @@ class BankReader:
             rollouts.append(StoredRollout(record, instruction, embedding, path, self._cache))
             added.append(row["serial"])
         snapshot, mark = snapshot.extended(rollouts, revision), _mark(catalogue, revision)
-        self._snapshot, self._mark, self._unsealed = snapshot, mark, unsealed
+        self._snapshot, self._mark, self._damaged_rows = snapshot, mark, damaged_rows
         self._serials = np.concatenate([serials, np.array(added, np.int64)])
         self._cache.drop(*forgotten)
 

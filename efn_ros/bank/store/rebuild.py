@@ -30,7 +30,7 @@ def rebuild(directory: str | Path, progress: Progress = iter) -> tuple[int, list
     what was left out because it is damaged.
 
     The old catalogue stays beside it as `catalogue.sqlite.broken-1`, or the next number. Rollouts come in the order in
-    which they began, and revisions begin anew; what was left out the next writer sets aside in `unnamed`. A crash
+    which they began, and revisions begin anew; what was left out the next writer sets aside in `orphaned/`. A crash
     leaves the bank as it was, or without a catalogue: then rebuild it again. Raises BankLockedError, OSError, which is
     no damage, and BankFormatError where no payload of this format is left, or of more than one projection.
     """

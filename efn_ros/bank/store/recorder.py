@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import replace
 
 from efn_ros.types import Correction, Observation, Outcome, PolicyStep, Rollout, RolloutStep
 
@@ -55,8 +54,6 @@ class RolloutRecorder:
     def add(self, item: Observation | PolicyStep | Correction) -> None:
         """Take one part of one decision; parts of a decision and decisions may come in any order."""
         context = item.context
-        if isinstance(item, PolicyStep) and item.visual is not None:
-            item = replace(item, visual=None)  # large, and no part of a rollout
         if self._episode is None:
             self._early.append(item)
         elif context.episode_id != self._episode["episode_id"]:

@@ -113,9 +113,9 @@ def diverse(rollouts: Sequence[StoredRollout]) -> list[int]:
             continue
         key = unit((steps.key * steps.key_norm[:, None]).mean(axis=0))
         kind = clusters[rollout.record.task, rollout.record.outcome]
-        likeness = [float(unit(total) @ key) for total, _ in kind]
-        if kind and max(likeness) >= ALIKE:
-            total, members = kind[int(np.argmax(likeness))]
+        similarity = [float(unit(total) @ key) for total, _ in kind]
+        if kind and max(similarity) >= ALIKE:
+            total, members = kind[int(np.argmax(similarity))]
             total += key
             members.append(i)
         else:

@@ -15,21 +15,15 @@ from typing import TypeVar
 import numpy as np
 
 from efn_ros.bank.format import codec
-from efn_ros.bank.format.catalogue import (
-    RolloutRecord,
-)
+from efn_ros.bank.format.catalogue import RolloutRecord
 from efn_ros.bank.format.codec import checksum
 from efn_ros.bank.format.errors import BankCorruptionError
 from efn_ros.bank.format.payload_file import Index, PayloadFile
-from efn_ros.bank.format.steps import Followed, StepArrays, Steps
+from efn_ros.bank.format.steps import FollowedEpisode, StepArrays, Steps
 from efn_ros.types import Outcome, Quantised
 
 CACHE_BYTES = 256 * 2**20
-
-
 READERS = 16  # threads, which wait for the disk
-
-
 T = TypeVar("T")
 
 
@@ -46,17 +40,28 @@ class StepsCache:
         self._corrupt: dict[Path, tuple[str, str, tuple]] = {}
         self._mutex = threading.Lock()
 
-    def load(self, rollouts: Sequence[StoredRollout], *, lost: bool = False) -> list[tuple[Steps, PayloadFile] | None]:
-        """Of each its payload, opened, and what recall compares of it; None for a corrupt one that is skipped.
+    def load(
+        self, rollouts: Sequence[StoredRollout], *, missing_is_corrupt: bool = False
+    ) -> list[tuple[Steps, PayloadFile] | None]:
+        """Read what recall compares of rollouts, and open their payloads.
 
-        lost: count a file that is not there as corrupt; else FileNotFoundError is raised, for it may have been
-        forgotten. What has to be read is read side by side: a disk answers many requests sooner than one by one.
+        What has to be read is read side by side: a disk answers many requests sooner than one by one.
+
+        Args:
+            rollouts: Whose payloads are read.
+            missing_is_corrupt: Count a missing file as corrupt; else it may have been forgotten.
+
+        Returns:
+            One entry for each rollout; None for a corrupt one that is skipped.
+
+        Raises:
+            FileNotFoundError: A file is missing, and that is not counted as corrupt.
         """
 
         def one(rollout: StoredRollout) -> tuple[Steps, PayloadFile] | None:
             if rollout.path in self._corrupt:
                 return None
-            return self.tolerate(rollout, lambda: self._read(rollout), lost=lost)
+            return self.read_or_skip(rollout, lambda: self._read(rollout), missing_is_corrupt=missing_is_corrupt)
 
         with self._mutex:
             unread = sum(rollout.path not in self._steps for rollout in rollouts)
@@ -65,22 +70,29 @@ class StepsCache:
                 return list(pool.map(one, rollouts))
         return [one(rollout) for rollout in rollouts]
 
-    def tolerate(self, rollout: StoredRollout, read: Callable[[], T], *, lost: bool = True) -> T | None:
-        """What `read` reads. Raises BankCorruptionError, unless such are skipped, and OSError."""
+    def read_or_skip(
+        self, rollout: StoredRollout, read: Callable[[], T], *, missing_is_corrupt: bool = False
+    ) -> T | None:
+        """Return what `read` reads of a rollout; None where it is corrupt and such are skipped.
+
+        Raises:
+            BankCorruptionError: It is corrupt, and such are not skipped.
+            OSError: The disk refused.
+        """
         try:
             try:
                 return read()
             except FileNotFoundError as error:
-                if not lost:
+                if not missing_is_corrupt:
                     raise
                 raise rollout.corrupt(f"it is not there ({error})") from error
         except BankCorruptionError as error:
             if not self.skip_corrupt:
                 raise
-            self.brand(rollout, error)
+            self.mark_corrupt(rollout, error)
             return None
 
-    def brand(self, rollout: StoredRollout, error: BankCorruptionError) -> None:
+    def mark_corrupt(self, rollout: StoredRollout, error: BankCorruptionError) -> None:
         """Skip a rollout from now on."""
         with self._mutex:
             self._corrupt[rollout.path] = rollout.record.id, str(error), _signature(rollout.path)
@@ -138,7 +150,7 @@ class StoredRollout:
     def steps(self) -> Steps | None:
         """What recall compares and returns; None where it is corrupt and the reader skips that. Raises
         BankCorruptionError and OSError."""
-        loaded = self.cache.load([self], lost=True)[0]
+        loaded = self.cache.load([self], missing_is_corrupt=True)[0]
         return loaded[0] if loaded else None
 
     @cached_property
@@ -171,7 +183,7 @@ class StoredRollout:
         except (FileNotFoundError, ValueError) as error:
             raise self.corrupt(f"sketches {rows} cannot be read ({error})") from error
 
-    def followed(self) -> Followed | None:
+    def followed(self) -> FollowedEpisode | None:
         """The decisions in which memory was followed; None where there are none. Raises BankCorruptionError, and
         FileNotFoundError for a rollout that has been forgotten."""
         try:
@@ -179,7 +191,7 @@ class StoredRollout:
         except ValueError as error:
             raise self.corrupt(error) from error
         success = self.record.outcome == Outcome.SUCCESS
-        return Followed(self.record.instruction, sources, confidence, success) if sources else None
+        return FollowedEpisode(self.record.instruction, sources, confidence, success) if sources else None
 
     def corrupt(self, what: object) -> BankCorruptionError:
         """The error that names its payload."""

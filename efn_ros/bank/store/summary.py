@@ -1,4 +1,4 @@
-"""What a bank holds, what taught most, and what shadow mode would have changed: plain numbers, ready for JSON."""
+"""What a bank holds, which rollouts corrected most in successes, and what shadow mode would have changed; for JSON."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from efn_ros.bank.format.catalogue import RolloutRecord
 from efn_ros.bank.store.rollout import StoredRollout
 from efn_ros.types import Mode, Outcome
 
-ALL, NOT_PROBED = "all", "none"
+ALL, NOT_EXPLORED = "all", "none"
 
 
 def contents(records: Sequence[RolloutRecord]) -> list[dict]:
-    """By task and outcome, then of all: rollouts, decisions, bytes of payloads."""
+    """Count rollouts, decisions and bytes of payloads, by task and outcome, then of all."""
     return [
         {
             **group,
@@ -28,37 +28,39 @@ def contents(records: Sequence[RolloutRecord]) -> list[dict]:
 
 
 def exploration(rollouts: Sequence[StoredRollout]) -> list[dict]:
-    """By mode of exploration ("none": not probed): decisions, rollouts they are of, how many of those succeeded, and
-    corrections in successes that they were the experience behind."""
+    """Count, by mode of exploration ("none": not explored), decisions, their rollouts, and successes among these.
+
+    `credited` counts corrections in successes that such a decision was the experience behind.
+    """
     behind = Counter()
     explored = {r.record.id: dict(zip(r.arrays.steps.tolist(), r.arrays.explored, strict=True)) for r in rollouts}
-    for source, step, _ in _taught(rollouts):
-        behind[str(explored.get(source, {}).get(step, "")) or NOT_PROBED] += 1
+    for source, step, _ in _credited(rollouts):
+        behind[str(explored.get(source, {}).get(step, "")) or NOT_EXPLORED] += 1
     rows = []
     for mode in sorted({str(mode) for r in rollouts for mode in r.arrays.explored} | {""}):
         counts = {r.record.id: int((r.arrays.explored == mode).sum()) for r in rollouts}
         members = [r.record for r in rollouts if counts[r.record.id]]
         rows.append(
             {
-                "mode": mode or NOT_PROBED,
+                "mode": mode or NOT_EXPLORED,
                 "decisions": sum(counts.values()),
                 "rollouts": len(members),
                 "successes": sum(r.outcome == Outcome.SUCCESS for r in members),
-                "taught": behind[mode or NOT_PROBED],
+                "credited": behind[mode or NOT_EXPLORED],
             }
         )
     return rows
 
 
-def teachers(rollouts: Sequence[StoredRollout]) -> list[dict]:
-    """By rollout that stood behind corrections in successes, those with most first: how many, and in how many episodes.
+def credited(rollouts: Sequence[StoredRollout]) -> list[dict]:
+    """Count the corrections in successes by the rollout behind them, and their episodes; those with most come first.
 
     A rollout that is no longer in the bank has no task and no outcome.
     """
     records = {r.record.id: r.record for r in rollouts}
-    taught = list(_taught(rollouts))
-    corrections = Counter(source for source, _, _ in taught)
-    episodes = Counter(source for source, _ in {(source, episode) for source, _, episode in taught})
+    found = list(_credited(rollouts))
+    corrections = Counter(source for source, _, _ in found)
+    episodes = Counter(source for source, _ in {(source, episode) for source, _, episode in found})
     return [
         {
             "rollout": source,
@@ -73,35 +75,37 @@ def teachers(rollouts: Sequence[StoredRollout]) -> list[dict]:
 
 
 def shadow(rollouts: Sequence[StoredRollout]) -> list[dict]:
-    """Of decisions that were made in shadow, by task and outcome, then of all: what would have changed.
+    """Measure what would have changed in decisions made in shadow, by task and outcome, then in all of them.
 
-    rollouts, decisions. proposed: share of decisions with a proposal; cut: share of those that the limits cut back.
-    confidence: mean over decisions. mean, largest: |residual| over the chunks proposed, in the action's units, one
-    entry a dimension; empty where nothing was proposed. Empty for a bank without such decisions.
+    Returns:
+        A row for each group, none for a bank without such decisions: rollouts; decisions; proposed, the share of
+        decisions with a proposal; clipped, the share of those that the limits clipped; confidence, the mean over
+        decisions; mean and largest, |residual| over the chunks proposed, in the action's units, one entry a dimension,
+        empty where nothing was proposed.
     """
     in_shadow = [r for r in rollouts if (r.arrays.modes == Mode.SHADOW).any()]
     rows = []
     for group, members in _groups(in_shadow, [r.record for r in in_shadow]):
         arrays = [(r.arrays, r.arrays.modes == Mode.SHADOW) for r in members]
         confidence = np.concatenate([a.confidence[made] for a, made in arrays])
-        cut = np.concatenate([a.cut[made & a.proposes] for a, made in arrays])
+        clipped = np.concatenate([a.clipped[made & a.proposes] for a, made in arrays])
         size = np.abs(np.concatenate([a.proposed[made & a.proposes] for a, made in arrays])).astype(np.float64)
         rows.append(
             {
                 **group,
                 "rollouts": len(members),
                 "decisions": len(confidence),
-                "proposed": len(cut) / len(confidence),
-                "cut": float(cut.mean()) if len(cut) else 0.0,
+                "proposed": len(clipped) / len(confidence),
+                "clipped": float(clipped.mean()) if len(clipped) else 0.0,
                 "confidence": float(confidence.mean()),
-                "mean": size.mean(axis=(0, 1)).tolist() if len(cut) else [],
-                "largest": size.max(axis=(0, 1)).tolist() if len(cut) else [],
+                "mean": size.mean(axis=(0, 1)).tolist() if len(clipped) else [],
+                "largest": size.max(axis=(0, 1)).tolist() if len(clipped) else [],
             }
         )
     return rows
 
 
-def _taught(rollouts: Sequence[StoredRollout]) -> Iterator[tuple[str, int, str]]:
+def _credited(rollouts: Sequence[StoredRollout]) -> Iterator[tuple[str, int, str]]:
     """The experience behind each correction in a success: its rollout, its step, and the episode that succeeded."""
     for rollout in rollouts:
         if rollout.record.outcome == Outcome.SUCCESS:

@@ -15,10 +15,10 @@ from efn_ros.bank.format.catalogue import (
     check_format,
     connect,
     make,
-    meta_seal,
+    meta_checksum,
     read_meta,
     readable,
-    seal,
+    row_checksum,
     transaction,
 )
 from efn_ros.bank.format.codec import checksum
@@ -56,7 +56,7 @@ def verify(directory: str | Path, progress: Progress = iter) -> tuple[int, list[
                 return 0, found
             rows = catalogue.execute(f"{ROWS} ORDER BY serial").fetchall()
     for row in progress(rows):
-        if seal(row) != row["seal"]:
+        if row_checksum(row) != row["seal"]:
             found.append(Finding(str(path), str(row["id"]), "its row is not what was written"))
             continue
         file = directory / PAYLOADS / row["payload"]
@@ -90,6 +90,6 @@ def _of_catalogue(catalogue: sqlite3.Connection) -> list[str]:
     except sqlite3.DatabaseError as error:
         return [str(error)]
     wrong = [what for what in said if what != "ok"]
-    if meta.get("seal") != meta_seal(meta):
+    if meta.get("seal") != meta_checksum(meta):
         wrong.append("what it says of the bank as a whole is not what was written")
     return wrong

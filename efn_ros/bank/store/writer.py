@@ -19,8 +19,8 @@ from efn_ros import files
 from efn_ros.bank.format import codec
 from efn_ros.bank.format.catalogue import (
     CATALOGUE,
+    ORPHANED,
     PAYLOADS,
-    UNNAMED,
     check_format,
     check_projection,
     connect,
@@ -28,7 +28,7 @@ from efn_ros.bank.format.catalogue import (
     lock,
     make,
     readable,
-    seal_meta,
+    store_meta_checksum,
     transaction,
 )
 from efn_ros.bank.format.codec import checksum
@@ -296,7 +296,7 @@ class BankWriter:
         revision = self.revision + 1
         for name, value in {"revision": str(revision), **meta}.items():
             self._catalogue.execute("UPDATE meta SET value = ? WHERE name = ?", (value, name))
-        seal_meta(self._catalogue)
+        store_meta_checksum(self._catalogue)
         return revision
 
 
@@ -321,7 +321,7 @@ def sweep(catalogue: sqlite3.Connection, directory: Path) -> None:
     """Tidy up after a writer that was killed, or files that came by another way.
 
     What is half written goes, and what is forgotten. Any other payload that the catalogue does not name is set aside,
-    in UNNAMED: it may be the one append that was not committed, or all that is left of a catalogue that was replaced.
+    in `orphaned/`: it may be the one append that was not committed, or all that a replaced catalogue has left.
     """
     names = {name for (name,) in catalogue.execute("SELECT payload FROM rollout")}
     forgotten = {name for (name,) in catalogue.execute("SELECT payload FROM forgotten")}
@@ -329,5 +329,5 @@ def sweep(catalogue: sqlite3.Connection, directory: Path) -> None:
         if path.suffix == ".tmp" or (path.name in forgotten and path.name not in names):
             path.unlink()
         elif path.suffix == ".safetensors" and path.name not in names:
-            (directory / UNNAMED).mkdir(exist_ok=True)
-            os.replace(path, directory / UNNAMED / path.name)
+            (directory / ORPHANED).mkdir(exist_ok=True)
+            os.replace(path, directory / ORPHANED / path.name)

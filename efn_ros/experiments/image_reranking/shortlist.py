@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from efn_ros.bank.format.payload_file import PayloadFile
 from efn_ros.bank.store.rollout import StoredRollout
-from efn_ros.types import Observation, StepContext
+from efn_ros.retrieval.candidates import Candidates
+from efn_ros.retrieval.similarity import cosine_similarity
+from efn_ros.types import RetrievalQuery
 
 
 class RememberedStep(NamedTuple):
@@ -35,17 +37,19 @@ class Shortlist:
     phase: np.ndarray
 
 
-class Rerank(Protocol):
-    """Orders a shortlist anew, as `Reranker` does. size: most candidates that it looks at."""
-
-    size: int
-
-    def look(self, observation: Observation) -> None:
-        """Keep what is seen at a decision, for its recall. Raises ValueError for what it cannot look at."""
-
-    def has_seen(self, context: StepContext) -> bool:
-        """Whether that was done for a decision."""
-
-    def __call__(self, context: StepContext, shortlist: Shortlist) -> np.ndarray | None:
-        """Similarity, float32 (N,); None where nothing was seen of this decision. Raises BankCorruptionError, OSError
-        and ValueError."""
+def make_shortlist(
+    candidates: Candidates, chosen: np.ndarray, similarity: np.ndarray, query: RetrievalQuery
+) -> Shortlist:
+    """Return what is compared of the candidates `chosen`, int (N,). similarity: of all candidates, float32 (C,)."""
+    row = candidates.row[chosen]
+    rollout, place = candidates.rollout[row], row - candidates.first[candidates.rollout[row]]
+    steps = [
+        RememberedStep(candidates.rollouts[of], candidates.payloads[of], at, proprio)
+        for of, at, proprio in zip(rollout.tolist(), place.tolist(), candidates.column["proprio"][row], strict=True)
+    ]
+    q, norm = candidates.cues.key[chosen], candidates.cues.key_norm[chosen]
+    coarse, embed = similarity[chosen], cosine_similarity(q, norm, query.key.q)
+    visual = candidates.similarity.visual_weight
+    rest, nothing = 1 - visual, np.full_like(coarse, np.nan)
+    phase = np.clip((coarse - visual * embed) / rest, 0, 1) if rest > 0 else nothing
+    return Shortlist(steps, q, query.key.q, coarse, embed, phase)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from efn_ros.features.keys import unit
+from efn_ros.retrieval.similarity import convex_combination, gaussian_kernel
 
 CONTACT_SLOPE = 3.0  # of the contact proxy: none beyond a third of the image's diagonal
 
@@ -47,9 +48,9 @@ def relation(r: np.ndarray, present: np.ndarray, sigma: float | Sequence[float])
     sigma = np.asarray(sigma, np.float32)
     if not np.all(sigma > 0):
         raise ValueError(f"sigma is {sigma.tolist()}; it must be above 0")
-    distance = ((r - present) / sigma) ** 2 / 2
-    alike = np.exp(-np.nansum(distance, axis=1, dtype=np.float32))
-    return np.where(np.isnan(distance).all(axis=1), np.float32(np.nan), alike)
+    difference = ((r - present) / (sigma * np.sqrt(2))).astype(np.float32)
+    kernel = gaussian_kernel(np.nan_to_num(difference, nan=0).T, np.zeros(difference.shape[1], np.float32))
+    return np.where(np.isnan(difference).all(axis=1), np.float32(np.nan), kernel)
 
 
 def relation_features(
@@ -76,7 +77,7 @@ def image_similarity(
     Row by row the weights are renormalised over what is there, so that a detector's miss leaves image cosine and text
     gate (D.10); NaN where nothing that has weight is. Raises ValueError for weights that are negative or all 0.
     """
-    return _convex((appearance, gate, relation), weights)
+    return convex_combination((appearance, gate, relation), weights)
 
 
 def duplicates(image: np.ndarray, q: np.ndarray, present: np.ndarray) -> np.ndarray:
@@ -89,7 +90,7 @@ def additive(embed: np.ndarray, image: np.ndarray, act: np.ndarray, weights: Seq
 
     Where one is NaN the others take its weight. Raises as `image_similarity` does.
     """
-    return _convex((embed, image, act), weights)
+    return convex_combination((embed, image, act), weights)
 
 
 def gated(embed: np.ndarray, image: np.ndarray, act: np.ndarray, *, alpha: float, beta: float) -> np.ndarray:
@@ -104,18 +105,6 @@ def gated(embed: np.ndarray, image: np.ndarray, act: np.ndarray, *, alpha: float
         raise ValueError(f"beta is {beta}; it must be at least 0")
     passes = np.where(np.isnan(image), 1, alpha + (1 - alpha) * image)
     return np.clip(passes * embed + beta * np.nan_to_num(act, nan=0), 0, 1, dtype=np.float32)
-
-
-def _convex(terms: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
-    """Mean over terms (N,), weights renormalised row by row over those that are not NaN."""
-    weights = np.asarray(weights, np.float32)
-    if len(weights) != len(terms) or not np.all(weights >= 0) or not 0 < weights.sum() < np.inf:
-        raise ValueError(f"weights are {weights.tolist()}; they must be {len(terms)}, none negative, not all 0")
-    terms = np.stack(terms, axis=1).astype(np.float32)
-    weights = np.where(np.isnan(terms), 0, weights)
-    total = weights.sum(axis=1)
-    mean = (weights * np.nan_to_num(terms, nan=0)).sum(axis=1) / np.where(total > 0, total, np.nan)
-    return np.clip(mean, 0, 1)
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> float:

@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 
-from efn_ros.experiments.image_reranking.looks import Look, LookExtractor
+from efn_ros.experiments.image_reranking.image_features import ImageFeatureExtractor, ImageFeatures
 from efn_ros.experiments.image_reranking.phrases import target_of
 from efn_ros.experiments.image_reranking.shortlist import RememberedStep
 
@@ -16,17 +16,17 @@ LIMIT_BYTES = 64 * 2**20
 ENTRY_BYTES = 512  # what Python needs to keep a few numbers by name
 
 
-class LookStore:
+class ImageFeatureStore:
     """Looks by one extractor, in memory, those longest unused dropped beyond `limit_bytes`; for one thread.
 
     Image features are kept for each step, relation features for each step and thing that an instruction is about.
     """
 
-    def __init__(self, extractor: LookExtractor, limit_bytes: int = LIMIT_BYTES) -> None:
+    def __init__(self, extractor: ImageFeatureExtractor, limit_bytes: int = LIMIT_BYTES) -> None:
         self._extractor, self._limit_bytes, self._bytes = extractor, limit_bytes, 0
         self._kept: OrderedDict[tuple, np.ndarray] = OrderedDict()
 
-    def __call__(self, steps: Sequence[RememberedStep], instruction: str) -> Look:
+    def __call__(self, steps: Sequence[RememberedStep], instruction: str) -> ImageFeatures:
         """The looks of N >= 1 steps under an instruction, side by side. What is not kept is made, all images in one
         forward pass.
 
@@ -47,7 +47,7 @@ class LookStore:
 
         keys = [(step.rollout.record.payload, step.row) for step in steps]
         z = self._rows(keys, features)
-        return Look(z, self._rows([(*key, target) for key in keys], relations))
+        return ImageFeatures(z, self._rows([(*key, target) for key in keys], relations))
 
     def _rows(self, keys: list[tuple], make: Callable[[list[int]], Sequence[np.ndarray]]) -> np.ndarray:
         """(N, ...) by key. make: given indices of `keys`, makes theirs."""
@@ -74,5 +74,5 @@ def _image(step: RememberedStep, camera: str) -> np.ndarray:
     except ValueError as error:
         corrupt = stored.corrupt(f"image {step.row} of camera {camera!r} cannot be read ({error})")
         if stored.cache.skip_corrupt:
-            stored.cache.brand(stored, corrupt)
+            stored.cache.mark_corrupt(stored, corrupt)
         raise corrupt from error

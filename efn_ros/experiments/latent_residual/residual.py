@@ -1,37 +1,65 @@
-"""A residual in latent-token space, (1)(2): added to Z, and decoded by the frozen decoder (section 5 and appendix B).
-
-What goes out stays a residual on the action, so every limit around it holds as for any other.
-"""
+"""The learned change of latent tokens behind the interface of the corrector."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
-Array = TypeVar("Array", np.ndarray, Tensor)
+from efn_ros.correction.learned import LearnedResidual
+from efn_ros.efn.actor import Efn
+from efn_ros.efn.batching import Present, Recalled
+from efn_ros.experiments.latent_residual.decoding import latent_residual
+from efn_ros.experiments.latent_residual.inference import VisualPolicyStep
+from efn_ros.experiments.latent_residual.network import LatentEfn
+from efn_ros.types import PolicyStep
 
 
-def latent_residual(decode: Callable[[Array, Array], Array], latent: Array, visual: Array, change: Array) -> Array:
-    """The residual that a change of the latent tokens makes: decode(Z + dZ, V) - decode(Z, V), zero where dZ is.
+class LatentResidual(LearnedResidual):
+    """The residual of a change of Z, decoded by the frozen policy.
 
-    decode: equation (2). latent, change: Z and dZ, (..., L, dz), in the units of Z. visual: V, (..., T, D). Returns
-    (..., H, A), in the units of the action. All float32, arrays or tensors; through tensors gradients flow. Raises
-    ValueError for a change of another shape than Z.
+    It is zero, and says why, for a step without V and for one of another policy.
     """
-    if change.shape != latent.shape:
-        raise ValueError(f"change has shape {tuple(change.shape)}; the latent tokens have {tuple(latent.shape)}")
-    # Not less the base: where nothing changes, nothing must come out, to the last bit.
-    return decode(latent + change, visual) - decode(latent, visual)
 
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        *,
+        decode: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        policy: str,
+        **options,
+    ) -> None:
+        """Load a network.
 
-def latent_bound(latents: np.ndarray, share: float) -> np.ndarray:
-    """(dz,), float32: `share` of the standard deviation of each channel over latent tokens (N, L, dz) that were met.
+        Args:
+            checkpoint: Directory of `./efn experiment latent_residual`.
+            decode: The frozen decoder (2), from Z (L, dz) and V (T, D) to an action (H, A).
+            policy: Fingerprint of the policy that it is of.
+            **options: Of `LearnedResidual`.
+        """
+        super().__init__(checkpoint, **options)
+        self._decode, self._policy = decode, policy
 
-    Decoders are known only near what they were trained on. Raises ValueError for a negative share.
-    """
-    if not 0 <= share < np.inf:
-        raise ValueError(f"share is {share}; it must be finite and at least 0")
-    return (share * np.asarray(latents, np.float32).reshape(-1, latents.shape[-1]).std(axis=0)).astype(np.float32)
+    def load(self, directory: Path) -> Efn:
+        """Load the network of a checkpoint."""
+        return LatentEfn.from_pretrained(directory)
+
+    def reason_against(self, step: PolicyStep) -> str:
+        """Return why latent tokens of the step cannot be decoded; empty where they can."""
+        if not isinstance(step, VisualPolicyStep):
+            return "the step came without its visual tokens; set experiment: latent_residual of vla_policy too"
+        if step.policy != self._policy:
+            return (
+                f"the step is of policy {step.policy!r}, but latent tokens are decoded by {self._policy!r}; name the "
+                "step's in experiment_options.policy and .policy_checkpoint of efn_corrector"
+            )
+        return ""
+
+    def residual(self, step: PolicyStep, present: Present, recalled: Recalled) -> Tensor:
+        """Return the decoded residual of one step, (1, H, A)."""
+        change = super().residual(step, present, recalled)[0].numpy()
+        visual = step.visual if isinstance(step, VisualPolicyStep) else np.zeros((0, 0), np.float32)
+        return torch.from_numpy(latent_residual(self._decode, step.latent, visual, change))[None]

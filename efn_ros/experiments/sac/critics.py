@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from efn_ros.efn.batching import Present, Recalled
-from efn_ros.efn.checkpoint import _load, read_config
+from efn_ros.efn.checkpoint import load_weights, read_config
 from efn_ros.efn.config import EfnConfig
 from efn_ros.efn.layers import SetEncoder
 
-SMALLEST_BOUND = 1e-6  # of what critics divide by: a dimension that may not be corrected tells them nothing
+MIN_BOUND = 1e-6  # of what critics divide by: a dimension that may not be corrected tells them nothing
 
 
 CRITICS = "critics.safetensors"
@@ -24,11 +24,11 @@ class EfnCritic(SetEncoder):
     """Q of a residual (B, H, A), in the action's units, beside what the actor reads: (B,)."""
 
     def __init__(self, config: EfnConfig) -> None:
-        super().__init__(config, beside=config.horizon * config.action_size)
+        super().__init__(config, extra_inputs=config.horizon * config.action_size)
         self.value = nn.Linear(config.width, 1)
 
     def forward(self, present: Present, recalled: Recalled, action: Tensor) -> Tensor:
-        share = action / self.bound.clamp(min=SMALLEST_BOUND)
+        share = action / self.bound.clamp(min=MIN_BOUND)
         return self.value(self.features(present, recalled, share)).squeeze(-1)
 
 
@@ -54,9 +54,9 @@ class EfnCritics(nn.Module):
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> EfnCritics:
         """Raises as `Efn.from_pretrained` does."""
-        config, path = read_config(directory, CRITICS), Path(directory) / CRITICS
+        config, path = read_config(directory, weights=CRITICS), Path(directory) / CRITICS
         with safe_open(path, "pt") as file:
             n = len({name.split(".")[1] for name in file.keys()})
         critics = cls(config, n)
-        _load(critics, path)
+        load_weights(critics, path)
         return critics.eval()

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from efn_ros.training.state import read, write
+from efn_ros.training.state import read_state, write_state
 
 Tree = Any
 
@@ -122,14 +122,14 @@ class Replay:
     def save(self, path: str | Path) -> None:
         """Write rows and the state of the draw to one file, which appears as a whole or not at all."""
         facts = {"capacity": self.capacity, "next": self._next, "rng": self._rng.bit_generator.state}
-        write(Path(path), {name: store[: self._size] for name, store in self._arrays.items()}, facts)
+        write_state(Path(path), {name: store[: self._size] for name, store in self._arrays.items()}, facts)
 
     def load(self, path: str | Path) -> None:
         """Become what was saved, so that what is sampled next is what would have been.
 
         Raises FileNotFoundError, and ValueError for a file that is none or was saved with another example or capacity.
         """
-        arrays, facts = read(Path(path))
+        arrays, facts = read_state(Path(path))
         if facts.get("capacity") != self.capacity:
             raise ValueError(f"{path} was saved with capacity {facts.get('capacity')}, not {self.capacity}")
         here, there = ({n: (a.shape[1:], a.dtype) for n, a in d.items()} for d in (self._arrays, arrays))

@@ -14,7 +14,6 @@ conservative warm start: Nakamoto et al. (Cal-QL, arXiv:2303.05479); xi, warm st
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -25,9 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from efn_ros.efn.config import LOG_STD_RANGE
+from efn_ros.efn.actor import LOG_STD_RANGE
 from efn_ros.experiments.sac.replay import Transition, Tree, tree_map
-from efn_ros.training.state import read, write
+from efn_ros.training.state import check_settings, read_state, write_state
 
 
 @dataclass(frozen=True)
@@ -289,16 +288,15 @@ class Sac:
 
     def save(self, path: str | Path) -> None:
         """State and configuration as one safetensors file, which appears as a whole or not at all."""
-        write(Path(path), {n: t.cpu().numpy() for n, t in self.state_dict().items()}, {"config": asdict(self.config)})
+        write_state(
+            Path(path), {n: t.cpu().numpy() for n, t in self.state_dict().items()}, {"config": asdict(self.config)}
+        )
 
     def load(self, path: str | Path) -> None:
         """Go on as if never stopped. Raises FileNotFoundError, and ValueError for a file that is damaged, that was
         saved with another configuration or that does not fit."""
-        arrays, facts = read(Path(path))
-        own, saved = json.loads(json.dumps(asdict(self.config))), facts.get("config", {})
-        for name in sorted({*own, *saved}):
-            if own.get(name) != saved.get(name):
-                raise ValueError(f"{path} was saved with {name} {saved.get(name)}, not {own.get(name)}")
+        arrays, facts = read_state(Path(path))
+        check_settings(path, facts.get("config", {}), asdict(self.config))
         self.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
@@ -322,17 +320,6 @@ def temperature_loss(log_temperature: Tensor, entropy: Tensor, target: float) ->
 def phase_in(step: int, start: int, length: int) -> float:
     """xi at `step`: 0 up to `start`, 1 after `length` more, linear between."""
     return min(max((step - start) / length, 0.0), 1.0) if length else float(step >= start)
-
-
-def attenuation(disagreement: Tensor, scale: float) -> Tensor:
-    """Factor in [0, 1] for a residual, falling with the critics' disagreement: 2^(-disagreement / scale).
-
-    scale: disagreement at which half is left, such as its median over decisions that ended well. Raises ValueError
-    unless it is above 0.
-    """
-    if not scale > 0:
-        raise ValueError(f"scale is {scale}; it must be above 0")
-    return torch.exp2(-disagreement / scale)
 
 
 # Modules
@@ -371,19 +358,6 @@ class MlpCritics(nn.Module):
                 x = torch.relu_(F.layer_norm(x, x.shape[-1:]) if self._layer_norm else x)
             x = torch.baddbmm(bias, x, weight)
         return x.squeeze(-1)
-
-
-class Ensemble(nn.Module):
-    """Critics of any kind, `critic(*observation, action)` -> (B,), one after the other: for such as do not stack."""
-
-    def __init__(self, critics: Iterable[nn.Module]) -> None:
-        super().__init__()
-        self.critics = nn.ModuleList(critics)
-        self.n = len(self.critics)
-
-    def forward(self, *inputs: Tree, members: Tensor | None = None) -> Tensor:
-        chosen = range(self.n) if members is None else members.tolist()
-        return torch.stack([self.critics[i](*inputs) for i in chosen])
 
 
 @torch.no_grad()

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from efn_ros.types import Quantised
-
 NORM_EPSILON = 1e-8  # of equation (46): a zero token stays zero
 CACHE = 1 << 20  # bytes of kernels that a core scales at a time: what its second-level cache keeps between iterations
 DTYPES = (torch.float32, torch.float64)
@@ -109,13 +107,6 @@ def sinkhorn_transport(
 def sinkhorn_similarity(x: Tensor, y: Tensor, **options: object) -> Tensor:
     """score01 (...,) of tokens (..., Tx, D) and (..., Ty, D). Options and errors are those of the functions above."""
     return sinkhorn_transport(cosine_affinity(x, y), **options).score
-
-
-@torch.inference_mode()
-def sketch_similarity(a: Quantised, b: Quantised, **options: object) -> float:
-    """score01 of token sketches, q (T, d) and scale (T,), without gradients. Options: those of sinkhorn_transport."""
-    x, y = (torch.from_numpy(sketch.dequantise()) for sketch in (a, b))
-    return float(sinkhorn_similarity(x, y, **options))
 
 
 def _marginal(name: str, given: Tensor | None, shape: tuple[int, ...], like: Tensor) -> tuple[Tensor, float]:

@@ -76,12 +76,12 @@ def kept(rollout):
 def test_a_proposal_is_kept_beside_what_was_added_and_told_from_none():
     proposal = np.full((4, 3), 0.25, np.float32)
     arrays = kept(
-        with_corrections({"proposed": proposal, "mode": Mode.SHADOW, "cut": True}, {}, {"proposed": 0 * proposal})
+        with_corrections({"proposed": proposal, "mode": Mode.SHADOW, "clipped": True}, {}, {"proposed": 0 * proposal})
     )
     np.testing.assert_array_equal(arrays.proposed, [proposal, 0 * proposal, 0 * proposal])
-    assert arrays.proposes.tolist() == [True, False, True] and arrays.cut.tolist() == [True, False, False]
+    assert arrays.proposes.tolist() == [True, False, True] and arrays.clipped.tolist() == [True, False, False]
     assert arrays.modes[0] == Mode.SHADOW
-    assert (arrays.proposed.dtype, arrays.proposes.dtype, arrays.cut.dtype) == (np.float32, bool, bool)
+    assert (arrays.proposed.dtype, arrays.proposes.dtype, arrays.clipped.dtype) == (np.float32, bool, bool)
 
 
 def test_modes_of_exploration_and_sources_are_kept_by_name():

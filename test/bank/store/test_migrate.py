@@ -97,7 +97,7 @@ def test_what_format_1_did_not_know_is_what_it_meant(tmp_path, rollouts):
     migrate(bank)
     arrays = BankReader(bank).snapshot().rollouts[0].arrays
     np.testing.assert_array_equal(arrays.proposed, arrays.residual)
-    assert (arrays.proposes == (arrays.modes == Mode.CORRECTED)).all() and not arrays.cut.any()
+    assert (arrays.proposes == (arrays.modes == Mode.CORRECTED)).all() and not arrays.clipped.any()
     assert set(arrays.explored) == set(arrays.source) == {""} and (arrays.source_step == -1).all()
 
 

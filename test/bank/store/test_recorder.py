@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,13 +44,6 @@ def test_the_order_of_arrival_does_not_matter(order):
     for recorded, step in zip(rollout.steps, STEPS, strict=True):
         assert all(a is b for a, b in zip(parts(recorded), parts(step), strict=True))
     assert recorder.incomplete == recorder.duplicates == recorder.foreign == 0
-
-
-def test_visual_tokens_travel_but_are_not_remembered():
-    items = parts(STEPS[0])
-    items[1] = dataclasses.replace(items[1], visual=np.ones((6, 24), np.float32))
-    _, rollout = record(items)
-    assert rollout.steps[0].policy_step == STEPS[0].policy_step
 
 
 def test_the_rollout_carries_what_the_episode_was():

@@ -40,15 +40,15 @@ def held(rollouts):
 @settings(max_examples=100, deadline=None)
 @given(
     strategy=st.sampled_from(sorted(STRATEGIES)),
-    rollouts_n=st.integers(0, 14),
+    max_rollouts=st.integers(0, 14),
     steps=st.integers(0, 40),
     size=st.integers(0, 200_000),
 )
-def test_a_budget_is_kept_with_no_more_than_has_to_go(rollouts, strategy, rollouts_n, steps, size):
-    retention = Retention(strategy, rollouts_n, steps, size)
+def test_a_budget_is_kept_with_no_more_than_has_to_go(rollouts, strategy, max_rollouts, steps, size):
+    retention = Retention(strategy, max_rollouts, steps, size)
     gone = retention.excess(rollouts)
     left = [r for r in rollouts if r not in gone]
-    limits = [limit or np.inf for limit in (rollouts_n, steps, size)]
+    limits = [limit or np.inf for limit in (max_rollouts, steps, size)]
     within = lambda kept: all(h <= limit for h, limit in zip(held(kept), limits, strict=True))  # noqa: E731
     assert within(left) or len(left) == 1, "the last one stays, whatever the budget"
     assert not gone or not within([*left, gone[-1]])

@@ -36,14 +36,14 @@ def stored(tmp_path):
     return append
 
 
-def taught(source, step=0, mode=Mode.CORRECTED, **change):
+def corrected(source, step=0, mode=Mode.CORRECTED, **change):
     return {"mode": mode, "rollout_id": source, "rollout_step": step, **change}
 
 
 def test_an_empty_bank_says_nothing():
-    assert summary.contents([]) == summary.teachers([]) == summary.shadow([]) == []
-    (unprobed,) = summary.exploration([])
-    assert unprobed == {"mode": "none", "decisions": 0, "rollouts": 0, "successes": 0, "taught": 0}
+    assert summary.contents([]) == summary.credited([]) == summary.shadow([]) == []
+    (unexplored,) = summary.exploration([])
+    assert unexplored == {"mode": "none", "decisions": 0, "rollouts": 0, "successes": 0, "credited": 0}
 
 
 def test_contents_are_counted_by_task_and_outcome_and_then_all(stored):
@@ -60,15 +60,15 @@ def test_contents_are_counted_by_task_and_outcome_and_then_all(stored):
     assert rows[-1]["bytes"] == sum(r.record.payload_size for r in rollouts) == sum(r["bytes"] for r in rows[:-1])
 
 
-def test_teachers_are_those_behind_corrections_in_successes(stored):
+def test_credited_are_those_behind_corrections_in_successes(stored):
     rollouts = stored(
         rollout("first", {}, {"exploration": "noise"}, outcome=Outcome.FAILURE),
-        rollout("success", taught("first"), taught("first", 1), taught("second")),
-        rollout("again", taught("first", 1)),
-        rollout("failure", taught("second"), outcome=Outcome.FAILURE),
-        rollout("base", taught("second", mode=Mode.BASE), taught("second", mode=Mode.SHADOW)),
+        rollout("success", corrected("first"), corrected("first", 1), corrected("second")),
+        rollout("again", corrected("first", 1)),
+        rollout("failure", corrected("second"), outcome=Outcome.FAILURE),
+        rollout("base", corrected("second", mode=Mode.BASE), corrected("second", mode=Mode.SHADOW)),
     )
-    rows = summary.teachers(rollouts)
+    rows = summary.credited(rollouts)
     assert [(r["rollout"], r["task"], r["outcome"], r["corrections"], r["episodes"]) for r in rows] == [
         ("first", "reach", "failure", 3, 2),
         ("second", "", "", 1, 1),
@@ -76,21 +76,23 @@ def test_teachers_are_those_behind_corrections_in_successes(stored):
     assert rows[0]["explored"] == {"noise": 1}
 
 
-def test_a_mode_of_exploration_taught_what_its_decisions_taught(stored):
+def test_a_mode_of_exploration_is_credited_with_what_its_decisions_are(stored):
     rollouts = stored(
-        rollout("probed", {}, {"exploration": "noise"}, {"exploration": "noise"}, outcome=Outcome.FAILURE),
-        rollout("plain", taught("probed", 1), taught("probed", 0), taught("gone")),
+        rollout("explored", {}, {"exploration": "noise"}, {"exploration": "noise"}, outcome=Outcome.FAILURE),
+        rollout("plain", corrected("explored", 1), corrected("explored", 0), corrected("gone")),
     )
     assert summary.exploration(rollouts) == [
-        {"mode": "none", "decisions": 4, "rollouts": 2, "successes": 1, "taught": 2},
-        {"mode": "noise", "decisions": 2, "rollouts": 1, "successes": 0, "taught": 1},
+        {"mode": "none", "decisions": 4, "rollouts": 2, "successes": 1, "credited": 2},
+        {"mode": "noise", "decisions": 2, "rollouts": 1, "successes": 0, "credited": 1},
     ]
 
 
 def test_a_shadow_tells_what_would_have_changed(stored):
     shown = {"mode": Mode.SHADOW, "confidence": 0.75}
     rollouts = stored(
-        rollout("shown", {**shown, "proposed": PROPOSAL, "cut": True}, {**shown, "proposed": PROPOSAL / 2}, shown, {}),
+        rollout(
+            "shown", {**shown, "proposed": PROPOSAL, "clipped": True}, {**shown, "proposed": PROPOSAL / 2}, shown, {}
+        ),
         rollout("silent", {**shown, "confidence": 0.25}, outcome=Outcome.FAILURE),
         rollout("corrected", {"proposed": 9 * PROPOSAL}),
     )
@@ -101,7 +103,7 @@ def test_a_shadow_tells_what_would_have_changed(stored):
         1,
         3,
     )
-    assert (success["proposed"], success["cut"], success["confidence"]) == (2 / 3, 0.5, 0.75)
+    assert (success["proposed"], success["clipped"], success["confidence"]) == (2 / 3, 0.5, 0.75)
     assert (success["mean"], success["largest"]) == ([0.1875, 0.375, 0.0], [0.25, 0.5, 0.0])
     assert (failure["decisions"], failure["proposed"], failure["mean"], failure["largest"]) == (1, 0.0, [], [])
     assert (both["task"], both["rollouts"], both["decisions"], both["confidence"]) == ("all", 2, 4, 0.625)

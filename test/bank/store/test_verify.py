@@ -11,7 +11,7 @@ from sample_rollouts import PROJECTION, make_rollout
 
 from efn_ros.bank import BankCorruptionError, BankFormatError, BankLockedError, BankReader, BankWriter
 from efn_ros.bank.format import codec as payloads
-from efn_ros.bank.format.catalogue import CATALOGUE, PAYLOADS, UNNAMED
+from efn_ros.bank.format.catalogue import CATALOGUE, ORPHANED, PAYLOADS
 from efn_ros.bank.store import rebuild as rebuilding
 from efn_ros.bank.store.rebuild import rebuild
 from efn_ros.bank.store.verify import verify
@@ -153,7 +153,7 @@ def test_what_is_left_out_is_set_aside_and_never_lost(bank):
     assert rebuild(bank)[0] == 2
     with BankWriter(bank, projection=PROJECTION) as writer:
         assert writer.rollouts == 2
-    aside = bank / UNNAMED / path.name
+    aside = bank / ORPHANED / path.name
     assert not path.exists() and aside.exists()
     path.write_bytes(whole)  # from a copy
     assert rebuild(bank) == (3, [])
@@ -181,7 +181,7 @@ def test_an_older_catalogue_over_newer_payloads_loses_none_of_them(bank, tmp_pat
     shutil.copy(tmp_path / "older", bank / CATALOGUE)
     with BankWriter(bank, projection=PROJECTION) as writer:
         assert writer.rollouts == 3
-    for path in (bank / UNNAMED).iterdir():
+    for path in (bank / ORPHANED).iterdir():
         path.rename(bank / PAYLOADS / path.name)
     assert rebuild(bank) == (5, [])
 

@@ -7,22 +7,22 @@ from hypothesis import strategies as st
 
 from efn_ros.experiments.sac.rewards import Reference, Shaping, anti_idling, linear, semantic_match, sparse
 
-likeness = st.floats(0, 1)
+similarity = st.floats(0, 1)
 one = lambda value: np.array([value])  # noqa: E731
 
 
-@given(likeness, st.floats(0, 10), st.floats(-1, 1))
+@given(similarity, st.floats(0, 10), st.floats(-1, 1))
 def test_the_map_of_similarity_is_linear(similarity, scale, offset):
     assert linear(one(similarity), Shaping(scale=scale, offset=offset)) == pytest.approx(scale * (similarity - offset))
 
 
-@given(likeness, st.lists(st.floats(-1, 1), min_size=4, max_size=4), st.floats(0, 1))
+@given(similarity, st.lists(st.floats(-1, 1), min_size=4, max_size=4), st.floats(0, 1))
 def test_a_match_is_paid_and_a_residual_costs_its_square(similarity, residual, weight):
     found = semantic_match(one(similarity), np.array(residual).reshape(1, 2, 2), Shaping(residual=weight))
     assert found == pytest.approx(similarity - weight * sum(r**2 for r in residual))
 
 
-@given(likeness, likeness, likeness)
+@given(similarity, similarity, similarity)
 def test_anti_idling_is_equation_16(following, present, stay):
     shaping = Shaping(absolute=0.7, progress=1.3, motion=0.2, lazy=2.0, time=0.05, tolerance=0.1)
     idle = max(0.1 - (following - present), 0)
@@ -80,7 +80,7 @@ def test_a_reference_outside_of_its_rollout_is_named():
 # Potentials
 
 
-@given(st.lists(likeness, min_size=2, max_size=20), st.floats(0.5, 1.0))
+@given(st.lists(similarity, min_size=2, max_size=20), st.floats(0.5, 1.0))
 def test_a_potential_adds_nothing_to_a_whole_episode_but_where_it_began(potentials, gamma):
     """Discounted, the shaping of an episode sums up to minus its first potential, whatever happens in between."""
     before, after = np.array(potentials), np.array([*potentials[1:], 0.0])

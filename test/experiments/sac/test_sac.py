@@ -16,17 +16,15 @@ from torch import nn
 from torch.distributions import Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
-from efn_ros.efn.actor import Efn
+from efn_ros.efn.actor import LOG_STD_RANGE, Efn
 from efn_ros.efn.batching import Present, Recalled
-from efn_ros.efn.config import LOG_STD_RANGE, EfnConfig
+from efn_ros.efn.config import EfnConfig
 from efn_ros.experiments.sac.replay import Replay, Transition, tree_map
 from efn_ros.experiments.sac.sac import (
-    Ensemble,
     MlpActor,
     MlpCritics,
     Sac,
     SacConfig,
-    attenuation,
     phase_in,
     squashed_gaussian,
     start_nearly_deterministic,
@@ -61,8 +59,8 @@ def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-class Says(nn.Module):
-    """An actor that says the same everywhere."""
+class Constant(nn.Module):
+    """An actor that is the same everywhere."""
 
     def __init__(self, mean=0.0, log_std=-1.0, shape=(1,)):
         super().__init__()
@@ -82,6 +80,19 @@ class Table(nn.Module):
     def forward(self, state, action, members=None):
         values = self.values if members is None else self.values[members]
         return values[:, state[:, 0].long()] + self.slope * action.flatten(1).sum(1)
+
+
+class Ensemble(nn.Module):
+    """Any critics side by side."""
+
+    def __init__(self, critics):
+        super().__init__()
+        self.members = nn.ModuleList(critics)
+        self.n = len(self.members)
+
+    def forward(self, *inputs, members=None):
+        chosen = range(self.n) if members is None else members.tolist()
+        return torch.stack([self.members[i](*inputs) for i in chosen])
 
 
 def transitions(states, rewards, following, done, **more) -> Transition:
@@ -202,7 +213,9 @@ def test_the_target_counts_all_degrees_of_freedom_of_a_chunk():
 
 
 def test_the_target_of_a_tiny_world_is_that_computed_by_hand():
-    sac = Sac(SacConfig(bound=(1.0,), gamma=0.5, temperature=1e-12), Says(), Table([[1.0, 4.0, 9.0], [2.0, 3.0, 7.0]]))
+    sac = Sac(
+        SacConfig(bound=(1.0,), gamma=0.5, temperature=1e-12), Constant(), Table([[1.0, 4.0, 9.0], [2.0, 3.0, 7.0]])
+    )
     rows = transitions([0, 0, 1], [0.5, 1.0, -2.0], [1, 2, 0], [False, True, False])
     expected = torch.tensor([0.5 + 0.5 * min(4.0, 3.0), 1.0, -2.0 + 0.5 * min(1.0, 2.0)])
     torch.testing.assert_close(sac.soft_target(rows), expected)
@@ -210,7 +223,7 @@ def test_the_target_of_a_tiny_world_is_that_computed_by_hand():
 
 def test_being_random_is_worth_its_entropy():
     alpha, gamma, std, count = 0.3, 0.5, 0.8, 40_000
-    sac = Sac(SacConfig(bound=(7.0,), gamma=gamma, temperature=alpha), Says(0.0, math.log(std)), Table([[2.0]] * 2))
+    sac = Sac(SacConfig(bound=(7.0,), gamma=gamma, temperature=alpha), Constant(0.0, math.log(std)), Table([[2.0]] * 2))
     found = sac.soft_target(transitions([0] * count, [1.0] * count, [0] * count, [False] * count)).mean()
     assert found == pytest.approx(1.0 + gamma * (2.0 + alpha * entropy_of_squashed(std)), abs=5e-3)
 
@@ -221,7 +234,7 @@ def test_critics_come_to_the_soft_values_of_a_chain():
     config = SacConfig(
         bound=(1.0,), gamma=gamma, temperature=alpha, target_entropy=None, learning_rate=0.02, polyak=0.1
     )
-    sac = Sac(config, Says(0.0, math.log(std)), Table([[5.0, -3.0], [0.0, 2.0]]))
+    sac = Sac(config, Constant(0.0, math.log(std)), Table([[5.0, -3.0], [0.0, 2.0]]))
     chain = transitions([0, 1] * size, [0.0, 1.0] * size, [1, 0] * size, [False, True] * size)
     for _ in range(600):
         sac.warm_start(chain)
@@ -258,27 +271,9 @@ def test_critics_at_once_are_a_loop_over_single_ones(layer_norm, members):
             torch.testing.assert_close(bias.grad[i, 0], linear.bias.grad)
 
 
-def test_an_ensemble_of_any_critics_is_each_of_them():
-    singles = [MlpCritics(STATE + H * A, (WIDTH,), n=1) for _ in range(3)]
-    ensemble = Ensemble(First(s) for s in singles)
-    rows = tensors(batch())
-    values = ensemble(*rows.observation, rows.action)
-    assert torch.equal(values, torch.cat([s(*rows.observation, rows.action) for s in singles]))
-    assert torch.equal(ensemble(*rows.observation, rows.action, members=torch.tensor([2, 0])), values[[2, 0]])
-
-
-class First(nn.Module):
-    def __init__(self, critics):
-        super().__init__()
-        self.critics = critics
-
-    def forward(self, *inputs):
-        return self.critics(*inputs)[0]
-
-
 def test_of_many_critics_the_least_of_two_drawn_ones_counts():
     values = [3.0, 1.0, 4.0, 1.5]
-    sac = Sac(SacConfig(bound=(1.0,), gamma=1.0, temperature=1e-12), Says(), Table([[v] for v in values]))
+    sac = Sac(SacConfig(bound=(1.0,), gamma=1.0, temperature=1e-12), Constant(), Table([[v] for v in values]))
     drawn = {sac.soft_target(transitions([0], [0.0], [0], [False])).item() for _ in range(200)}
     assert drawn == {min(pair) for pair in combinations(values, 2)}
 
@@ -303,7 +298,7 @@ def test_the_loss_is_that_of_equation_12():
 
 def test_what_the_actor_descends_is_equation_13():
     """Along the slope of the critics by hand: of -Q, with almost no entropy to win."""
-    sac = Sac(SacConfig(bound=(2.0,), temperature=1e-12), Says(0.3, -20.0), Table([[0.0]] * 2, slope=1.5))
+    sac = Sac(SacConfig(bound=(2.0,), temperature=1e-12), Constant(0.3, -20.0), Table([[0.0]] * 2, slope=1.5))
     sac.update(transitions([0], [0.0], [0], [True]))
     gradient = sac.state_dict()["actor_optimiser.mean.exp_avg"].item() / 0.1
     assert gradient == pytest.approx(-1.5 * 2.0 * (1 - math.tanh(0.3) ** 2), rel=1e-4)
@@ -342,7 +337,7 @@ def test_an_actor_may_learn_more_slowly_than_critics_and_temperature():
 @pytest.mark.parametrize("weight", [0.0, 100.0])
 def test_an_anchor_holds_the_mean_where_the_critics_pull(weight):
     config = SacConfig(bound=(1.0,), temperature=1e-12, learning_rate=0.05, anchor=weight)
-    sac = Sac(config, Says(0.2, -5.0), Table([[0.0]] * 2, slope=1.5), anchor=Says(0.2))
+    sac = Sac(config, Constant(0.2, -5.0), Table([[0.0]] * 2, slope=1.5), anchor=Constant(0.2))
     for _ in range(100):
         sac.update(transitions([0], [0.0], [0], [True]))
     moved = (torch.tanh(sac.actor.mean) - math.tanh(0.2)).item()
@@ -367,7 +362,7 @@ def test_a_gradient_is_clipped():
 def test_the_conservative_term_is_the_log_of_an_integral(slope, std, size):
     """log of the integral of exp(slope a) over (-1, 1), in each dimension, less Q of what was done; of two critics."""
     config = SacConfig(bound=(1.0,) * size, conservative_actions=20_000)
-    sac = Sac(config, Says(0.1, math.log(std), (size,)), Table([[0.0], [1.0]], slope))
+    sac = Sac(config, Constant(0.1, math.log(std), (size,)), Table([[0.0], [1.0]], slope))
     rows = replace(transitions([0], [0.0], [0], [True]), action=torch.full((1, size), 0.4))
     found = sac.conservatism(rows, sac.critics(*rows.observation, rows.action))
     expected = 2 * size * (math.log((math.exp(slope) - math.exp(-slope)) / slope) - slope * 0.4)
@@ -376,7 +371,7 @@ def test_the_conservative_term_is_the_log_of_an_integral(slope, std, size):
 
 def test_a_return_that_is_known_holds_up_the_policys_part():
     """Where Q = 0 and V = 3, half of the weight is the policy's: log of (2 + 2 e^3) / 2."""
-    sac = Sac(SacConfig(bound=(1.0,), conservative_actions=20_000), Says(0.0, 0.0), Table([[0.0]]))
+    sac = Sac(SacConfig(bound=(1.0,), conservative_actions=20_000), Constant(0.0, 0.0), Table([[0.0]]))
     for known, expected in ((3.0, math.log((2 + 2 * math.exp(3.0)) / 2)), (-9.0, math.log(2))):
         rows = transitions([0], [0.0], [0], [True], return_to_go=torch.tensor([known]))
         found = sac.conservatism(rows, sac.critics(*rows.observation, rows.action))
@@ -403,23 +398,10 @@ def test_a_conservative_start_values_what_was_done_above_what_was_not():
 
 
 def test_disagreement_is_the_spread_of_the_critics():
-    sac = Sac(SacConfig(bound=(1.0,)), Says(), Table([[1.0, 5.0], [3.0, 5.0], [8.0, 5.0]]))
+    sac = Sac(SacConfig(bound=(1.0,)), Constant(), Table([[1.0, 5.0], [3.0, 5.0], [8.0, 5.0]]))
     rows = transitions([0, 1], [0, 0], [0, 0], [True, True])
     expected = [np.std([1.0, 3.0, 8.0]), 0.0]
     np.testing.assert_allclose(sac.disagreement(rows.observation, rows.action), expected, rtol=1e-6)
-
-
-@settings(deadline=None)
-@given(st.floats(0, 1e3), st.floats(0, 1e3), st.floats(1e-2, 1e3))
-def test_more_disagreement_never_leaves_more(one, other, scale):
-    low, high = attenuation(torch.tensor(sorted((one, other)), dtype=torch.float64), scale)
-    assert 1 >= low >= high >= 0
-
-
-def test_attenuation_leaves_all_half_and_none():
-    assert attenuation(torch.tensor([0.0, 2.0, 1e9]), 2.0).tolist() == [1.0, 0.5, 0.0]
-    with pytest.raises(ValueError, match="scale is 0.0; it must be above 0"):
-        attenuation(torch.zeros(1), 0.0)
 
 
 # The EFN as the actor
@@ -452,13 +434,13 @@ def seen(size=32, k=3) -> tuple[Present, Recalled]:
     recalled = {name: r(size, k) for name in ("success", "similarity")}
     recalled |= {name: r(size, k, H, A) for name in ("executed", "base", "executed_before")}
     recalled |= {name: r(size, k, STATE) for name in ("proprio", "proprio_next", "proprio_before")}
-    recalled |= {"latent": r(size, k, 4), "code": r(size, k, 0), "there": torch.ones(size, k, dtype=torch.bool)}
+    recalled |= {"latent": r(size, k, 4), "code": r(size, k, 0), "mask": torch.ones(size, k, dtype=torch.bool)}
     assert set(recalled) == {f.name for f in fields(Recalled)}
     return Present(**present), Recalled(**recalled)
 
 
 def with_efn(config=CONFIG) -> Sac:
-    return Sac(config, efn(), Ensemble(Values() for _ in range(2)), lambda present, recalled: recalled.there.any(dim=1))
+    return Sac(config, efn(), Ensemble(Values() for _ in range(2)), lambda present, recalled: recalled.mask.any(dim=1))
 
 
 def test_the_efn_learns_the_residual_that_is_paid():
@@ -483,7 +465,7 @@ def test_the_efn_learns_the_residual_that_is_paid():
 
 def test_where_nothing_was_recalled_the_residual_is_exactly_zero():
     sac, (present, recalled) = with_efn(), seen()
-    recalled.there[::2] = False
+    recalled.mask[::2] = False
     action = sac.act((present, recalled))
     assert not action[::2].any() and (action[1::2] != 0).all()
 
@@ -541,7 +523,7 @@ def test_a_file_that_does_not_fit_is_named_and_changes_nothing(tmp_path):
     sac.save(path)
     with pytest.raises(FileNotFoundError):
         sac.load(tmp_path / "none")
-    with pytest.raises(ValueError, match="was saved with gamma 0.9, not 0.5"):
+    with pytest.raises(ValueError, match="was made with gamma 0.9, not 0.5"):
         made(replace(CONFIG, gamma=0.5)).load(path)
     other = made(n=3)
     before = other.state_dict()

@@ -13,9 +13,8 @@ from hypothesis.extra.numpy import arrays
 from scipy.optimize import linear_sum_assignment
 
 from efn_ros.experiments.sac import sinkhorn
-from efn_ros.experiments.sac.sinkhorn import cosine_affinity, sinkhorn_similarity, sinkhorn_transport, sketch_similarity
+from efn_ros.experiments.sac.sinkhorn import cosine_affinity, sinkhorn_similarity, sinkhorn_transport
 from efn_ros.features.sketches import Projection
-from efn_ros.types import Quantised
 
 SIZES = [(1, 1), (1, 7), (5, 5), (16, 9), (40, 64)]
 
@@ -337,15 +336,9 @@ def test_sketches_are_scored_nearly_as_the_tokens_they_were_made_of():
     x = tokens(20, 64, dtype=torch.float32)
     y = x + 0.5 * tokens(20, 64, seed=1, dtype=torch.float32)
     projection = Projection(64, 256)
-    score = sketch_similarity(projection.sketch(x.numpy()), projection.sketch(y.numpy()), iterations=20)
-    assert isinstance(score, float)
+    a, b = (torch.from_numpy(projection.sketch(part.numpy()).dequantise()) for part in (x, y))
+    score = float(sinkhorn_similarity(a, b, iterations=20))
     assert score == pytest.approx(float(sinkhorn_similarity(x, y, iterations=20)), abs=0.05)
-
-
-def test_the_score_of_sketches_is_that_of_their_dequantised_tokens():
-    a, b = (Projection(16, 32).sketch(tokens(6, 16, seed=seed).numpy()) for seed in (0, 1))
-    expected = sinkhorn_similarity(torch.from_numpy(a.dequantise()), torch.from_numpy(b.dequantise()), epsilon=0.1)
-    assert sketch_similarity(a, b, epsilon=0.1) == float(expected)
 
 
 # --- errors ---
@@ -409,9 +402,3 @@ def test_refuses_options_by_name(options, message):
 def test_refuses_an_affinity_by_name(affinity, message):
     with pytest.raises(ValueError, match=message):
         sinkhorn_transport(affinity)
-
-
-def test_refuses_sketches_of_other_widths():
-    a, b = (Quantised(np.ones((3, d), np.int8), np.ones(3, np.float32)) for d in (4, 5))
-    with pytest.raises(ValueError, match="tokens of x have width 4, those of y 5"):
-        sketch_similarity(a, b)

@@ -1,0 +1,25 @@
+"""Options that had other names before version 0.2; the old ones are read for one version, with a warning."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+
+class _Renamed(argparse.Action):
+    def __init__(self, *args: Any, now: str, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._now = now
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        print(f"{parser.prog}: {option_string} is now {self._now}; the old name goes with 0.3", file=sys.stderr)
+        setattr(namespace, self.dest, True if self.nargs == 0 else values)
+
+
+def add_renamed(parser: argparse.ArgumentParser, old: str, now: str, **options: Any) -> None:
+    """Let a parser read an option under its old name too; `options` are those of `add_argument`, nargs=0 for a flag."""
+    dest = now.lstrip("-").replace("-", "_")
+    parser.add_argument(
+        old, dest=dest, action=_Renamed, now=now, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **options
+    )

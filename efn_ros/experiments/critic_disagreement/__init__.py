@@ -1,0 +1,17 @@
+"""Less of the residual where the critics of a fine-tuned EFN disagree (A.2: attenuate where confidence is low)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from efn_ros.correction.corrector import Residual
+
+
+def make_residual(p: Mapping[str, Any]) -> Residual:
+    """Build the residual of efn_corrector; its parameters hold `experiment_options.disagreement_scale`."""
+    from efn_ros.experiments.critic_disagreement.residual import CautiousResidual
+
+    scale = p["experiment_options.disagreement_scale"]
+    options = {"gain": p["gain"], "check_memory": p["check_memory"]}
+    return CautiousResidual(p["checkpoint"], disagreement_scale=scale, **options)

@@ -1,0 +1,43 @@
+"""fine-tune a supervised EFN by reinforcement learning in simulated deployments"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+MINUTES = 50  # what is measured last and the start of the processes take some more
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("checkpoint", type=Path, help="the supervised EFN, of ./efn train")
+    parser.add_argument("--directory", type=Path, default=Path("efn_finetuning"), help="a second run goes on in it")
+    parser.add_argument("--graph", default="metaworld_sim", help="which config/graphs/<graph>.yaml")
+    parser.add_argument("--params-file", action="append", default=[], help="parameters laid over the graph's own")
+    parser.add_argument("--minutes", type=float, help=f"{MINUTES} unless --episodes is given")
+    parser.add_argument("--episodes", type=int, help="in place of minutes, so that a run can be repeated exactly")
+    parser.add_argument("--reward", help="beside success: sparse (a potential, the default), semantic or anti_idling")
+    parser.add_argument("--similarity", help="of those rewards: fused (the default), key or sinkhorn")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=2, help="that run episodes")
+    parser.add_argument("--threads", type=int, default=1, help="of learning")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run, or go on with, a run."""
+    from efn_ros.experiments.sac.config import FinetuneConfig
+    from efn_ros.experiments.sac.learner import finetune
+
+    given = {name: getattr(args, name) for name in ("minutes", "episodes", "reward", "similarity")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if args.episodes is None:
+        given.setdefault("minutes", MINUTES)
+    common = {"seed": args.seed, "processes": args.processes, "threads": args.threads, "graph": args.graph}
+    try:
+        config = FinetuneConfig(
+            str(args.directory), str(args.checkpoint), overlays=tuple(args.params_file), **common, **given
+        )
+        print(f"\ncheckpoint {finetune(config)}")
+    except (FileNotFoundError, ValueError) as error:
+        raise SystemExit(f"efn experiment sac: {error}") from error
+    return 0

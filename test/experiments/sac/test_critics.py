@@ -1,0 +1,66 @@
+"""Critics: they read everything, and each is another one."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from sample_networks import CONFIG, A, H, each, present, random_efn, recalled
+
+from efn_ros.efn.actor import Efn
+from efn_ros.experiments.sac.critics import EfnCritics
+
+
+@pytest.fixture
+def efn() -> Efn:
+    return random_efn()
+
+
+@pytest.fixture
+def critics() -> EfnCritics:
+    torch.manual_seed(1)
+    return EfnCritics(CONFIG, 3).eval()
+
+
+def test_critics_read_every_input_and_the_residual(critics):
+    now, memory, action = present(), recalled(), torch.randn(5, H, A, requires_grad=True)
+    inputs = [x.requires_grad_() for x in (*vars(now).values(), *vars(memory).values()) if x.is_floating_point()]
+    for i in range(critics.n):
+        value = critics(now, memory, action, members=torch.tensor([i]))
+        gradients = torch.autograd.grad(value.sum(), [*inputs, action])
+        assert value.shape == (1, 5) and all((g != 0).flatten(1).any(dim=1).all() for g in gradients)
+
+
+def test_to_critics_recalled_steps_are_a_set_and_padding_changes_nothing(critics):
+    now, memory, action = present(), recalled(), torch.randn(5, H, A)
+    expected = critics(now, memory, action)
+    order = torch.randperm(6)
+    torch.testing.assert_close(critics(now, each(memory, lambda x: x[:, order]), action), expected)
+    padded = each(memory, lambda x: torch.cat([x, x[:, :3]], dim=1))
+    padded.mask[:, 6:] = False
+    torch.testing.assert_close(critics(now, padded, action), expected)
+
+
+def test_critics_differ_and_some_can_be_asked(critics):
+    now, memory, action = present(), recalled(), torch.randn(5, H, A)
+    values = critics(now, memory, action)
+    assert values.shape == (3, 5) and (values.std(dim=0) > 0).all()
+    assert torch.equal(critics(now, memory, action, members=torch.tensor([2, 0])), values[[2, 0]])
+
+
+def test_a_dimension_without_a_residual_changes_no_value():
+    critics = EfnCritics(replace(CONFIG, bound=(0.5, 0.0)))
+    assert critics(present(), recalled(), torch.zeros(5, H, A)).isfinite().all()
+
+
+def test_critics_are_stored_beside_the_actor(efn, critics, tmp_path):
+    with pytest.raises(FileNotFoundError, match="config.json is missing"):
+        EfnCritics.from_pretrained(tmp_path)
+    efn.save_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match="critics.safetensors is missing"):
+        EfnCritics.from_pretrained(tmp_path)
+    critics.save_pretrained(tmp_path)
+    back, now, memory, action = EfnCritics.from_pretrained(tmp_path), present(), recalled(), torch.randn(5, H, A)
+    assert back.n == 3 and torch.equal(back(now, memory, action), critics(now, memory, action))
+    Efn(replace(CONFIG, width=16)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="critics.safetensors does not fit its configuration: members.0"):
+        EfnCritics.from_pretrained(tmp_path)
