@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The Python part for pip, and the one list of the package's executables: CMakeLists.txt reads it from here."""
 
 from setuptools import find_packages, setup

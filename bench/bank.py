@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The bank by size: recall, start of an episode, opening, memory, ingest, and the fidelity of int8 and projection.
 
 Run as `./efn shell python bench/bank.py`. It fills synthetic banks in `--directory` (17 GB for 10^4 to 10^7 steps;
@@ -14,38 +15,35 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import faiss
 import numpy as np
-from tqdm import tqdm
+from synthetic_bank import EMBEDDING, INSTRUCTIONS, LENGTH, instruction_embedding, random_query, write_bank
 
-from efn_ros.bank import BankReader, BankWriter
+from efn_ros.bank import BankReader
 from efn_ros.bank.format import codec
 from efn_ros.bank.store.snapshot import Contents
-from efn_ros.commands._tasks import select_tasks
+from efn_ros.commands._options import select_tasks
 from efn_ros.evaluation.banks import BankFill, bank_directory, fill_bank
 from efn_ros.features.keys import mean_max_key, unit
 from efn_ros.features.sketches import Projection, quantise
-from efn_ros.report import provenance, tables
+from efn_ros.report import provenance
+from efn_ros.report.blocks.bank import bank_block
 from efn_ros.retrieval import RetrievalConfig, Retriever
-from efn_ros.retrieval.instruction import instruction_similarity
+from efn_ros.retrieval.rollouts import instruction_similarity
 from efn_ros.runtime.factory import make_inference
 from efn_ros.runtime.graph import Graph
 from efn_ros.types import Observation, RetrievalQuery, StepContext
 
 RESULTS = Path(__file__).parent / "results" / "bank.json"
 GRAPH = "metaworld_sim"
-PROJECTION = Projection(1024, 256)
-LENGTH, HORIZON, ACTION, PROPRIO, LATENT, TOKENS, EMBEDDING = 150, 1, 7, 8, (1, 64), 2, 64
-INSTRUCTIONS = 200
 AIMS = {"recall": 0.2e-3, "start_warm": 5e-3, "start_cold": 50e-3, "open": 0.5, "resident_bytes": 1e9}
 EPISODES, COLD_EPISODES, DECISIONS = 40, 10, 50
 
 
 def main() -> None:
     """Measure and report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--directory", type=Path, default=Path("bank_bench"), help="for the synthetic banks")
     parser.add_argument("--steps", type=int, nargs="+", default=[10**4, 10**6, 10**7])
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -64,75 +62,9 @@ def main() -> None:
         with multiprocessing.get_context("spawn").Pool(1) as pool:  # its memory is that of one reader alone
             measured = pool.apply(measure_bank, (bank,))
         result["banks"].append({"steps": steps, **({"ingest": ingest} if ingest else {}), **measured})
-    report(result)
+    print(bank_block(result))
     args.results.write_text(json.dumps(result, indent=1) + "\n")
     print(f"\nresults  {args.results}")
-
-
-def random_rollout(index: int) -> SimpleNamespace:
-    """Return a rollout of random steps, each similar to the one before, as `BankWriter.adopt` takes it."""
-    content = random_payload(index)
-    return SimpleNamespace(record=SimpleNamespace(id=f"r{index}"), content=lambda: content)
-
-
-def random_payload(index: int) -> bytes:
-    """Return the payload of that rollout."""
-    rng = np.random.default_rng(index)
-    key = quantise(unit(random_walk(rng)))
-    sketch = quantise(unit(rng.standard_normal((LENGTH, TOKENS, PROJECTION.output_size), np.float32)))
-    chunk = rng.uniform(-1, 1, (LENGTH, HORIZON, ACTION)).astype(np.float32)
-    proprio = np.cumsum(rng.normal(0, 0.05, (LENGTH, PROPRIO)), axis=0).astype(np.float32)
-    ones, zeros = np.ones(LENGTH, np.uint8), np.zeros(LENGTH, np.uint8)
-    tensors = {
-        "key.q": key.q,
-        "key.scale": key.scale,
-        "sketch.q": sketch.q,
-        "sketch.scale": sketch.scale,
-        **{name: chunk for name in ("base", "executed")},
-        **{name: 0 * chunk for name in ("residual", "proposed")},
-        "latent": np.cumsum(rng.standard_normal((LENGTH, *LATENT), np.float32), axis=0),
-        "proprio": proprio,
-        **{name: np.arange(LENGTH, dtype=np.int64) for name in ("stamps_ns", "steps")},
-        **{name: zeros for name in ("modes", "proposes", codec.STORED["clipped"])},
-        "recallable": ones,
-        "confidence": np.zeros(LENGTH, np.float32),
-        **{name: np.zeros(LENGTH, np.int32) for name in ("explored", "source")},
-        "source_step": np.full(LENGTH, -1, np.int32),
-    }
-    about = {"rollout": f"r{index}", "robot": "bench", "task": f"t{index % INSTRUCTIONS}", "policy": "bench"}
-    about |= {"instruction": f"task {index % INSTRUCTIONS}", "seed": index, "outcome": 1 + index % 2, "start_ns": index}
-    metadata = {"projection": PROJECTION.identity, "cameras": "[]", "explored": '[""]', "source": '[""]'}
-    return codec.pack(tensors, metadata | codec.told(about | {"length": LENGTH}, instruction_embedding(index)))
-
-
-def random_walk(rng: np.random.Generator) -> np.ndarray:
-    """Return float32 (LENGTH, d)."""
-    return np.cumsum(rng.standard_normal((LENGTH, PROJECTION.output_size), np.float32), axis=0)
-
-
-def instruction_embedding(index: int) -> np.ndarray:
-    """Return the embedding of a rollout's instruction, float32 (EMBEDDING,) at unit norm."""
-    return unit(np.random.default_rng([index % INSTRUCTIONS, 7]).standard_normal(EMBEDDING))
-
-
-def random_query(rng: np.random.Generator, episode: str, step: int, embedding: np.ndarray) -> RetrievalQuery:
-    """Return a query of random cues."""
-    key = quantise(unit(rng.standard_normal(PROJECTION.output_size, np.float32)))
-    latent, proprio = rng.standard_normal(LATENT, np.float32), rng.normal(0, 0.3, PROPRIO).astype(np.float32)
-    return RetrievalQuery(StepContext(episode, step, 0, "", ""), key, latent, embedding, proprio)
-
-
-def write_bank(bank: Path, steps: int) -> dict | None:
-    """Append rollouts until a bank holds so many steps; return the rate, None if it held them before."""
-    seconds = []
-    with BankWriter(bank, projection=PROJECTION) as writer:
-        first, total = writer.rollouts, -(-steps // LENGTH)
-        for index in tqdm(range(first, total), desc=f"rollouts of {bank.name}", initial=first, total=total):
-            rollout = random_rollout(index)
-            began = time.perf_counter()
-            writer.adopt(rollout)
-            seconds.append(time.perf_counter() - began)
-    return {"rollouts_a_second": 1 / float(np.mean(seconds)), "n": len(seconds)} if seconds else None
 
 
 def measure_bank(bank: Path) -> dict:
@@ -285,30 +217,6 @@ def time_calls(function: Callable[[], object], repeats: int = 200) -> list[float
         function()
         seconds.append(time.perf_counter() - began)
     return seconds
-
-
-def report(result: dict) -> None:
-    """Print the tables. A bank that an earlier run filled has no rate of ingest."""
-    ms = lambda seconds: f"{1e3 * seconds:.2f}"  # noqa: E731
-    rows = [
-        [
-            f"{b['steps']:.0e}",
-            b["rollouts"],
-            ms(b["recall_s"]),
-            ms(b["recall_p99_s"]),
-            ms(b["similarity_s"]),
-            ms(b["float_product_s"]),
-            ms(b["start_warm_s"]),
-            ms(b["start_cold_s"]),
-            ms(b["open_s"]),
-            f"{b['resident_bytes'] / 1e6:.0f}",
-            f"{b['ingest']['rollouts_a_second']:.0f}" if "ingest" in b else "-",
-        ]
-        for b in result["banks"]
-    ]
-    columns = ["steps", "rollouts", "recall, ms", "p99", "similarity", "float32 product", "start, warm", "start, cold"]
-    print(tables.markdown([*columns, "open", "resident, MB", "ingest, rollouts/s"], rows))
-    print(f"\n{json.dumps(result['fidelity'])}\n{json.dumps(result['filter'])}")
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How durable a bank is: a writer that is killed at random moments, and bits that flip.
 
 Run as `./efn shell python bench/bank_crashes.py`. Prints a summary, writes results/bank_crashes.json.
@@ -16,7 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from bank import PROJECTION, random_rollout
+from synthetic_bank import PROJECTION, random_rollout
 from tqdm import tqdm
 
 from efn_ros.bank import BankReader, BankWriter
@@ -26,13 +27,13 @@ from efn_ros.report.blocks.bank import crashes_block
 
 RESULTS = Path(__file__).parent / "results" / "bank_crashes.json"
 MAX_RUN_S = 0.3  # of a writer: some are killed before they have opened the bank, some after a few rollouts
-MAX_ROLLOUTS = 20  # beyond which the writer forgets the oldest
-ADDED, FORGETTING, FORGOTTEN = "added", "forgetting", "forgotten"  # what a writer reports
+MAX_ROLLOUTS = 20  # beyond which the writer removes the oldest
+ADDED, REMOVING, REMOVED = "added", "removing", "removed"  # what a writer reports
 
 
 def main() -> None:
     """Measure and report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--flips", type=int, default=200)
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -48,7 +49,7 @@ def main() -> None:
 def kill_writers(bank: Path, kills: int) -> dict:
     """Kill a writer again and again, and compare what it reported with everything that the bank holds."""
     rng = np.random.default_rng(0)
-    reported: dict[str, set[str]] = {ADDED: set(), FORGETTING: set(), FORGOTTEN: set()}
+    reported: dict[str, set[str]] = {ADDED: set(), REMOVING: set(), REMOVED: set()}
     lost, back, torn = set(), set(), 0
     for run in tqdm(range(kills), desc="kills"):
         reading, writing = os.pipe()
@@ -67,15 +68,15 @@ def kill_writers(bank: Path, kills: int) -> dict:
                     reported[event].add(name)
         snapshot = BankReader(bank, skip_corrupt=True).snapshot(verified=True)
         held = {stored.record.id for stored in snapshot.rollouts}
-        lost |= reported[ADDED] - reported[FORGETTING] - held
-        back |= reported[FORGOTTEN] & held
+        lost |= reported[ADDED] - reported[REMOVING] - held
+        back |= reported[REMOVED] & held
         torn += len(snapshot.skipped)
-    counts = {"acknowledged": len(reported[ADDED]), "forgotten": len(reported[FORGOTTEN])}
+    counts = {"acknowledged": len(reported[ADDED]), "forgotten": len(reported[REMOVED])}
     return {"n": kills, **counts, "lost": len(lost), "back": len(back), "torn": torn}
 
 
 def write_forever(bank: Path, run: int, out: int) -> None:
-    """Add and forget rollouts, reporting each to the file descriptor `out`, until this process is killed."""
+    """Add and remove rollouts, reporting each to the file descriptor `out`, until this process is killed."""
 
     def report(event: str, name: str) -> None:
         os.write(out, f"{event} {name}\n".encode())
@@ -88,9 +89,9 @@ def write_forever(bank: Path, run: int, out: int) -> None:
             held.append(f"r{number}")
             if len(held) > MAX_ROLLOUTS:
                 oldest = held.pop(0)
-                report(FORGETTING, oldest)
-                writer.forget(oldest, reason="bench")
-                report(FORGOTTEN, oldest)
+                report(REMOVING, oldest)
+                writer.remove(oldest, reason="bench")
+                report(REMOVED, oldest)
 
 
 def flip_bits(bank: Path, flips: int) -> dict:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Check that commands to the arms of the AgiBot G1 are within every limit.
 
 It shares no code with the bridge: it compares commands with one another and with measured joint states, and takes the

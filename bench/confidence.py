@@ -1,10 +1,11 @@
+# SPDX-License-Identifier: MIT
 """How well success is predicted before an episode ends: prequential predictions of a robot at work in deployments.
 
 Run as `./efn shell python bench/confidence.py`; half an hour on two cores. In each deployment the robot works with the
 memory that it collects there, once with the packaged network and once without training. The success probability of an
 episode comes from those before it in the same bank. Beside it: confidence as it is, and the share of those before it
-that succeeded. Prints a table, writes results/confidence.json; banks are kept in `--directory`, where a second run goes
-on.
+that succeeded. Prints a table, writes results/confidence.json; banks stay in `--directory`, where a second run
+continues.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -22,12 +24,14 @@ from tqdm import tqdm
 
 from efn_ros.bank import BankReader
 from efn_ros.bank.format.steps import FollowedEpisode
-from efn_ros.commands._tasks import select_tasks
+from efn_ros.commands._options import select_tasks
 from efn_ros.evaluation.banks import BankFill, bank_directory, fill_bank
 from efn_ros.report import provenance
 from efn_ros.report.blocks.learning import confidence_block
-from efn_ros.retrieval.success_model import prequential_predictions
 from efn_ros.runtime.graph import Graph
+
+sys.path.append(str(Path(__file__).parents[1] / "test" / "support"))
+from sample_recalls import prequential_predictions  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "confidence.json"
 GRAPH, FIRST_SEED = "metaworld_sim", 300
@@ -41,7 +45,7 @@ BINS = 8
 
 def main() -> None:
     """Fill the banks, predict and report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--directory", type=Path, default=Path("confidence_bench"), help="for the banks")
     parser.add_argument("--deployments", type=int, default=8)
     parser.add_argument("--rollouts", type=int, default=100, help="in each deployment with each method")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What it costs to convert arrays to messages and back, beside a plain copy of as many bytes.
 
 Run as `./efn shell python bench/conversion.py`. Prints a table, writes results/conversion.json.
@@ -17,6 +18,7 @@ from sensor_msgs.msg import Image
 from efn_ros.features.sketches import Projection
 from efn_ros.report import provenance, tables
 from efn_ros.ros import conversions
+from efn_ros.ros.fields import from_field, to_field
 from efn_ros.ros.images import from_rgb, to_rgb
 from efn_ros.types import Observation, PolicyStep, StepContext
 
@@ -26,7 +28,7 @@ REPEATS = 2000
 
 def main() -> None:
     """Measure and report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     results = {name: measure(case) for name, case in make_cases().items()}
@@ -49,12 +51,12 @@ def make_cases() -> dict[str, Callable[[], object]]:
     key, sketch = projection.describe(tokens), projection.sketch(tokens)
     latent, embedding = floats[:512].reshape(4, 128), floats[:64]
     step = PolicyStep(context, np.zeros((4, 4), np.float32), key, sketch, latent, embedding, np.zeros(4, np.float32))
-    field, message = conversions.to_field(floats), from_rgb(image, Image().header)
+    field, message = to_field(floats), from_rgb(image, Image().header)
     observed, inferred = conversions.observation_to_msg(observation, 0), conversions.policy_step_to_msg(step, 0, 0)
     return {
         "64 KB copied by numpy": lambda: image.copy(),
-        "64 KB of float32 to a field": lambda: conversions.to_field(floats),
-        "64 KB of float32 from a field": lambda: conversions.from_field(field),
+        "64 KB of float32 to a field": lambda: to_field(floats),
+        "64 KB of float32 from a field": lambda: from_field(field),
         "64 KB image to a message": lambda: from_rgb(image, message.header),
         "64 KB image from a message": lambda: to_rgb(message),
         "observation, 2 images of 27 KB, to a message": lambda: conversions.observation_to_msg(observation, 0),

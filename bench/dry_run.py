@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A dry run of the AgiBot G1 for benches: its processes, the states and commands of its bridge, and joint states."""
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from std_srvs.srv import SetBool, Trigger
 
 from efn_ros.ros.bringup import Bringup
 from efn_ros.ros.client import Client
-from efn_ros.ros.conversions import from_field, from_time
-from efn_ros.ros.qos import EVERY_STEP, LATCHED, SENSOR_DATA, STEPS
+from efn_ros.ros.fields import from_field, from_time
+from efn_ros.ros.qos import ALL_STEPS, LATCHED, SENSOR_DATA, STEPS
 from efn_ros.runtime.graph import Graph, dry_run
 
 ROBOT, GRAPH = "agibot_g1", dry_run("agibot_g1")
@@ -87,7 +88,7 @@ class DryRun:
             self.states.append((from_time(m.stamp) * 1e-9, m.state, m.reason))
 
         subscribe(BridgeState, "bridge_state", keep_state, LATCHED)
-        self._commands = subscribe(JointState, "arm_command", keep(self.commands), EVERY_STEP)
+        self._commands = subscribe(JointState, "arm_command", keep(self.commands), ALL_STEPS)
         subscribe(JointState, "arm_state", keep(self.measured), SENSOR_DATA)
         self._mode = self.client.node.create_publisher(Int32, "control_mode", STEPS)
         self._wait(self.activate, READY_S, "the bridge does not activate")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a correction costs: the actor's forward pass for one step, beside PyTorch's decoder layers of the same sizes.
 
 Run as `./efn shell python bench/efn.py`. Prints a table, writes results/efn.json.
@@ -48,7 +49,7 @@ class Decoder(nn.Module):
 
 def main() -> None:
     """Measure and report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -97,7 +98,7 @@ def make_case(size: dict[str, int]) -> tuple[Efn, Present, Recalled]:
 
 
 def measure(*cases: Callable[[], object]) -> list[dict[str, float]]:
-    """Return percentiles of the seconds of each case; they take turns, so that other load falls on all alike."""
+    """Return percentiles of the seconds of each case; they take turns, so that other load affects all."""
     times = np.empty((len(cases), REPEATS))
     for i in range(-REPEATS // 10, REPEATS):  # the first ones fill the caches
         for kind, case in enumerate(cases):

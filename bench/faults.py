@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How the bridge of the AgiBot G1 reacts to faults, and how soon: faults in the real processes of a dry run.
 
 Run as `./efn shell python bench/faults.py`; ten minutes. The shipped timeouts of the bridge apply, not the longer ones
@@ -55,7 +56,7 @@ Inject = Callable[[], object]
 
 def main() -> None:
     """Inject all faults and report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     faults = []

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Whatever actions come in, commands are within every limit: a million action chunks against a checker.
 
 Run as `./efn shell python bench/fuzz.py`; half an hour on two cores. The bridge of the AgiBot G1, with its shipped
@@ -30,7 +31,7 @@ from efn_ros.report import provenance
 from efn_ros.report.blocks.robot import fuzz_block
 from efn_ros.robots.agibot_g1 import READY
 from efn_ros.robots.bridge import Bridge, Health, StartRefusedError, State
-from efn_ros.ros.conversions import to_field, to_time
+from efn_ros.ros.fields import to_field, to_time
 from efn_ros.ros.qos import STEPS
 from efn_ros.runtime.bridge_factory import make_bridge
 from efn_ros.runtime.graph import Graph
@@ -72,7 +73,7 @@ Counts = tuple[Counter, Counter, Counter, int]  # chunks by kind, what happened 
 
 def main() -> None:
     """Fuzz the bridge, then its process, and report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chunks", type=int, default=1_000_000)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=600.0, help="of the real processes")
@@ -106,6 +107,7 @@ def fuzz_bridge(seed: int) -> Counts:
     bridge, _ = make_bridge(p)
     checker, sent, became = Checker(p), Counter(), Counter()
     robot, now_s, step, goal = np.array(READY), 0.0, 0, np.array(READY)
+    measured: np.ndarray | None = None
     behaviour, periods = "follows", 0  # of the robot, for so many periods more
     while sent.total() < BATCH:
         now_s += PERIOD_S
@@ -119,9 +121,9 @@ def fuzz_bridge(seed: int) -> Counts:
             robot = robot + rng.normal(0, 0.1, ARMS)
         if behaviour != "silent":
             noise = 0 if behaviour == "frozen" else rng.normal(0, 5e-4, ARMS)
-            if behaviour != "frozen" or bridge._seen == []:
+            if behaviour != "frozen" or measured is None:
                 measured = robot + noise
-            bridge.measured(measured, round(now_s * 1e9), now_s)
+            bridge.update_joint_states(measured, round(now_s * 1e9), now_s)
         bridge.health = Health(("a fault",) if rng.random() < 2e-4 else ())
         for _ in range(rng.integers(0, 2)):
             kind = str(rng.choice(KINDS))
@@ -155,7 +157,7 @@ def fuzz_bridge(seed: int) -> Counts:
 def interrupt(bridge: Bridge, which: int) -> None:
     """Stop a bridge, make it idle or hand it over."""
     with contextlib.suppress(StartRefusedError):
-        (partial(bridge.stop, "the fuzz stops it"), bridge.idle, bridge.hand_over)[which]()
+        (partial(bridge.stop, "the fuzz stops it"), bridge.deactivate, bridge.hand_over)[which]()
 
 
 def random_chunk(rng: np.random.Generator, kind: str, goal: np.ndarray) -> np.ndarray:

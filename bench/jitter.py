@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How regular 100 commands a second are in the dry run of the AgiBot G1, idle and under load.
 
 Run as `./efn shell python bench/jitter.py`; five minutes. With every core busy it is measured by itself and with what
@@ -32,7 +33,7 @@ SHARES = {"p50_s": 50, "p99_s": 99, "p999_s": 99.9}
 
 def main() -> None:
     """Measure and report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="of each run")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()

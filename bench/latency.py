@@ -1,7 +1,8 @@
+# SPDX-License-Identifier: MIT
 """Latency of the loop itself: image stamp to corrected action at 30 Hz, with a policy that takes no time, from stamps.
 
 Run as `./efn shell python bench/latency.py`. Beside it, in the same run, a plain relay of the same image between two
-rclpy processes: what ROS 2 takes for one hop, and for there and back. Prints a table, writes results/latency.json.
+rclpy processes: what ROS 2 takes for one hop, and for a round trip. Prints a table, writes results/latency.json.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from efn_ros.report.blocks.latency import latency_block
 from efn_ros.report.latency import summary
 from efn_ros.ros.bringup import Bringup
 from efn_ros.ros.client import Client
-from efn_ros.ros.conversions import from_time
+from efn_ros.ros.fields import from_time
 from efn_ros.ros.images import from_rgb
 from efn_ros.ros.latency import stages
 from efn_ros.ros.qos import SENSOR_DATA
@@ -39,7 +40,7 @@ TASK, RELAY_S = "reach", 10.0
 
 def main() -> None:
     """Measure and report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--episodes", type=int, default=5, help="of 200 images each")
     parser.add_argument("--rate", type=float, default=30.0, help="images a second")
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -89,7 +90,7 @@ def overlay_parameters(rate_hz: float) -> dict:
 
 
 def measure_relay(rate_hz: float, seconds: float) -> dict[str, np.ndarray]:
-    """Return the seconds of one hop, and of there and back, of images that a second process relays."""
+    """Return the seconds of one hop, and of a round trip, of images that a second process relays."""
     process = multiprocessing.get_context("spawn").Process(target=relay, daemon=True)
     process.start()
     rclpy.init()

@@ -1,9 +1,10 @@
+# SPDX-License-Identifier: MIT
 """What reinforcement learning adds to the supervised network in simulation, by reward and similarity (Table 3).
 
 Run as `./efn shell python bench/rewards.py`. Prints a table, writes results/rewards.json. All runs begin with the
-checkpoint of the package and are measured in the same scenes of the same deployments, in which none of them is trained.
-A second call goes on in the same directories. The figures of one run are of few scenes: a difference of some points is
-within the noise.
+checkpoint of the package and are validated in the same scenes of the same deployments, in which none of them trains.
+A second call continues in the same directories. A run is validated in few scenes: a difference of some points is within
+the noise.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ RUNS = (  # reward, similarity; the first is the paper's own form
 
 def main() -> None:
     """Run all and report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--directory", type=Path, default=Path("efn_rewards"), help="of the runs")
     parser.add_argument("--episodes", type=int, default=EPISODES)
     parser.add_argument("--processes", type=int, default=2)
@@ -48,7 +49,8 @@ def main() -> None:
         for reward, similarity in RUNS
     ]
     runs = [run(config) for config in configs]
-    deployments, scenes = configs[0].measured, configs[0].measured * configs[0].measured_episodes
+    deployments = configs[0].validation_deployments
+    scenes = deployments * configs[0].validation_episodes
     result = {**provenance.here(), "n": scenes, "deployments": deployments, "runs": runs}
     print(rewards_block(result))
     args.results.write_text(json.dumps(result, indent=1) + "\n")
@@ -56,15 +58,15 @@ def main() -> None:
 
 
 def run(config: FinetuneConfig) -> dict:
-    """Fine-tune, and return the success that was measured first and last."""
+    """Fine-tune, and return the success of the first and the last validation."""
     finetune(config)
     states = Path(config.directory).glob("state_*")
     state = max(states, key=lambda path: int(path.name.removeprefix("state_")))
     facts = read_state(state / "at.safetensors")[1]
-    measured = [success for _, success in sorted(facts["successes"].items(), key=lambda item: int(item[0]))]
+    successes = [success for _, success in sorted(facts["successes"].items(), key=lambda item: int(item[0]))]
     counts = {name: facts[name] for name in ("episodes", "decisions")}
     settings = {"reward": config.reward, "similarity": config.similarity}
-    return {**settings, **counts, "supervised": measured[0], "after": measured[-1]}
+    return {**settings, **counts, "supervised": successes[0], "after": successes[-1]}
 
 
 if __name__ == "__main__":

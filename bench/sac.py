@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Updates a second and returns on Pendulum-v1: soft actor-critic here and in Stable-Baselines3, one thread.
 
 Run as `./efn shell python bench/sac.py`. Prints two tables, writes results/sac.json. Both have the same networks,
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -19,9 +21,13 @@ import gymnasium
 import numpy as np
 import torch
 
+from efn_ros.experiments.sac.config import SacConfig
 from efn_ros.experiments.sac.replay import Replay, Transition
-from efn_ros.experiments.sac.sac import MlpActor, MlpCritics, Sac, SacConfig
+from efn_ros.experiments.sac.sac import Sac
 from efn_ros.report import provenance, tables
+
+sys.path.append(str(Path(__file__).parents[1] / "test" / "support"))
+from mlp import MlpActor, MlpCritics  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "sac.json"
 TASK, SIZES, BOUND = "Pendulum-v1", (3, 1), 2.0  # sizes of observation and action; the largest action
@@ -35,7 +41,7 @@ EPISODES = range(1000, 1020)  # by seed
 
 def main() -> None:
     """Measure and report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -64,7 +70,7 @@ def main() -> None:
 
 
 def measure(width: int, batch: int, critics: int) -> dict[str, object]:
-    """Return updates a second of both, which take turns, so that other load falls on both alike.
+    """Return updates a second of both, which take turns, so that other load affects both.
 
     Args:
         width: Of two hidden layers.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Search over all keys of a bank: indexes compared, and recall with the one in use beside recall by instruction.
 
 Run as `./efn shell python bench/search.py`. It compares indexes over the keys of `--steps` synthetic steps, and fills
@@ -18,16 +19,8 @@ from pathlib import Path
 
 import faiss
 import numpy as np
-from bank import (
-    LENGTH,
-    PROJECTION,
-    instruction_embedding,
-    random_query,
-    random_walk,
-    resident_bytes,
-    time_start,
-    write_bank,
-)
+from bank import resident_bytes, time_start
+from synthetic_bank import LENGTH, PROJECTION, instruction_embedding, random_query, random_walk, write_bank
 from tqdm import tqdm
 
 from efn_ros.bank import BankReader
@@ -53,7 +46,7 @@ INDEXES = (
 )
 HNSW_LINKS, HNSW_BUILD = 16, 40  # of hnswlib, as of faiss
 HITS, NEAREST = RetrievalConfig().hits, 10
-QUERIES, NOISE = 300, 0.5  # NOISE: length of what is added to a remembered key
+QUERIES, NOISE = 300, 0.5  # NOISE: length of the vector that is added to a stored key
 ELSEWHERE = 16.0  # distance of other rollouts, in each entry, where a step of a walk is 1
 EPISODES, DECISIONS = 10, 50
 KIND = faiss.METRIC_INNER_PRODUCT
@@ -61,7 +54,7 @@ KIND = faiss.METRIC_INNER_PRODUCT
 
 def main() -> None:
     """Measure and report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--directory", type=Path, default=Path("bank_bench"), help="for the synthetic banks")
     parser.add_argument("--steps", type=int, default=10**6, help="in the index")
     parser.add_argument("--banks", type=int, nargs="+", default=[10**4, 10**6], help="their steps")
@@ -216,7 +209,7 @@ def measure_recall(bank: Path, search: str) -> dict:
             recall.append(time.perf_counter() - began)
             if search == EVERYTHING:
                 began = time.perf_counter()
-                retriever._searched.search(query.key.q, HITS)
+                retriever._eligible_steps.search(query.key.q, HITS)
                 index.append(time.perf_counter() - began)
             changes += retriever._candidates is not before and episode > 0
             before = retriever._candidates

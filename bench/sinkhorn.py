@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the Sinkhorn similarity of two observations costs, beside POT and, where it is installed, geomloss.
 
 Run as `./efn shell python bench/sinkhorn.py`. Prints a table, writes results/sinkhorn.json. All take the same float32
@@ -42,7 +43,7 @@ Scored = tuple[np.ndarray, object]  # score (B,), plan
 
 def main() -> None:
     """Measure and report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     load = os.getloadavg()[0]  # above 0: other processes run as well
@@ -85,7 +86,7 @@ def measure_all(threads: int) -> list[dict[str, object]]:
 def measure(width: int | None, batch: int, threads: int) -> dict[str, object]:
     """Return median seconds by implementation, and the largest difference of scores from those of POT in float64.
 
-    The implementations take turns, so that other load falls on all alike.
+    The implementations take turns, so that other load affects all.
     """
     rng = np.random.default_rng(0)
     x = rng.standard_normal((batch, TOKENS, width or WIDTHS[1]), dtype=np.float32)

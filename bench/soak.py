@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Ten minutes of the AgiBot G1's dry run: whether memory grows, and whether the bridge ever holds for want of actions.
 
 Run as `./efn shell python bench/soak.py`; eleven minutes. The graph runs as it is shipped, one saved episode after
@@ -30,7 +31,7 @@ EPISODE_S, PERIOD_S = 30.0, 1.0
 
 def main() -> None:
     """Measure and report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--rollouts", type=int, default=0, help="budget of the bank; 0: none, it grows")
     parser.add_argument("--results", type=Path, default=RESULTS)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Experience feedback for robots: a frozen policy, a memory of its rollouts, and a network that corrects from them."""
 
 import os

@@ -1,4 +1,5 @@
-"""Files that survive a crash of the machine, as far as fsync can promise."""
+# SPDX-License-Identifier: MIT
+"""Files that survive a crash of the machine, as far as fsync guarantees it."""
 
 from __future__ import annotations
 
@@ -8,21 +9,21 @@ from pathlib import Path
 
 
 def write(path: Path, content: bytes) -> None:
-    """Replace a file as a whole; on return it is safe."""
+    """Replace a file atomically; it is durable on return."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_bytes(content)
     replace(temporary, path)
 
 
 def replace(temporary: Path, path: Path) -> None:
-    """Put a finished file in the place of another of the same directory, at once or not at all."""
+    """Move a complete file over another one of the same directory, atomically; durable on return."""
     sync(temporary)
     os.replace(temporary, path)
     sync(path.parent)
 
 
 def sync(path: Path) -> None:
-    """fsync of a file or of a directory."""
+    """Flush a file or a directory to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -31,7 +32,11 @@ def sync(path: Path) -> None:
 
 
 def create(directory: Path, name: str, content: bytes) -> None:
-    """Make a new file; on return it is safe, and after an error it is not there. Raises OSError."""
+    """Create a file; it is durable on return, and absent after an error.
+
+    Raises:
+        OSError: The disk refused.
+    """
     temporary, final = directory / f"{name}.tmp", directory / name
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)

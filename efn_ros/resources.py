@@ -1,32 +1,38 @@
-"""Where the files are that come with the package: configuration, and checkpoints by the world they were trained in."""
+# SPDX-License-Identifier: MIT
+"""Paths of the files that come with the package: configuration, and checkpoints by the world they were trained in."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-NAME, WORLD = "packaged", "metaworld"  # what is meant where no world is named
+PREFIX, DEFAULT_WORLD = "packaged", "metaworld"
 
 
-def checkpoint_directory(named: str | Path, packaged: Path) -> Path:
-    """The directory of a checkpoint: "packaged:<world>" is one of those in `packaged`; "packaged", or nothing, is that
-    of Meta-World; anything else is a path.
+def checkpoint_directory(name: str | Path, packaged: Path) -> Path:
+    """Return the directory of a checkpoint.
 
-    Raises FileNotFoundError for a world that none in the package is of.
+    Args:
+        name: "packaged:<world>" is a checkpoint of the package; "packaged" or "" is the one of `DEFAULT_WORLD`; any
+            other name is a path.
+        packaged: Directory of the packaged checkpoints.
+
+    Raises:
+        FileNotFoundError: The package has no checkpoint of that world.
     """
-    name, _, world = str(named).partition(":")
-    if name not in ("", NAME):
-        return Path(named).expanduser()
-    directory = packaged / (world or WORLD)
+    prefix, _, world = str(name).partition(":")
+    if prefix not in ("", PREFIX):
+        return Path(name).expanduser()
+    directory = packaged / (world or DEFAULT_WORLD)
     if not directory.is_dir():
-        there = ", ".join(f"{NAME}:{path.name}" for path in sorted(packaged.iterdir()) if path.is_dir())
+        known = ", ".join(f"{PREFIX}:{path.name}" for path in sorted(packaged.iterdir()) if path.is_dir())
         raise FileNotFoundError(
-            f"no checkpoint {named!r} comes with the package; there are {there}, or name a directory"
+            f"the package has no checkpoint {name!r}; choose one of {known}, or give the path of a directory"
         )
     return directory
 
 
 def config_directory() -> Path:
-    """Where the robots' files are: of the installed package, else of the checkout."""
+    """Return the directory of the robots' configuration: of the checkout, or else of the installed package."""
     checkout = Path(__file__).resolve().parents[1] / "config"
     if checkout.is_dir():
         return checkout

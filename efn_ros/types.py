@@ -1,9 +1,10 @@
-"""What flows through the loop, one frozen dataclass for each message.
+# SPDX-License-Identifier: MIT
+"""Messages of the control loop as frozen dataclasses: observe, infer, recall, correct, act, record.
 
-observe -> infer -> recall -> correct -> act -> remember. Every step carries its `StepContext`, so that whatever
-receives it needs no other topic to know which episode it belongs to. Arrays are NumPy, C-contiguous; float32 unless
-said otherwise. H is the chunk's length in control steps, A the action's size, P the size of proprioception, V the
-visual tokens (T, D) and Z the latent action tokens (L, dz) of the policy, d the width of a projected token.
+Every message carries its `StepContext`, so a receiver needs no other topic to know its episode. Arrays are C-contiguous
+NumPy arrays, float32 unless stated otherwise. H is the length of a chunk in control steps, A the size of an action, P
+the size of proprioception; V (T, D) are the visual tokens and Z (L, dz) the latent action tokens of the policy; d is
+the width of a projected token.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Outcome(enum.IntEnum):
 
 
 class Mode(enum.IntEnum):
-    """What a corrected action is; the values are those of `CorrectedAction.msg`."""
+    """Kind of a corrected action; the values are those of `CorrectedAction.msg`."""
 
     CORRECTED = 0
     BASE = 1
@@ -37,33 +38,30 @@ class Mode(enum.IntEnum):
 
 @dataclass(frozen=True)
 class StepContext:
-    """Which decision this is: the key of everything is (episode_id, step), the clock is `stamp_ns`."""
+    """Identity of one decision: its key is (episode_id, step), its clock is `stamp_ns`."""
 
-    episode_id: str
+    episode_id: str  # unique name of the episode
     step: int  # index of the decision within its episode, from 0
     stamp_ns: int  # source stamp of the image, nanoseconds
-    task: str
-    instruction: str
+    task: str  # name of the task
+    instruction: str  # in natural language
     seed: int = 0  # all random choices of the episode derive from (seed, step)
     correct: bool = True  # whether memory may correct this episode
-    record: bool = True  # whether this episode is remembered
+    record: bool = True  # whether the bank stores this episode
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What the robot sees and feels at one decision."""
+    """Sensor data of one decision."""
 
-    context: StepContext
-    images: dict[str, np.ndarray]  # camera name to uint8 (height, width, 3) RGB, at the size the policy asks for
+    context: StepContext  # identity of the decision
+    images: dict[str, np.ndarray]  # camera name to uint8 (height, width, 3) RGB, at the size the policy expects
     proprio: np.ndarray  # (P,)
 
 
 @dataclass(frozen=True)
 class Quantised:
-    """Rows of unit vectors as int8 with one scale a row.
-
-    Source: equation (31).
-    """
+    """Rows of unit vectors as int8 with one scale a row, made by `efn_ros.features.sketches.quantise`."""
 
     q: np.ndarray  # int8 (..., d)
     scale: np.ndarray  # (...,)
@@ -75,9 +73,9 @@ class Quantised:
 
 @dataclass(frozen=True)
 class RetrievalQuery:
-    """What memory is asked with: the part of a policy step that recall compares."""
+    """A query to the experience bank: the part of a policy step that retrieval compares."""
 
-    context: StepContext
+    context: StepContext  # identity of the decision
     key: Quantised  # compact descriptor of V, (d,)
     latent: np.ndarray  # Z, (L, dz)
     instruction_embedding: np.ndarray  # (E,), unit norm
@@ -88,13 +86,13 @@ class RetrievalQuery:
 
 @dataclass(frozen=True)
 class PolicyStep:
-    """What the frozen policy made of an observation, in the compact form that travels and is remembered."""
+    """Output of the frozen policy for one observation, in the compact form that is sent and stored."""
 
-    context: StepContext
-    base: np.ndarray  # base action chunk (H, A), equation (2)
-    key: Quantised  # compact descriptor of V, (d,), equations (4)(5)(30)(31)
-    sketch: Quantised  # every token of V projected, (T, d), equations (30)(31)
-    latent: np.ndarray  # Z, (L, dz), equation (1)
+    context: StepContext  # identity of the decision
+    base: np.ndarray  # base action chunk (H, A), (2)
+    key: Quantised  # compact descriptor of V, (d,), (4) (5) (30) (31)
+    sketch: Quantised  # every token of V projected, (T, d), (30) (31)
+    latent: np.ndarray  # Z, (L, dz), (1)
     instruction_embedding: np.ndarray  # (E,), unit norm
     proprio: np.ndarray  # (P,)
     policy: str = ""  # fingerprint of the policy's weights
@@ -102,126 +100,118 @@ class PolicyStep:
 
     @property
     def query(self) -> RetrievalQuery:
-        """What memory is asked with."""
-        return RetrievalQuery(
-            self.context,
-            self.key,
-            self.latent,
-            self.instruction_embedding,
-            self.proprio,
-            self.policy,
-            self.projection,
-        )
+        """The query of this step to the experience bank."""
+        return RetrievalQuery(**{f.name: getattr(self, f.name) for f in fields(RetrievalQuery)})
 
 
 @dataclass(frozen=True)
 class Experience:
-    """One remembered step, as recall returns it."""
+    """One stored step, as retrieval returns it."""
 
-    rollout_id: str
-    step: int
-    instruction: str
-    outcome: Outcome
+    rollout_id: str  # episode that the step comes from
+    step: int  # index of the decision within it
+    instruction: str  # of the rollout
+    outcome: Outcome  # of the rollout
     rollout_length: int  # control steps
-    executed: np.ndarray  # the chunk that was executed, (H, A)
-    base: np.ndarray  # what the policy alone would have done, (H, A)
+    executed: np.ndarray  # chunk that was executed, (H, A)
+    base: np.ndarray  # chunk of the policy alone, (H, A)
     proprio: np.ndarray  # before the chunk, (P,)
     proprio_next: np.ndarray  # after it, (P,)
-    executed_before: np.ndarray  # the chunk of the decision before, (H, A); zero where there was none
-    proprio_before: np.ndarray  # before that chunk, (P,); `proprio` where there was none
+    executed_before: np.ndarray  # chunk of the previous decision, (H, A); zero for the first one
+    proprio_before: np.ndarray  # before that chunk, (P,); `proprio` for the first one
     latent: np.ndarray  # mean of the latent action tokens, (dz,)
-    similarity: float  # fused, in [0, 1]
-    score: float  # with the efficiency prior, equation (18)
-    probability: float  # of being selected, equation (19)
-    code: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))  # (C,) of what it saw, or (0,)
+    similarity: float  # fused similarity in [0, 1], (38)
+    score: float  # with the efficiency prior, (18)
+    probability: float  # of being selected, (19)
+    code: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))  # (C,), code of its sketch; (0,): none
+
+
+def _empty(*shape: int, dtype: type = np.float32):
+    """Return a dataclass field whose default is an array without rows."""
+    return field(default_factory=lambda: np.zeros(shape, dtype))
+
+
+# Types of the numbers in one `Experience`; its columns in `Experiences` are arrays.
+_SCALARS = {
+    "step": int, "outcome": Outcome, "rollout_length": int, "similarity": float, "score": float, "probability": float
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class Experiences(Sequence[Experience]):
-    """M remembered steps side by side: every field of `Experience` with one more axis in front.
+    """M stored steps as columns: every field of `Experience` with one more axis in front.
 
     Raises:
-        ValueError: A field is not of as many steps as the others; the message names it.
+        ValueError: A column has another number of steps than `rollout_id`; the message names it.
     """
 
-    rollout_id: tuple[str, ...] = ()
-    step: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint32))  # uint32 (M,)
-    instruction: tuple[str, ...] = ()
-    outcome: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))  # uint8 (M,)
-    rollout_length: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint32))  # uint32 (M,)
-    executed: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))  # (M, H, A)
-    base: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))  # (M, H, A)
-    proprio: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (M, P)
-    proprio_next: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (M, P)
-    executed_before: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))  # (M, H, A)
-    proprio_before: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (M, P)
-    latent: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (M, dz)
-    similarity: np.ndarray = field(default_factory=lambda: np.zeros(0))  # float64 (M,)
-    score: np.ndarray = field(default_factory=lambda: np.zeros(0))  # float64 (M,)
-    probability: np.ndarray = field(default_factory=lambda: np.zeros(0))  # float64 (M,)
-    code: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (M, C)
+    rollout_id: tuple[str, ...] = ()  # M identifiers
+    step: np.ndarray = _empty(0, dtype=np.uint32)  # uint32 (M,)
+    instruction: tuple[str, ...] = ()  # M instructions
+    outcome: np.ndarray = _empty(0, dtype=np.uint8)  # uint8 (M,), values of `Outcome`
+    rollout_length: np.ndarray = _empty(0, dtype=np.uint32)  # uint32 (M,)
+    executed: np.ndarray = _empty(0, 0, 0)  # (M, H, A)
+    base: np.ndarray = _empty(0, 0, 0)  # (M, H, A)
+    proprio: np.ndarray = _empty(0, 0)  # (M, P)
+    proprio_next: np.ndarray = _empty(0, 0)  # (M, P)
+    executed_before: np.ndarray = _empty(0, 0, 0)  # (M, H, A)
+    proprio_before: np.ndarray = _empty(0, 0)  # (M, P)
+    latent: np.ndarray = _empty(0, 0)  # (M, dz)
+    similarity: np.ndarray = _empty(0, dtype=float)  # float64 (M,)
+    score: np.ndarray = _empty(0, dtype=float)  # float64 (M,)
+    probability: np.ndarray = _empty(0, dtype=float)  # float64 (M,)
+    code: np.ndarray = _empty(0, 0)  # (M, C)
 
     def __post_init__(self) -> None:
         for name, column in vars(self).items():
             if len(column) != len(self.rollout_id):
-                raise ValueError(f"{name} is of {len(column)} steps, rollout_id of {len(self.rollout_id)}")
-
-    @classmethod
-    def of(cls, *steps: Experience) -> Experiences:
-        """Lay steps that have the same sizes side by side."""
-        if not steps:
-            return cls()
-        columns = {f.name: [getattr(step, f.name) for step in steps] for f in fields(Experience)}
-        names = {name: tuple(columns.pop(name)) for name in ("rollout_id", "instruction")}
-        dtypes = {"step": np.uint32, "outcome": np.uint8, "rollout_length": np.uint32}
-        dtypes |= dict.fromkeys(("similarity", "score", "probability"), np.float64)
-        return cls(**names, **{n: np.array(column, dtypes.get(n, np.float32)) for n, column in columns.items()})
+                raise ValueError(f"{name} has {len(column)} steps, but rollout_id has {len(self.rollout_id)}")
 
     def __len__(self) -> int:
         return len(self.rollout_id)
 
     def __getitem__(self, index: int) -> Experience:
         if not -len(self) <= index < len(self):
-            raise IndexError(f"there are {len(self)} recalled steps, not one of index {index}")
+            raise IndexError(f"index {index} is out of range; {len(self)} steps were recalled")
         row = {name: column[index] for name, column in vars(self).items()}
-        row |= {name: int(row[name]) for name in ("step", "rollout_length")} | {"outcome": Outcome(row["outcome"])}
-        return Experience(**row | {name: float(row[name]) for name in ("similarity", "score", "probability")})
+        row |= {name: convert(row[name]) for name, convert in _SCALARS.items()}
+        return Experience(**row)
 
 
 @dataclass(frozen=True)
 class Recall:
-    """The recalled steps, the one that was selected, and how far to trust it."""
+    """Retrieved steps, the selected one, and the confidence in it."""
 
     steps: Experiences = Experiences()  # the k best by score, best first, then those drawn at random
-    selected: int = -1  # index into `steps`; -1 where nothing was recalled, then `reason` says why
+    selected: int = -1  # index into `steps`; -1 if no step was recalled, then `reason` states why
     sketch: Quantised | None = None  # tokens of the selected step, (T, d)
     successor: Quantised | None = None  # tokens of the step after it, (T, d)
-    confidence: float = 0.0  # in [0, 1]: how similar and how successful
-    success_probability: float | None = None  # of an episode that follows it; None where too few have
+    confidence: float = 0.0  # in [0, 1], from similarity and the share of successes
+    success_probability: float | None = None  # of an episode that follows the step; None if too few have ended
     candidates: int = 0  # steps that were compared
     revision: int = 0  # of the bank that was searched
-    reason: str = ""
-    codes: str = ""  # identity of the encoder behind `Experience.code`; empty where nothing was encoded
+    reason: str = ""  # why no step was recalled
+    codes: str = ""  # identity of the encoder behind `Experience.code`; empty if no step was encoded
 
 
 @dataclass(frozen=True)
 class Correction:
-    """The action that goes out: base + residual, equation (7), kept within every limit; chunks are (H, A)."""
+    """The action that is executed: base + residual, (7), within every limit. Chunks are (H, A)."""
 
-    context: StepContext
-    base: np.ndarray
-    residual: np.ndarray
-    corrected: np.ndarray
+    context: StepContext  # identity of the decision
+    base: np.ndarray  # chunk of the policy alone
+    residual: np.ndarray  # chunk added to the base
+    corrected: np.ndarray  # chunk that is executed
     confidence: float  # of the recall, in [0, 1]
-    mode: Mode
-    reason: str = ""  # why the mode is not CORRECTED; of SHADOW, why nothing was proposed
-    rollout_id: str = ""  # the experience behind the correction
-    rollout_step: int = -1
-    limited: bool = False  # a limit of motion made `corrected` differ from base + residual
-    proposed: np.ndarray | None = None  # the residual that memory proposed, within the limits, executed or not
-    clipped: bool = False  # the limits left less of it than memory asked for
-    exploration: str = ""  # the mode of exploration that made `residual` differ from `proposed`
-    trust: float = 1.0  # in [0, 1], that the recall fits what this episode has shown; `proposed` is scaled by it
+    mode: Mode  # kind of the action
+    reason: str = ""  # why the mode is not CORRECTED; in SHADOW mode, why no residual was proposed
+    rollout_id: str = ""  # rollout behind the correction
+    rollout_step: int = -1  # its decision
+    limited: bool = False  # a motion limit made `corrected` differ from base + residual
+    proposed: np.ndarray | None = None  # residual that memory proposed, within the limits, executed or not
+    clipped: bool = False  # the limits reduced the proposed residual
+    exploration: str = ""  # mode of exploration that made `residual` differ from `proposed`
+    trust: float = 1.0  # trust in the recall, in [0, 1]; `proposed` is scaled by it
     success_probability: float | None = None  # of the recall
 
 
@@ -230,37 +220,37 @@ class PastDecision:
     """An earlier decision of the running episode."""
 
     proprio: np.ndarray  # at the decision, (P,)
-    executed: np.ndarray  # the chunk that went out, (H, A)
+    executed: np.ndarray  # the executed chunk, (H, A)
 
 
 class Proposal(NamedTuple):
-    """What a method of correction proposes."""
+    """Proposal of a correction method."""
 
     residual: np.ndarray  # (H, A), scaled by `trust` already
-    reason: str = ""  # why the residual is zero; empty where it is not
-    trust: float = 1.0  # in memory, in [0, 1]
+    reason: str = ""  # why the residual is zero; empty if it is not
+    trust: float = 1.0  # in the recall, in [0, 1]
 
 
 @dataclass(frozen=True)
 class RolloutStep:
-    """One remembered decision: what was seen, what the policy made of it and what was executed."""
+    """One recorded decision."""
 
-    observation: Observation
-    policy_step: PolicyStep
-    correction: Correction
+    observation: Observation  # sensor data
+    policy_step: PolicyStep  # output of the policy
+    correction: Correction  # executed action
 
 
 @dataclass(frozen=True)
 class Rollout:
     """A finished episode."""
 
-    episode_id: str
-    robot: str
-    task: str
-    instruction: str
-    seed: int
-    outcome: Outcome
+    episode_id: str  # unique name
+    robot: str  # name of the robot
+    task: str  # name of the task
+    instruction: str  # in natural language
+    seed: int  # of the episode
+    outcome: Outcome  # how it ended
     length: int  # control steps
     start_ns: int  # stamp of its beginning, nanoseconds
     policy: str  # fingerprint of the frozen policy
-    steps: tuple[RolloutStep, ...] = ()
+    steps: tuple[RolloutStep, ...] = ()  # its decisions, in temporal order

@@ -1,7 +1,9 @@
-"""A plain arm of seven joints: its camera and joint states, the frozen policy, its memory and its correction."""
+# SPDX-License-Identifier: MIT
+"""Launch the graph for an arm with seven joints: camera, joint states, frozen policy, memory and correction."""
 
 from efn_ros.ros.launching import describe
 
 
 def generate_launch_description():
+    """Return the launch description."""
     return describe("arm_7dof")

@@ -1,7 +1,9 @@
-"""Recorded images and states, from `ros2 bag play`, through the graph: nothing is commanded."""
+# SPDX-License-Identifier: MIT
+"""Launch the graph for recorded images and states of `ros2 bag play`; nothing is commanded."""
 
 from efn_ros.ros.launching import describe
 
 
 def generate_launch_description():
+    """Return the launch description."""
     return describe("replay")

@@ -1,10 +1,11 @@
-"""For all tests: what a shared machine does to them is no failure of theirs."""
+# SPDX-License-Identifier: MIT
+"""Settings of all tests, for machines that are shared."""
 
 import signal
 
 from hypothesis import settings
 
-# A run in the background of a script ignores Ctrl-C, and so would all that the tests start and then end with it.
+# A script ignores Ctrl-C in its background jobs, and processes that tests start and interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("untimed", deadline=None)

@@ -1,4 +1,5 @@
-"""Files that are there as a whole or not at all."""
+# SPDX-License-Identifier: MIT
+"""Atomic and durable replacement of files."""
 
 import os
 
@@ -7,7 +8,7 @@ import pytest
 from efn_ros import files
 
 
-def test_a_file_is_replaced_as_a_whole_and_nothing_is_left_beside_it(tmp_path):
+def test_a_file_is_replaced_atomically_without_leftovers(tmp_path):
     path = tmp_path / "state"
     files.write(path, b"old")
     files.write(path, b"new")
@@ -15,7 +16,7 @@ def test_a_file_is_replaced_as_a_whole_and_nothing_is_left_beside_it(tmp_path):
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_what_fails_leaves_the_file_that_was_there(tmp_path, monkeypatch, call):
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, call):
     path = tmp_path / "state"
     files.write(path, b"old")
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The package as others see it: from C++, and with the official ROS 2 tools."""
 
 import re

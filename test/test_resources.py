@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Checkpoints of the package by name, others by path."""
 
 from pathlib import Path
@@ -15,7 +16,7 @@ def packaged(tmp_path):
 
 
 @pytest.mark.parametrize("named", ["", "packaged", "packaged:metaworld"])
-def test_without_a_world_it_is_that_of_meta_world(packaged, named):
+def test_the_default_world_is_meta_world(packaged, named):
     assert checkpoint_directory(named, packaged) == packaged / "metaworld"
 
 
@@ -29,8 +30,6 @@ def test_anything_else_is_a_path(packaged):
     assert checkpoint_directory("~/efn", packaged) == Path.home() / "efn"
 
 
-def test_a_world_that_is_not_there_is_named_with_those_that_are(packaged):
-    with pytest.raises(
-        FileNotFoundError, match="'packaged:mars' comes with the package; there are packaged:libero, pack"
-    ):
+def test_an_unknown_world_is_reported_with_the_known_ones(packaged):
+    with pytest.raises(FileNotFoundError, match="no checkpoint 'packaged:mars'; choose one of packaged:libero, pack"):
         checkpoint_directory("packaged:mars", packaged)

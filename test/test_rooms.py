@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The rooms of the package: what may import what, and that no room stands outside the plan."""
 
 from __future__ import annotations
@@ -56,3 +57,9 @@ def test_an_import_that_breaks_a_contract_is_found(tmp_path, room, line, contrac
     (package / room / "__init__.py").write_text(line + "\n")
     done = lint_imports(tmp_path)
     assert done.returncode == 1 and f"{contract} BROKEN" in done.stdout, done.stdout
+
+
+def test_test_files_have_names_of_their_own():
+    """The pytest plugin of launch_testing imports test files by name alone."""
+    names = [path.name for path in (ROOT / "test").rglob("test_*.py")]
+    assert not {name for name in names if names.count(name) > 1}

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What ./efn promises: steps that are done once, that say what failed, and that are repaired by the next call."""
 
 import os

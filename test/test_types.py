@@ -1,7 +1,9 @@
-"""Recalled steps: side by side and one by one they say the same."""
+# SPDX-License-Identifier: MIT
+"""Recalled steps as columns and one by one."""
 
 import numpy as np
 import pytest
+from sample_recalls import stack_experiences
 
 from efn_ros.types import Experience, Experiences, Outcome
 
@@ -15,20 +17,20 @@ def experience(value) -> Experience:
     )  # fmt: skip
 
 
-def test_what_was_put_side_by_side_comes_back_one_by_one():
+def test_stacked_steps_are_read_back_one_by_one():
     given = [experience(value) for value in range(3)]
-    steps = Experiences.of(*given)
+    steps = stack_experiences(*given)
     assert len(steps) == 3 and bool(steps) and steps.executed.shape == (3, 2, 3)
     for one, back in zip(given, steps, strict=True):
         for name, value in vars(one).items():
             np.testing.assert_array_equal(getattr(back, name), value)
         assert type(back.outcome) is Outcome and type(back.step) is int and type(back.score) is float
-    assert steps[-1].rollout_id == "r2" and not Experiences() and not Experiences.of()
+    assert steps[-1].rollout_id == "r2" and not Experiences() and not stack_experiences()
 
 
-def test_an_index_and_a_column_that_are_not_there_are_named():
-    steps = Experiences.of(experience(1))
-    with pytest.raises(IndexError, match="there are 1 recalled steps, not one of index 1"):
+def test_invalid_indices_and_columns_are_refused():
+    steps = stack_experiences(experience(1))
+    with pytest.raises(IndexError, match="index 1 is out of range; 1 steps were recalled"):
         steps[1]
-    with pytest.raises(ValueError, match="proprio is of 2 steps, rollout_id of 1"):
+    with pytest.raises(ValueError, match="proprio has 2 steps, but rollout_id has 1"):
         Experiences(**vars(steps) | {"proprio": np.zeros((2, 4), np.float32)})

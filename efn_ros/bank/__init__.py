@@ -1,7 +1,8 @@
-"""The experience bank: what is remembered of every rollout, how it is kept and how it is recalled.
+# SPDX-License-Identifier: MIT
+"""The experience bank: stored rollouts on disk.
 
-`Projection` makes the compact form of visual tokens, `RolloutRecorder` gathers an episode, `BankWriter` makes it
-durable, `BankReader` reads it back and `Retriever` recalls, for each decision, the steps most like it.
+`RolloutRecorder` assembles the rollout of an episode, `BankWriter` stores it durably, and `BankReader` reads a
+`Snapshot` of `StoredRollout`s.
 """
 
 from efn_ros.bank.format.catalogue import RolloutRecord

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Access rights in a graph: an SROS2 policy out of what its nodes really create, and keys for it."""
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import rclpy
 import yaml
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import try_shutdown
 
 from efn_ros.commands._reference import node_class
 from efn_ros.resources import config_directory
@@ -111,7 +113,7 @@ def _rights(spec: NodeSpec, namespace: str, directory: Path) -> Rights:
         node.destroy_node()
         return rights
     finally:
-        rclpy.try_shutdown()
+        try_shutdown()
 
 
 def _robot(nodes: dict[str, Rights], namespace: str) -> Rights:
@@ -171,7 +173,12 @@ def make_keys(policy: Path, keystore: Path) -> list[str]:
     except (ElementTree.ParseError, KeyError) as error:
         raise ValueError(f"{policy} is no policy of SROS2: {error}") from error
     try:
-        from sros2.keystore import create_enclave, create_keystore, create_permission, is_valid_keystore
+        from sros2.keystore import (  # pyright: ignore[reportMissingImports] - no wheel of it
+            create_enclave,
+            create_keystore,
+            create_permission,
+            is_valid_keystore,
+        )
     except ImportError as error:
         distribution = os.environ.get("ROS_DISTRO", "<distribution>")
         raise RuntimeError(

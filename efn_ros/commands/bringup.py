@@ -1,4 +1,5 @@
-"""start a graph: every node a process, until Ctrl-C"""
+# SPDX-License-Identifier: MIT
+"""Start a graph: every node in a process of its own, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -15,26 +16,26 @@ WATCH_S = 0.2
 
 
 def add_graph_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that choose a graph and its parameters."""
+    """Add the arguments that select a graph and its parameters."""
     names = ", ".join(graphs())
     parser.add_argument("graph", help=f"one of {names}, or the path of a document like those in config/graphs")
     parser.add_argument("--params-file", type=Path, action="append", default=[], help="laid over the graph's own")
-    parser.add_argument("--dry-run", action="store_true", help="a simulated robot in place of the real one")
-    parser.add_argument("--namespace", default="efn")
+    parser.add_argument("--dry-run", action="store_true", help="replace the real robot by a simulated one")
+    parser.add_argument("--namespace", default="efn", help="of every node and topic")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_graph_arguments(parser)
-    parser.add_argument("--bank", help="directory of the experience bank; default: what the graph says")
+    parser.add_argument("--bank", help="directory of the experience bank; default: that of the graph")
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warn", "error", "fatal"))
     parser.add_argument("--use-sim-time", action="store_true", help="take time from /clock")
     parser.add_argument("--no-autostart", action="store_true", help="leave the lifecycle to a manager")
-    parser.add_argument("--on-exit", choices=("restart", "stop"), help="what follows when a node dies")
+    parser.add_argument("--on-exit", choices=("restart", "stop"), help="reaction to a node that dies")
 
 
 def graph_name(args: argparse.Namespace) -> str:
-    """Return the graph that the arguments choose."""
+    """Return the graph that the arguments select."""
     return dry_run(args.graph) if args.dry_run else args.graph
 
 
@@ -45,11 +46,7 @@ def run(args: argparse.Namespace) -> int:
     graph = Graph.load(graph_name(args), args.params_file, **settings)
     if args.on_exit:
         graph = replace(graph, on_exit=args.on_exit)
-
-    def end(signum, frame) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Bringup(graph, namespace=args.namespace, log_level=args.log_level) as bringup:
         try:
             while True:

@@ -1,4 +1,5 @@
-"""run the closed loop on simulated tasks, with and without memory, and report both"""
+# SPDX-License-Identifier: MIT
+"""Run the closed loop on simulated tasks, with and without memory, and report both."""
 
 from __future__ import annotations
 
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from efn_ros.runtime.graph import Graph
     from efn_ros.worlds.metaworld import TASKS as INSTRUCTIONS
 
-    discovery.settle()
+    discovery.configure()
     unknown = set(args.tasks) - set(INSTRUCTIONS)
     if unknown:
         raise SystemExit(f"unknown task {', '.join(sorted(unknown))}; there are {', '.join(INSTRUCTIONS)}")
@@ -113,8 +114,8 @@ def run(args: argparse.Namespace) -> int:
         [task, *(tables.percent(share(task, c)) for c in conditions), *(steps(task, c) for c in conditions)]
         for task in args.tasks
     ]
-    means = [np.mean([share(task, c) for task in args.tasks]) for c in conditions]
-    rows.append(["mean", *(tables.percent(mean) for mean in means), "", ""])
+    shares = {c: [share(task, c) for task in args.tasks] for c in conditions}
+    rows.append(["mean", *(tables.percent(float(np.mean(shares[c]))) for c in conditions), "", ""])
     print(f"\nDeployment: {args.deployment}; {args.episodes} scenes a task, the same for both\n")
     print(tables.markdown(["task", "base", "base + memory", "steps base", "steps base + memory"], rows))
     times = stages(corrected)
@@ -126,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
     print(tables.markdown(["stage", "median", "p99"], rows))
 
     figure, film = output / "demo.png", output / "demo.mp4"
-    figures.demo_figure(figure, args.tasks, *([share(task, c) for task in args.tasks] for c in conditions), times)
+    figures.demo_figure(figure, args.tasks, shares["base"], shares["memory"], times)
     reader = BankReader(bank)
     camera = graph.parameters("camera_ingest")["cameras"][0]
     frames = []

@@ -1,4 +1,5 @@
-"""what memory gains: base, memory of growing volume and controls, on the same scenes of unseen deployments"""
+# SPDX-License-Identifier: MIT
+"""Measure the gain from memory: base policy, memory of growing volume and controls, on the same held-out scenes."""
 
 from __future__ import annotations
 
@@ -9,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import yaml
+
+from efn_ros.commands._options import add_graph_options, add_task_option, select_tasks
 from efn_ros.commands._renamed import add_renamed
 from efn_ros.worlds.deployment import SAMPLED
 
@@ -17,58 +21,33 @@ DEPLOYMENTS, AS_TRAINED = "deployments", "as-trained"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--graph", default="metaworld_sim", help="which config/graphs/<graph>.yaml")
-    add_renamed(parser, "--robot", "--graph")
+    add_graph_options(parser)
     parser.add_argument("--setting", choices=(DEPLOYMENTS, AS_TRAINED), default=DEPLOYMENTS)
-    parser.add_argument(
-        "--first-seed", type=int, default=0, help="of the deployments; they end below those of training"
-    )
-    parser.add_argument("--deployments", type=int, default=30, help="how many")
-    parser.add_argument("--tasks", nargs="+", help="names or patterns; default: all of the simulator's")
+    parser.add_argument("--first-seed", type=int, default=0, help="of the deployments, all below those of training")
+    parser.add_argument("--deployments", type=int, default=30, help="number of deployments")
+    add_task_option(parser)
     parser.add_argument("--kinds", nargs="+", choices=SAMPLED, default=list(SAMPLED), help="of shifts; default: all")
-    parser.add_argument(
-        "--episodes", type=int, default=1, help="scenes a task and deployment, each run under every condition"
-    )
-    parser.add_argument(
-        "--volumes",
-        nargs="+",
-        type=int,
-        default=[1, 2, 5, 10],
-        help="of the memory, in rollouts; controls: the largest",
-    )
-    parser.add_argument("--params-file", action="append", default=[], help="parameters laid over the graph's own")
+    parser.add_argument("--episodes", type=int, default=1, help="scenes of each task in each deployment")
+    volumes = "rollouts of the bank; controls use the largest"
+    parser.add_argument("--volumes", nargs="+", type=int, default=[1, 2, 5, 10], help=volumes)
     parser.add_argument("--no-memory", type=Path, help="checkpoint of an EFN trained without memory, as a control")
     add_renamed(parser, "--memoryless", "--no-memory", type=Path)
-    parser.add_argument(
-        "--ablation",
-        action="append",
-        default=[],
-        metavar="NAME=FILE",
-        help="one more condition: parameters laid over all",
-    )
-    parser.add_argument(
-        "--work",
-        nargs="+",
-        default=[],
-        metavar="MODE",
-        help="also with memory that the robot collected itself as it worked, exploring always in this mode ('off': "
-        "never)",
-    )
+    ablation = "one more condition: parameters laid over all others"
+    parser.add_argument("--ablation", action="append", default=[], metavar="NAME=FILE", help=ablation)
+    work = "also with memory that the robot collects itself, always exploring in this mode ('off': never)"
+    parser.add_argument("--work", nargs="+", default=[], metavar="MODE", help=work)
     parser.add_argument("--bank", type=Path, help="as trained: recall from this bank, such as one of ./efn collect")
-    parser.add_argument(
-        "--recurring", action="store_true", help="fill banks in the very scenes that are evaluated, not in others"
-    )
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument(
-        "--output", type=Path, default=Path("efn_evaluation"), help="directory; a second run goes on in it"
-    )
+    recurring = "fill banks in the evaluated scenes, not in others"
+    parser.add_argument("--recurring", action="store_true", help=recurring)
+    parser.add_argument("--processes", type=int, default=2, help="that run episodes")
+    output = "directory; a second run continues in it"
+    parser.add_argument("--output", type=Path, default=Path("efn_evaluation"), help=output)
     parser.add_argument("--results", type=Path, help="also write comparisons and episodes to this JSON file")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from efn_ros.bank import BankReader
-    from efn_ros.commands._tasks import select_tasks
     from efn_ros.evaluation import comparisons, evaluate, plan
     from efn_ros.report import provenance
     from efn_ros.report.blocks.evaluation import evaluation_block
@@ -82,11 +61,11 @@ def run(args: argparse.Namespace) -> int:
         raise SystemExit("efn evaluate: the parameters give sim_bridge a deployment; leave it out, seeds draw it")
     seeds = [None] if args.setting == AS_TRAINED else range(args.first_seed, args.first_seed + args.deployments)
     if args.bank:
-        held = len(BankReader(args.bank).rollouts())
-        if args.setting != AS_TRAINED or held < max(args.volumes):
+        present = len(BankReader(args.bank).rollouts())
+        if args.setting != AS_TRAINED or present < max(args.volumes):
             raise SystemExit(
                 f"efn evaluate: --bank is of --setting {AS_TRAINED}, and must hold as many rollouts as the largest of "
-                f"--volumes; {args.bank} holds {held}"
+                f"--volumes; {args.bank} holds {present}"
             )
     learned = graph.parameters("efn_corrector")["method"] == "learned"
     try:
@@ -105,11 +84,11 @@ def run(args: argparse.Namespace) -> int:
         )
     except ValueError as error:
         raise SystemExit(f"efn evaluate: {error}") from error
-    began = time.monotonic()
+    started = time.monotonic()
     episodes = evaluate(jobs, args.output, processes=args.processes)
     report = {
         **provenance.here(),
-        "minutes": round((time.monotonic() - began) / 60, 1),
+        "minutes": round((time.monotonic() - started) / 60, 1),
         "setting": args.setting,
         "deployments": len(seeds),
         "tasks": tasks,
@@ -128,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def write(path: Path, report: dict, episodes: Sequence[dict]) -> None:
-    """Write the report and every episode as one JSON file, an episode a line."""
+    """Write the report and every episode as one JSON file, with one episode a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     head = json.dumps(report, indent=1, allow_nan=False).removesuffix("\n}")
     lines = ",\n  ".join(json.dumps(episode, allow_nan=False) for episode in episodes)
@@ -136,33 +115,34 @@ def write(path: Path, report: dict, episodes: Sequence[dict]) -> None:
 
 
 def _variants(output: Path, learned: bool, no_memory: Path | None, ablations: Sequence[str]) -> dict[str, str]:
-    """Name of a condition -> parameter file; the files of the usual ones are written to `output`."""
+    """Name of a condition -> parameter file; files of the usual conditions are written to `output`."""
     from efn_ros.evaluation.plan import NO_MEMORY, RECALLED_ACTION
+    from efn_ros.runtime.experiments import EXPERIMENT
 
     variants = {}
-    if learned:  # else memory is of this method already
-        form = {"method": "recalled_action", "gain": 0.5, "min_confidence": 0.5}
+    if learned:  # otherwise memory uses this method already
+        form = {EXPERIMENT: "", "method": "recalled_action", "gain": 0.5, "min_confidence": 0.5}
         variants[RECALLED_ACTION] = _overlay(output, RECALLED_ACTION, form)
     if no_memory:
-        network = {"method": "learned", "checkpoint": str(no_memory.resolve())}
+        network = {EXPERIMENT: "", "method": "learned", "checkpoint": str(no_memory.resolve())}
         variants[NO_MEMORY] = _overlay(output, NO_MEMORY, network)
     for ablation in ablations:
         name, separator, file = ablation.partition("=")
         if not separator or name in variants or not Path(file).is_file():
-            raise ValueError(f"--ablation {ablation!r}: give NAME=FILE, a name of its own and a parameter file")
+            raise ValueError(f"--ablation {ablation!r}: give NAME=FILE, a new name and an existing parameter file")
         variants[name] = file
     return variants
 
 
 def _working(output: Path, modes: Sequence[str]) -> dict[str, str]:
-    """Name of a condition -> parameter file, for each mode of exploration, in every episode and at any confidence."""
+    """Name of a condition -> parameter file, for exploration in each mode, in every episode and at any confidence."""
     from efn_ros.correction.exploration import MODES, OFF
     from efn_ros.evaluation.plan import WORK
 
     working = {}
     for mode in modes:
         if mode not in (OFF, *MODES):
-            raise ValueError(f"--work {mode!r}: there are {', '.join((OFF, *MODES))}")
+            raise ValueError(f"--work {mode!r} is unknown; choose from {', '.join((OFF, *MODES))}")
         name = WORK if mode == OFF else f"{WORK} with {mode}"
         always = {"mode": mode, "episode_fraction": 1.0, "max_confidence": 1.0}
         working[name] = _overlay(output, name, {"exploration": always})
@@ -170,9 +150,7 @@ def _working(output: Path, modes: Sequence[str]) -> dict[str, str]:
 
 
 def _overlay(output: Path, name: str, parameters: dict) -> str:
-    """Parameters of the corrector in a file of their own, and its name."""
-    import yaml
-
+    """Write parameters of the corrector to a file of their own; return its name."""
     file = output / "conditions" / f"{name.replace(' ', '-')}.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump({"/efn/efn_corrector": {"ros__parameters": parameters}}))

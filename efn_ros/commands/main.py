@@ -1,4 +1,5 @@
-"""Picks the subcommand that the first word names, and runs it."""
+# SPDX-License-Identifier: MIT
+"""Runs the subcommand that the first argument names."""
 
 from __future__ import annotations
 
@@ -7,21 +8,22 @@ import difflib
 import importlib
 import os
 import sys
+from types import ModuleType
 
 from efn_ros import commands
-from efn_ros.commands._subcommands import listing, modules
+from efn_ros.commands._subcommands import help_line, listing, modules
 
-# As in the nodes, before NumPy is imported: small matrices, and processes side by side.
+# Before NumPy is imported, as in the nodes: matrices are small, and processes run in parallel.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-USAGE = """usage: efn COMMAND [...]      (efn COMMAND --help tells more)
+USAGE = """usage: efn COMMAND [...]      (efn COMMAND --help describes its options)
 
 commands of the set-up itself:
   setup           install and build what is missing, and nothing else
-  shell           a shell with ros2, colcon and this package on its path
+  shell           start a shell with ros2, colcon and this package on its path
   env             print that environment: eval "$(./efn env)"
 """
-RENAMED = {"gather": "collect", "learn": "checkpoints"}  # before version 0.2; the old names go with 0.3
+RENAMED = {"gather": "collect", "learn": "checkpoints"}  # names before version 0.2
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,27 +37,31 @@ def main(argv: list[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(f"{USAGE}\ncommands:\n{listing(known)}")
         return 0
-    command = words[0]
-    if command in RENAMED:
-        print(f"efn: {command!r} is now called {RENAMED[command]!r}; the old name goes with 0.3", file=sys.stderr)
-        command = RENAMED[command]
+    command = RENAMED.get(words[0], words[0])
+    if command != words[0]:
+        print(f"efn: {words[0]!r} is now called {command!r}; version 0.3 removes the old name", file=sys.stderr)
     if command not in known:
         near = difflib.get_close_matches(command, known, n=1)
         remedy = f"did you mean {near[0]!r}?" if near else "./efn --help lists the commands"
         print(f"efn: no command {command!r}: {remedy}", file=sys.stderr)
         return 2
-    module = importlib.import_module(f"{commands.__name__}.{command.replace('-', '_')}")
-    parser = argparse.ArgumentParser(prog=f"efn {command}", description=module.__doc__)
-    module.add_arguments(parser)
-    if getattr(module, "PASSES_ON", False):
-        args, rest = parser.parse_known_args(words[1:])
-        args.rest = rest
-    else:
-        args = parser.parse_args(words[1:])
+    module, parser = load(command)
+    args, args.rest = parser.parse_known_args(words[1:])
+    if args.rest and not getattr(module, "PASSES_ON", False):
+        parser.error(f"unrecognized arguments: {' '.join(args.rest)}")
     try:
         return module.run(args) or 0
     except KeyboardInterrupt:
         return 130
+
+
+def load(command: str) -> tuple[ModuleType, argparse.ArgumentParser]:
+    """Return the module of a command, and its parser with all arguments."""
+    module = importlib.import_module(f"{commands.__name__}.{command.replace('-', '_')}")
+    details = (module.__doc__ or "").partition("\n")[2].strip()
+    parser = argparse.ArgumentParser(prog=f"efn {command}", description=help_line(module.__doc__), epilog=details)
+    module.add_arguments(parser)
+    return module, parser
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""fill tables and draw figures of the documents from the results files, or check that they are up to date"""
+# SPDX-License-Identifier: MIT
+"""Fill tables and draw figures of the documents from the results files, or check that they are up to date."""
 
 from __future__ import annotations
 
@@ -12,12 +13,12 @@ from efn_ros.report.figures import refresh
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--check", action="store_true", help="change nothing; fail where a document is out of date")
+    parser.add_argument("--check", action="store_true", help="change no file; fail if a document is out of date")
     parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parents[2], help="of the checkout")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command."""
+    """Run the command; the exit code is 1 if a document is out of date, 2 if one cannot be filled."""
     root = args.root.resolve()
     if not (root / "README.md").is_file():
         print(f"efn report: no README.md in {root}: run it in a checkout", file=sys.stderr)

@@ -1,4 +1,5 @@
-"""access rights in a graph: the SROS2 policy of what its nodes really create, and keys for it"""
+# SPDX-License-Identifier: MIT
+"""Access rights in a graph: the SROS2 policy of what its nodes really create, and keys for it."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from efn_ros.ros import discovery
 
-    discovery.settle()
+    discovery.configure()
     try:
         return write_policy(args) if args.action == "policy" else make_keys(args)
     except (OSError, RuntimeError, ValueError) as error:

@@ -1,4 +1,5 @@
-"""fill the small bank of a deployment that comes with the package, with rollouts of the base alone"""
+# SPDX-License-Identifier: MIT
+"""Fill the packaged bank of a deployment with rollouts of the base policy alone."""
 
 from __future__ import annotations
 
@@ -6,13 +7,13 @@ import argparse
 import shutil
 from contextlib import closing
 
-QUALITY = 60  # of JPEG: it comes with every copy of the package
+QUALITY = 60  # of JPEG, low because the bank is part of the package
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--deployment", default="actuation", help="which config/deployments/<name>.yaml")
-    parser.add_argument("--rollouts", type=int, default=8, help="over the demo's tasks in turn")
+    parser.add_argument("--deployment", default="actuation", help="name of a file in config/deployments")
+    parser.add_argument("--rollouts", type=int, default=8, help="number of rollouts, over the demo's tasks in turn")
 
 
 def run(args: argparse.Namespace) -> int:

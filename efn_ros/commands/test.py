@@ -1,10 +1,14 @@
-"""Run the tests; words that are not listed here go to pytest, which then runs once.
+# SPDX-License-Identifier: MIT
+"""Run the tests.
 
-Without such words unit tests share the cores, and graphs of processes, which must be on time, follow one by one.
-Tests that need the official ROS 2 tools, or LIBERO's assets, look for them in the directory EFN_TEST_DATA
-and skip, saying why, where they are not.
+Unknown options and arguments are passed to pytest, which then runs once. Without them, the unit tests run in parallel,
+then the integration tests, whose processes have deadlines, one after the other. Tests that need the official ROS 2
+tools or the assets of LIBERO search for them in the directory EFN_TEST_DATA; without them they skip with a reason.
 """
 
+from __future__ import annotations
+
+import argparse
 import contextlib
 import os
 import signal
@@ -13,18 +17,18 @@ import sys
 from pathlib import Path
 
 PASSES_ON = True
-UNIT, FAST, GRAPHS = "not integration", "not integration and not simulator", "integration"
-MOST_WORKERS = 4  # each loads PyTorch
+UNIT, FAST, INTEGRATION = "not integration", "not integration and not simulator", "integration"
+MAX_WORKERS = 4  # each loads PyTorch
 INTERRUPTED = 2  # pytest's exit code
 
 
-def add_arguments(parser):
-    """Declare --fast."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("--fast", action="store_true", help="unit tests only: no ROS 2 processes, no rendering")
 
 
-def run(args) -> int:
-    """The exit code of pytest; that of the unit tests where they failed."""
+def run(args: argparse.Namespace) -> int:
+    """Run the command; the exit code is that of pytest, of the unit tests if they failed."""
     root = Path(os.environ.get("EFN_ROOT") or ".")
     if not (root / "test").is_dir():
         print(f"efn test: no test/ in {root.resolve()}: run ./efn test in a checkout", file=sys.stderr)
@@ -32,19 +36,20 @@ def run(args) -> int:
     os.chdir(root)
     if args.rest:
         return pytest(*(["-m", FAST] if args.fast else []), *args.rest)
-    failed = pytest("-n", str(min(os.cpu_count() or 1, MOST_WORKERS)), "-m", FAST if args.fast else UNIT)
+    failed = pytest("-n", str(min(os.cpu_count() or 1, MAX_WORKERS)), "-m", FAST if args.fast else UNIT)
     if args.fast or failed == INTERRUPTED:
         return failed
-    code = pytest("-m", GRAPHS)
+    code = pytest("-m", INTEGRATION)
     if failed:
         print("efn test: unit tests failed, see above", file=sys.stderr)
     return failed or code
 
 
 def pytest(*words: str) -> int:
+    """Run pytest; return its exit code."""
     sys.stdout.flush()
     with subprocess.Popen([sys.executable, "-m", "pytest", *words]) as process:
         signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         while True:
-            with contextlib.suppress(KeyboardInterrupt):  # reaches pytest too, which says how far it came
+            with contextlib.suppress(KeyboardInterrupt):  # pytest is interrupted too, and reports its results so far
                 return process.wait()

@@ -1,4 +1,5 @@
-"""train the Experience Feedback Network: in simulated deployments, or from a robot's bank"""
+# SPDX-License-Identifier: MIT
+"""Train the Experience Feedback Network: in simulated deployments, or from a robot's bank."""
 
 from __future__ import annotations
 
@@ -6,36 +7,35 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from efn_ros.commands._options import add_graph_options, add_task_option, given, select_tasks
 from efn_ros.commands._renamed import add_renamed
 from efn_ros.worlds.deployment import SAMPLED
 
 if TYPE_CHECKING:
     from efn_ros.training.config import TrainConfig
 
-QUICK = {"deployments": (40, 15), "updates": (1500, 4000)}
-# Options of one training alone; none of them has a default but the training's own.
-SIMULATED = ("deployments", "kinds", "tasks", "other_cameras", "extra_cameras", "processes", "quick", "install")
-COLLECTION = ("kinds", "tasks", "other_cameras", "extra_cameras")
+QUICK: dict[str, Any] = {"deployments": (40, 15), "updates": (1500, 4000)}
+COLLECTION = ("kinds", "other_cameras", "extra_cameras")
+# Options of training in simulated deployments alone, without defaults of their own.
+SIMULATED = (*COLLECTION, "deployments", "tasks", "processes", "quick", "install")
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of training in simulated deployments."""
     parser.add_argument("--directory", type=Path, default=Path("efn_training"), help="a second run continues in it")
-    parser.add_argument("--graph", default="metaworld_sim", help="which config/graphs/<graph>.yaml")
-    parser.add_argument("--params-file", action="append", default=[], help="parameters laid over the graph's own")
-    parser.add_argument("--seed", type=int, default=0)
+    add_graph_options(parser)
+    parser.add_argument("--seed", type=int, default=0, help="of every random draw")
     parser.add_argument("--threads", type=int, default=1, help="of training")
     parser.add_argument("--size", help="of the network: small (the default) or paper")
-    parser.add_argument("--updates", type=int, nargs="+", help="one number a round; one in all with --bank")
-    parser.add_argument("--no-memory", action="store_true", help="a network that cannot recall, as a baseline")
-    add_renamed(parser, "--robot", "--graph")
+    parser.add_argument("--updates", type=int, nargs="+", help="one number a round; with --bank one in all")
+    parser.add_argument("--no-memory", action="store_true", help="a network without recall, as a baseline")
     add_renamed(parser, "--memoryless", "--no-memory", nargs=0)
     group = parser.add_argument_group("in simulated deployments")
     group.add_argument("--deployments", type=int, nargs="+", help="to collect samples in, one number a round")
-    group.add_argument("--kinds", nargs="+", choices=SAMPLED, help="of shifts that are drawn; default: all")
-    group.add_argument("--tasks", nargs="+", help="names or patterns; default: all of the simulator's")
-    group.add_argument("--other-cameras", type=int, help="other deployments that see each motion; default 2")
-    group.add_argument("--extra-cameras", type=int, help="cameras that also see each decision; default 4")
+    group.add_argument("--kinds", nargs="+", choices=SAMPLED, help="of shifts to draw; default: all")
+    add_task_option(group)
+    group.add_argument("--other-cameras", type=int, help="deployments that also observe each motion; default 2")
+    group.add_argument("--extra-cameras", type=int, help="cameras that also observe each decision; default 4")
     add_renamed(parser, "--views", "--other-cameras", type=int)
     add_renamed(parser, "--glimpses", "--extra-cameras", type=int)
     group.add_argument("--processes", type=int, help="that collect; default 2")
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_training_arguments(parser)
     parser.add_argument("--bank", type=Path, metavar="DIRECTORY", help="train on the successes of this bank alone")
-    parser.add_argument("--install", action="store_true", help="put the checkpoint into the package, with its card")
+    parser.add_argument("--install", action="store_true", help="copy the checkpoint into the package, with its card")
     for moved in ("--finetune", "--space"):
         parser.add_argument(moved, help=argparse.SUPPRESS)
 
@@ -66,26 +66,27 @@ def run(args: argparse.Namespace) -> int:
 
 
 def training_config(args: argparse.Namespace) -> TrainConfig:
-    """Return the settings of training in simulated deployments out of `add_training_arguments`.
+    """Return the settings of training in simulated deployments from `add_training_arguments`.
 
     Raises:
         ValueError: They do not fit each other.
         SystemExit: A task is unknown.
     """
-    from efn_ros.commands._tasks import select_tasks
     from efn_ros.runtime.graph import Graph
-    from efn_ros.training.collection import CollectionConfig
-    from efn_ros.training.config import TrainConfig
+    from efn_ros.training.config import CollectionConfig, TrainConfig
 
     graph = Graph.load(args.graph, args.params_file)
-    given = _given(args, COLLECTION) | {"tasks": tuple(select_tasks(graph.world, args.tasks))}
-    given |= {"kinds": tuple(given["kinds"])} if "kinds" in given else {}
-    bound = tuple(float(b) for b in graph.parameters("efn_corrector")["limits.residual"])
-    collection = CollectionConfig(seed=0, graph=args.graph, overlays=tuple(args.params_file), bound=bound, **given)
-    rounds = {name: tuple(value) for name, value in _given(args, ("deployments", "updates")).items()}
-    rounds = (QUICK if args.quick else {}) | rounds
-    options = _given(args, ("size", "processes")) | {"seed": args.seed, "threads": args.threads}
-    config = TrainConfig(str(args.directory), use_memory=not args.no_memory, collection=collection, **options, **rounds)
+    collection = CollectionConfig(
+        seed=0,
+        graph=args.graph,
+        overlays=tuple(args.params_file),
+        tasks=tuple(select_tasks(graph.world, args.tasks)),
+        bound=tuple(float(b) for b in graph.parameters("efn_corrector")["limits.residual"]),
+        **given(args, *COLLECTION),
+    )
+    settings = given(args, "size", "seed", "threads", "processes")
+    settings |= (QUICK if args.quick else {}) | given(args, "deployments", "updates")
+    config = TrainConfig(str(args.directory), use_memory=not args.no_memory, collection=collection, **settings)
     if len(config.deployments) != len(config.updates):
         raise ValueError(f"--deployments names {len(config.deployments)} rounds, --updates {len(config.updates)}")
     return config
@@ -102,25 +103,13 @@ def _simulated(args: argparse.Namespace) -> Path:
 def _from_bank(args: argparse.Namespace) -> Path:
     from efn_ros.training.from_bank import FromBankConfig, train_from_bank
 
-    if other := _given(args, SIMULATED):
-        raise ValueError(f"--{next(iter(other)).replace('_', '-')} is of training in simulated deployments; drop it")
+    if other := given(args, *SIMULATED):
+        option = next(iter(other)).replace("_", "-")
+        raise ValueError(f"--{option} is of training in simulated deployments; leave it out with --bank")
     if args.updates and len(args.updates) > 1:
         raise ValueError(f"--updates names {len(args.updates)} rounds; with --bank there is one")
-    given = _given(args, ("size",)) | ({"updates": args.updates[0]} if args.updates else {})
-    config = FromBankConfig(
-        str(args.directory),
-        str(args.bank),
-        graph=args.graph,
-        overlays=tuple(args.params_file),
-        use_memory=not args.no_memory,
-        seed=args.seed,
-        threads=args.threads,
-        **given,
+    settings = given(args, "graph", "seed", "threads", "size") | ({"updates": args.updates[0]} if args.updates else {})
+    overlays, use_memory = tuple(args.params_file), not args.no_memory
+    return train_from_bank(
+        FromBankConfig(str(args.directory), str(args.bank), overlays=overlays, use_memory=use_memory, **settings)
     )
-    return train_from_bank(config)
-
-
-def _given(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
-    """The options that were given."""
-    values = {name: getattr(args, name, None) for name in names}
-    return {name: value for name, value in values.items() if value is not None and value is not False}

@@ -1,4 +1,5 @@
-"""From the base action and recalled experience to the action that goes out, within every limit."""
+# SPDX-License-Identifier: MIT
+"""From the base action and the recalled experience to the action to execute, within every limit."""
 
 from efn_ros.correction.corrector import Corrector
 from efn_ros.correction.limits import ActionLimits

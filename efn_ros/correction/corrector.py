@@ -1,4 +1,5 @@
-"""From the base action and what was recalled to the action that goes out: equation (7), within every limit."""
+# SPDX-License-Identifier: MIT
+"""From the base action and the recalled experience to the action to execute, within every limit."""
 
 from __future__ import annotations
 
@@ -12,33 +13,42 @@ from efn_ros.correction.limits import ActionLimits
 from efn_ros.robots.motion import HISTORY, RefusedActionError
 from efn_ros.types import Correction, Mode, PastDecision, PolicyStep, Proposal, Recall
 
-MAX_PAST = 32  # decisions of the episode that a residual is given
+MAX_PAST = 32  # decisions of the episode that are passed to a residual
 
 
 class Residual(Protocol):
-    """What proposes a residual: recalled actions, or a learned network."""
+    """Proposes residuals, for example from recalled actions or with a network."""
 
     def __call__(self, step: PolicyStep, recall: Recall, past: Sequence[PastDecision] = ()) -> Proposal:
-        """Propose a residual for a step; past: the decisions right before it, oldest first, none missing."""
+        """Propose a residual for a step.
+
+        Args:
+            step: The policy step.
+            recall: The experience recalled for it.
+            past: The decisions right before the step, oldest first, without a gap.
+        """
         ...
 
 
 class Explore(Protocol):
-    """What explores around the action that would be executed: `exploration.Exploration`."""
+    """Explores around a residual."""
 
-    mode: str
+    @property
+    def mode(self) -> str:
+        """Mode of exploration."""
+        ...
 
     def __call__(self, step: PolicyStep, recall: Recall, residual: np.ndarray) -> tuple[np.ndarray, int] | None:
-        """Return the residual (H, A) in place of `residual`, and the index of the recalled step behind it, or None."""
+        """Return a residual (H, A) instead of `residual`, and the index of its recalled step; None: no exploration."""
         ...
 
 
 class Corrector:
-    """Owns the command history of the episode, the latched stop, and the order of what can go wrong.
+    """Corrects the decisions of an episode; keeps its command history and a latched stop.
 
-    A stop wins over everything; a base action that is refused holds; in shadow the base goes out, and what memory
-    proposes is only reported; else exploration, where there is any; no useful memory means base; else corrected. Every
-    chunk that goes out obeys every limit from the commands before it on, and leaves room to brake after each row.
+    From the highest priority on: a stop holds; a refused base action holds; in shadow the base action is executed, and
+    the proposal of memory is only reported; exploration is executed; a proposal is executed; the base action is
+    executed. Every chunk obeys every limit after the commands before it, and leaves room to brake after each row.
     """
 
     def __init__(
@@ -54,62 +64,57 @@ class Corrector:
         """Correct within limits.
 
         Args:
-            limits: Of every chunk that goes out.
-            residual: What memory proposes.
-            control_steps: From one decision to the next, the rows of a chunk that are executed in between.
-            measured: For each entry of an action the entry of proprioception that measures it, -1 for none. Where it is
+            limits: Of every chunk.
+            residual: Proposes residuals.
+            control_steps: From one decision to the next: rows of a chunk that are executed in between.
+            measured: For each entry of an action the entry of proprioception that measures it, -1 for none. If it is
                 given, an episode begins as if the measured posture had been commanded.
-            shadow: Execute the base, as if correction were off.
+            shadow: Execute the base action and only report proposals.
             explore: Exploration; None: none.
 
         Raises:
-            ValueError: `measured` is of another length than an action.
+            ValueError: `measured` has another length than an action.
         """
         if len(measured) not in (0, len(limits.low)):
             raise ValueError(f"measured has {len(measured)} entries, but an action has {len(limits.low)}")
         self.limits = limits
         self._residual, self._explore = residual, explore
         self._control_steps, self._shadow, self._measured = control_steps, shadow, np.asarray(measured, int)
-        self._stop_reason = ""
-        self._episode_id = ""
+        self._stop_reason = self._episode_id = ""
         self._last: tuple[int, np.ndarray] | None = None  # step and chunk of the last correction
         self._past: deque[PastDecision] = deque(maxlen=MAX_PAST)
         self._history = np.empty((0, len(limits.low)), np.float32)
 
     @property
     def stop_reason(self) -> str:
-        """Why nothing moves; empty where it may."""
+        """Reason of the stop; empty without a stop."""
         return self._stop_reason
 
     def use(self, residual: Residual, explore: Explore | None) -> None:
-        """Propose with these from the next step on; to be called between episodes."""
+        """Replace residual and exploration, between two episodes."""
         self._residual, self._explore = residual, explore
 
     def stop(self, reason: str) -> None:
-        """Latch a stop: every action is a hold of mode STOPPED until `reset`."""
+        """Latch a stop: every correction holds, with mode STOPPED, until `reset`."""
         self._stop_reason = self._stop_reason or reason
 
     def reset(self) -> None:
         """Release the stop."""
         self._stop_reason = ""
 
-    def correct(self, step: PolicyStep, recall: Recall) -> Correction:
-        """Correct one decision. A recall without a selected experience gives the base action, and its reason.
+    def correct(self, step: PolicyStep, recall: Recall, *, base_only: str = "") -> Correction:
+        """Correct one decision.
 
-        Source: equation (7).
+        Args:
+            step: The policy step.
+            recall: The experience recalled for it; without a selected step the base action is executed.
+            base_only: Why the base action is executed without a proposal and without exploration; empty: it is not.
         """
-        return self._decide(step, recall)
-
-    def base_only(self, step: PolicyStep, reason: str) -> Correction:
-        """Return the base action within the limits, for a decision whose correction failed; memory is not asked."""
-        return self._decide(step, Recall(reason=reason), failed=reason)
-
-    def _decide(self, step: PolicyStep, recall: Recall, failed: str = "") -> Correction:
         context = step.context
         history = self._commanded_before(step)
         zero = np.zeros_like(step.base)
         mode, reason, residual, proposed, clipped, exploration, trust = Mode.CORRECTED, "", zero, None, False, "", 1.0
-        behind = recall.selected
+        source = recall.selected
         try:
             base = self.limits.accept(step.base, history)
         except RefusedActionError as error:
@@ -117,29 +122,29 @@ class Corrector:
         if self._stop_reason:
             mode, reason = Mode.STOPPED, self._stop_reason
         if mode == Mode.CORRECTED:
-            asked, reason = zero, failed or "correction is off"
-            if context.correct and not failed:
-                asked, reason, trust = self._residual(step, recall, tuple(self._past))
-            if not np.isfinite(asked).all():
+            requested, reason = zero, base_only or "correction is off"
+            if context.correct and not base_only:
+                requested, reason, trust = self._residual(step, recall, tuple(self._past))
+            if not np.isfinite(requested).all():
                 reason = "the residual is not finite"
-            wanted = base
+            target = base
             if not reason:
-                wanted = self.limits.add(base, asked, history)
-                proposed, clipped = (wanted - base).astype(np.float32), not np.array_equal(wanted, base + asked)
+                target = self.limits.add(base, requested, history)
+                proposed, clipped = (target - base).astype(np.float32), not np.array_equal(target, base + requested)
             added = zero if proposed is None else proposed
             if self._shadow and context.correct:
-                mode, wanted = Mode.SHADOW, base
-            elif self._explore and not failed and (explored := self._explore(step, recall, added)):
-                reason, exploration, (asked, behind) = "", self._explore.mode, explored
-                wanted = self.limits.add(base, asked, history)
+                mode, target = Mode.SHADOW, base
+            elif self._explore and not base_only and (explored := self._explore(step, recall, added)):
+                reason, exploration, (requested, source) = "", self._explore.mode, explored
+                target = self.limits.add(base, requested, history)
             elif reason:
                 mode = Mode.BASE
-            corrected, residual = self.limits.within(wanted, history), (wanted - base).astype(np.float32)
+            corrected, residual = self.limits.within(target, history), (target - base).astype(np.float32)
         else:
-            wanted = corrected = self.limits.hold(history, max(len(step.base), 1))
+            target = corrected = self.limits.hold(history, max(len(step.base), 1))
         self._last, self._history = (context.step, corrected), history
         self._past.append(PastDecision(step.proprio, corrected))
-        experience = recall.steps[behind] if behind >= 0 else None
+        experience = recall.steps[source] if source >= 0 else None
         return Correction(
             context=context,
             base=base,
@@ -151,7 +156,7 @@ class Corrector:
             reason=reason,
             rollout_id=experience.rollout_id if experience else "",
             rollout_step=experience.step if experience else -1,
-            limited=not np.array_equal(corrected, wanted),
+            limited=not np.array_equal(corrected, target),
             proposed=proposed,
             clipped=clipped,
             exploration=exploration,
@@ -172,7 +177,7 @@ class Corrector:
         return np.concatenate([self._history, executed])[-HISTORY:]
 
     def _posture(self, proprio: np.ndarray) -> np.ndarray:
-        """The measured posture as an action (1, A); (0, A) where actions are no positions."""
+        """The measured posture as an action (1, A); (0, A) if actions are no positions."""
         if not len(self._measured):
             return np.empty((0, len(self.limits.low)), np.float32)
         if self._measured.max() >= len(proprio):

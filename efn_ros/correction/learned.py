@@ -1,4 +1,5 @@
-"""The learned correction: a trained network behind the interface of the corrector."""
+# SPDX-License-Identifier: MIT
+"""The learned correction: residuals of a trained network."""
 
 from __future__ import annotations
 
@@ -17,11 +18,15 @@ from efn_ros.types import PastDecision, PolicyStep, Proposal, Recall
 
 
 class LearnedResidual:
-    """The deterministic residual of a network, scaled by how far memory fits what the episode has shown.
+    """Proposes the deterministic residual of a network, scaled by its trust in the memory.
 
-    It is zero where nothing was recalled.
+    The residual is zero without a recalled experience.
 
-    Source: section 4.4, tanh of the actor's mean.
+    Attributes:
+        efn: The network.
+        codes: Its encoder of image codes; None if it uses none.
+
+    Source: section 4.4.
     """
 
     def __init__(
@@ -30,35 +35,33 @@ class LearnedResidual:
         """Load a network.
 
         Args:
-            checkpoint: Directory, as `checkpoint_directory` names it; empty: the one of the package.
+            checkpoint: As `checkpoint_directory` takes it.
             gain: Factor on the residual.
-            check_memory: Scale the residual by the network's `Trust`, if it has one.
+            check_memory: Scale the residual by the network's trust, if it estimates one.
             threads: Of inference.
 
         Raises:
             FileNotFoundError: There is no checkpoint.
-            ValueError: It does not fit its configuration.
+            ValueError: The checkpoint does not fit its configuration.
         """
         torch.set_num_threads(threads)
         self.efn = self.load(checkpoint_directory(checkpoint, PACKAGED))
         self.codes = self.efn.codes
         self._gain, self._check_memory = np.float32(gain), check_memory
 
-    # What an experiment may fill in.
+    # Experiments override these.
 
     def load(self, directory: Path) -> Efn:
         """Load the network of a checkpoint."""
         return Efn.from_pretrained(directory)
 
     def reason_against(self, step: PolicyStep) -> str:
-        """Return why nothing can be proposed for a step, in words; empty where something can."""
+        """Return the reason not to propose a residual for a step; empty: propose one."""
         return ""
 
     def residual(self, step: PolicyStep, present: Present, recalled: Recalled) -> Tensor:
         """Return the residual of one step, (1, H, A), before trust and gain."""
         return self.efn.residual(present, recalled)
-
-    # What the corrector calls.
 
     @torch.inference_mode()
     def __call__(self, step: PolicyStep, recall: Recall, past: Sequence[PastDecision] = ()) -> Proposal:
@@ -66,11 +69,11 @@ class LearnedResidual:
 
         Args:
             step: The policy step.
-            recall: What was recalled for it.
-            past: The decisions of this episode right before it, oldest first.
+            recall: The experience recalled for it.
+            past: The decisions right before the step, oldest first.
 
         Raises:
-            ValueError: The step is of other sizes than the network.
+            ValueError: The sizes of the step are not those of the network.
         """
         c = self.efn.config
         for name, found, expected in (
@@ -92,12 +95,14 @@ class LearnedResidual:
         return Proposal(self._gain * np.float32(trust) * residual[0].numpy(), trust=trust)
 
     def _reason_without_residual(self, step: PolicyStep, recall: Recall) -> str:
-        """Why the network is not asked; empty where it is."""
+        """The reason for a residual of zero; empty if the network gives it."""
         c, steps = self.efn.config, recall.steps
         if c.use_memory and not steps:
             return recall.reason or "nothing was recalled"
         if steps and steps.executed.shape[1:] != step.base.shape:
             return f"memory holds chunks of shape {steps.executed.shape[1:]}"
         if c.use_memory and self.codes and recall.codes != self.codes.identity:
-            return "what was seen is not recalled as the EFN reads it; name it in codes of experience_retrieval"
+            return (
+                "the recalled image codes are not those of the EFN; set codes of experience_retrieval to its checkpoint"
+            )
         return self.reason_against(step)

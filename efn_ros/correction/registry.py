@@ -1,12 +1,14 @@
-"""The checkpoints that were learnt at work, which of them is in use, and every switch between them; beside the bank.
+# SPDX-License-Identifier: MIT
+"""Registry of the checkpoints that a robot learned at work: which one is in use, and every switch between them.
 
-    <bank>/efn/checkpoints/000000/   what learning began with: config.json, model.safetensors, report.json
+    <bank>/efn/checkpoints/000000/   the origin of learning: config.json, model.safetensors, report.json
     <bank>/efn/checkpoints/000001/   a candidate, with the report of its acceptance
-    <bank>/efn/current.json          the one in use and the switch that chose it: the truth
-    <bank>/efn/switches.jsonl        every switch, one a line; it follows current.json
+    <bank>/efn/current.json          the checkpoint in use and the switch that chose it; this file decides
+    <bank>/efn/switches.jsonl        every switch, one per line; follows current.json
 
-A checkpoint is filled beside and renamed, `current.json` is replaced, the log is appended to; each is synced before the
-next. So a kill at any moment leaves the one in use as it was or as it was to be, and the next writer mends the log.
+A checkpoint is written under a hidden name and renamed, `current.json` is replaced, the log is appended to; each is
+synced before the next. So after a kill at any moment the checkpoint in use is the one before or after the switch, and
+the next writer repairs the log.
 """
 
 from __future__ import annotations
@@ -32,24 +34,34 @@ FILES = ("config.json", "model.safetensors")  # of a checkpoint, as `Efn.save_pr
 OPERATOR, RULE, UNDO = "operator", "rule", "undo"
 ORIGIN = 0
 ACCEPTED_BEFORE = "proven"  # in reports before version 0.2
-HIDDEN = "."  # begins the name of what is half made or half removed
+HIDDEN = "."  # prefix of the name of a checkpoint that is being written or removed
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """report: what `learner.Learner` says of it; at least `fingerprint`, `accepted` and `reason`."""
+    """A checkpoint of the registry."""
 
-    number: int
-    path: Path
-    report: dict[str, Any]
+    number: int  # never used twice
+    path: Path  # its directory
+    report: dict[str, Any]  # of the learner: at least `fingerprint`, `accepted` and `reason`
 
     @property
     def fingerprint(self) -> str:
+        """Fingerprint of its files, when they were added."""
         return self.report["fingerprint"]
+
+    @property
+    def parent(self) -> int | None:
+        """Number of the checkpoint against which it was accepted; None for the origin."""
+        return self.report.get("parent", {}).get("number")
 
 
 def fingerprint(checkpoint: str | Path) -> str:
-    """Of the contents of a checkpoint, in hexadecimal. Raises FileNotFoundError where it is none."""
+    """Return the hash of the files of a checkpoint, in hexadecimal.
+
+    Raises:
+        FileNotFoundError: The directory has no checkpoint.
+    """
     digest = hashlib.blake2b(digest_size=8)
     for name in FILES:
         content = (Path(checkpoint) / name).read_bytes()
@@ -58,15 +70,26 @@ def fingerprint(checkpoint: str | Path) -> str:
 
 
 class Registry:
-    """Of one bank; any number of processes may read, writers wait for each other."""
+    """The checkpoints of one bank; any number of processes may read, and writers wait for each other.
+
+    Attributes:
+        directory: Of the registry, in that of the bank.
+    """
 
     def __init__(self, bank: str | Path) -> None:
+        """Open a registry, which may be empty.
+
+        Args:
+            bank: Directory of the bank.
+        """
         self.directory = Path(bank).expanduser().absolute() / FOLDER
 
     def begin(self, checkpoint: str | Path) -> None:
-        """Make what learning begins with number 0 and use it; does nothing where that has happened.
+        """Add the origin of learning as number 0 and use it, unless that is done.
 
-        Raises FileNotFoundError where there is no checkpoint, ValueError where learning began with another one.
+        Raises:
+            FileNotFoundError: The directory has no checkpoint.
+            ValueError: The origin is another checkpoint.
         """
         for name in FILES:
             if not (Path(checkpoint) / name).is_file():
@@ -78,7 +101,7 @@ class Registry:
             if not self.checkpoints():
                 self._add(
                     lambda to: [shutil.copyfile(Path(checkpoint) / name, to / name) for name in FILES],
-                    {"accepted": True, "reason": "what learning began with"},
+                    {"accepted": True, "reason": "the origin of learning"},
                 )
             origin = self.checkpoints()[0]
             self.check_origin(fingerprint(checkpoint))
@@ -86,26 +109,34 @@ class Registry:
                 self._use(origin, None)
 
     def check_origin(self, expected: str) -> None:
-        """Raises ValueError where learning did not begin with the checkpoint of this fingerprint."""
+        """Check the fingerprint of the origin.
+
+        Raises:
+            ValueError: The origin has another fingerprint.
+        """
         found = self.checkpoints()[0].fingerprint
         if found != expected:
             raise ValueError(
-                f"{self.directory} began with checkpoint {found}, but checkpoint of efn_corrector is {expected}; name "
-                "that one again, or move the directory away to begin anew"
+                f"{self.directory} began with checkpoint {found}, but checkpoint of efn_corrector is {expected}; set "
+                "checkpoint to the first one again, or move the directory away to begin anew"
             )
 
     def checkpoints(self) -> list[Checkpoint]:
-        """By number, which is never used twice."""
+        """Return all checkpoints by number."""
         found = []
         for path in sorted((self.directory / CHECKPOINTS).glob("[0-9]*")):
-            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+            with contextlib.suppress(FileNotFoundError):  # another process removed it
                 report = json.loads((path / REPORT).read_bytes())
                 report.setdefault("accepted", report.get(ACCEPTED_BEFORE))
                 found.append(Checkpoint(int(path.name), path, report))
         return found
 
     def current(self) -> Checkpoint | None:
-        """The one in use; None before learning began. Raises ValueError where it is gone or not what was chosen."""
+        """Return the checkpoint in use; None before learning began.
+
+        Raises:
+            ValueError: It is missing, or has changed since it was chosen.
+        """
         chosen = self._current()
         if chosen is None:
             return None
@@ -118,21 +149,24 @@ class Registry:
         return checkpoint
 
     def offered(self) -> list[Checkpoint]:
-        """What was accepted to be better than the one in use."""
+        """Return the checkpoints that were accepted as better than the one in use."""
         current = self.current()
-        return [c for c in self.checkpoints() if c.report["accepted"] and current and _parent(c) == current.number]
+        return [c for c in self.checkpoints() if c.report["accepted"] and current and c.parent == current.number]
 
     def switches(self) -> list[dict[str, Any]]:
-        """Oldest first: serial, when (UTC), from, to, fingerprint, who (operator, rule or undo), why."""
+        """Return all switches, oldest first.
+
+        Each has serial, when (UTC), from, to, fingerprint, who (operator, rule or undo) and why.
+        """
         path, chosen = self.directory / SWITCHES, self._current()
-        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []  # what follows the last line is torn
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []  # a torn last line is dropped
         entries = [json.loads(line) for line in lines]
         if chosen and chosen["switch"] and len(entries) < chosen["switch"]["serial"]:
             entries.append(chosen["switch"])
         return entries
 
     def summary(self) -> dict[str, Any]:
-        """In short, ready for JSON: number in use, numbers offered, and of each candidate what was accepted."""
+        """Return a summary for JSON: the number in use, the numbers offered, and the acceptance of each checkpoint."""
         current, names = self.current(), ("number", "fingerprint", "accepted", "reason")
         return {
             "current": current.number if current else None,
@@ -140,27 +174,36 @@ class Registry:
             "checkpoints": [{name: c.report[name] for name in names} for c in self.checkpoints()],
         }
 
-    def add(self, fill: Callable[[Path], Any], report: dict[str, Any], *, kept: int) -> Checkpoint:
-        """A new candidate; `fill` writes its files into the directory that it is given.
+    def add(self, fill: Callable[[Path], Any], report: dict[str, Any], *, keep: int) -> Checkpoint:
+        """Add a candidate, and remove old ones that were never in use.
 
-        Of those that never were in use the newest `kept` stay that were accepted, and as many that were not.
+        Args:
+            fill: Writes the files of the checkpoint into a directory.
+            report: Of its acceptance.
+            keep: Newest candidates to retain, of the accepted ones and of the rejected ones each.
         """
         with self._exclusive():
             added = self._add(fill, report)
             used = {ORIGIN, *(entry["to"] for entry in self.switches())}
             spare = [c for c in self.checkpoints() if c.number not in used]
             for accepted in (True, False):
-                for checkpoint in [c for c in spare if c.report["accepted"] == accepted][:-kept]:
+                for checkpoint in [c for c in spare if c.report["accepted"] == accepted][:-keep]:
                     removed = checkpoint.path.with_name(HIDDEN + checkpoint.path.name)
                     checkpoint.path.rename(removed)
                     shutil.rmtree(removed)
             return added
 
     def switch(self, number: int, *, who: str = OPERATOR, why: str = "") -> Checkpoint:
-        """Use another checkpoint, and log it.
+        """Use another checkpoint, and log the switch.
 
-        Raises ValueError for one that is not there, in use already, not accepted, altered since, or accepted against
-        another one than is in use (but for one that has been in use before).
+        Args:
+            number: Of the checkpoint.
+            who: Who switches: OPERATOR, RULE or UNDO.
+            why: Reason, for the log.
+
+        Raises:
+            ValueError: The checkpoint does not exist, is in use already, was rejected, has changed, or was accepted
+                against another one than is in use (unless it was in use before).
         """
         with self._exclusive():
             current, chosen = self._in_use(), self._find(number)
@@ -171,15 +214,22 @@ class Registry:
                 raise ValueError(
                     f"checkpoint {number} was rejected: {chosen.report['reason']}; switch to an accepted one"
                 )
-            if number not in known and _parent(chosen) != current:
+            if number not in known and chosen.parent != current:
                 raise ValueError(
-                    f"checkpoint {number} was accepted against {_parent(chosen)}, but {current} is in use; switch to "
-                    f"{_parent(chosen)} first, or to one that was accepted against {current}"
+                    f"checkpoint {number} was accepted against {chosen.parent}, but {current} is in use; switch to "
+                    f"{chosen.parent} first, or to one that was accepted against {current}"
                 )
             return self._switch(current, chosen, who, why)
 
     def undo(self, *, why: str = "") -> Checkpoint:
-        """Take the last switch back that was not taken back yet, and log it. Raises ValueError where there is none."""
+        """Undo the last switch that is not undone yet, and log it.
+
+        Args:
+            why: Reason, for the log.
+
+        Raises:
+            ValueError: There is no such switch.
+        """
         with self._exclusive():
             history = [ORIGIN]
             for entry in self.switches():
@@ -188,7 +238,7 @@ class Registry:
                 else:
                     history.append(entry["to"])
             if len(history) < 2:
-                raise ValueError(f"no switch in {self.directory} is left to undo: {ORIGIN} is what learning began with")
+                raise ValueError(f"no switch in {self.directory} is left to undo: {ORIGIN}, the origin, is in use")
             return self._switch(self._in_use(), self._find(history[-2]), UNDO, why)
 
     def _switch(self, current: int, chosen: Checkpoint, who: str, why: str) -> Checkpoint:
@@ -241,21 +291,21 @@ class Registry:
             return None
 
     def _in_use(self) -> int:
-        """Its number, even where it is damaged: one must be able to switch away from it."""
+        """The number of the checkpoint in use, even of a damaged one, because a switch must be able to replace it."""
         chosen = self._current()
         if chosen is None:
-            raise ValueError(f"there is nothing in {self.directory} yet; set learn: true to let the graph learn")
+            raise ValueError(f"{self.directory} has no checkpoint yet; set learn: true to let the graph learn")
         return chosen["number"]
 
     def _find(self, number: int) -> Checkpoint:
         checkpoints = {c.number: c for c in self.checkpoints()}
         if number not in checkpoints:
-            raise ValueError(f"there is no checkpoint {number} in {self.directory}; there are {sorted(checkpoints)}")
+            raise ValueError(f"{self.directory} has no checkpoint {number}; choose one of {sorted(checkpoints)}")
         return checkpoints[number]
 
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[None]:
-        """One writer at a time, after what an earlier one left half done is swept and the log is whole."""
+        """Lock the registry for one writer, then clean up after a killed writer and complete the log."""
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -272,8 +322,5 @@ class Registry:
 
 
 def now() -> str:
+    """Return the present time, UTC, in ISO 8601."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-
-
-def _parent(checkpoint: Checkpoint) -> int | None:
-    return checkpoint.report.get("parent", {}).get("number")

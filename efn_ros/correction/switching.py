@@ -1,4 +1,5 @@
-"""The corrector's side of the registry: which checkpoint an episode runs with; never another one within it."""
+# SPDX-License-Identifier: MIT
+"""Switching of a corrector to the checkpoint in use, between two episodes."""
 
 from __future__ import annotations
 
@@ -11,18 +12,26 @@ from efn_ros.correction.registry import ORIGIN, Checkpoint, Registry, fingerprin
 from efn_ros.efn.checkpoint import read_config
 from efn_ros.types import PolicyStep
 
-Make = Callable[[Path], tuple[Residual, Explore | None]]
+Make = Callable[[Path], tuple[Residual, Explore | None]]  # from the directory of a checkpoint
 
 
 class Switching:
-    """Loads between episodes what the registry says is in use, and hands it to the corrector with the next one.
+    """Loads the checkpoint in use in advance, and passes it to the corrector with the next episode.
 
-    running: number and fingerprint of what corrects. refused: in words, which one was named and why it does not
-    correct; empty where none is.
+    Attributes:
+        running: Number and fingerprint of the checkpoint that corrects.
+        refused: Why the checkpoint in use does not correct; empty if it does.
     """
 
     def __init__(self, corrector: Corrector, registry: Registry, own: str | Path, make: Make) -> None:
-        """own: the checkpoint that the corrector has. make: from a checkpoint to what the corrector takes."""
+        """Begin with the checkpoint of the corrector.
+
+        Args:
+            corrector: To switch.
+            registry: Of the checkpoints.
+            own: Directory of the checkpoint that the corrector has, the origin of learning.
+            make: From a checkpoint to residual and exploration.
+        """
         self._corrector, self._registry, self._own, self._make = corrector, registry, Path(own), make
         self._origin = self._fingerprint = fingerprint(own)
         self.running, self.refused = f"{ORIGIN} {self._origin}", ""
@@ -31,47 +40,54 @@ class Switching:
 
     @property
     def facts(self) -> dict[str, str]:
-        """For diagnostics."""
+        """Values for diagnostics."""
         return {"checkpoint": self.running, "refused": self.refused}
 
     def prefetch(self) -> None:
-        """Load what is in use by now, if that is not what corrects; takes as long as loading does."""
+        """Load the checkpoint in use, if another one corrects; blocks while it loads."""
         try:
-            named = self._registry.current()
+            chosen = self._registry.current()
             self.refused = ""
-            if named is None or named.fingerprint == self._fingerprint:
+            if chosen is None or chosen.fingerprint == self._fingerprint:
                 self._ready = None
-            elif self._ready is None or self._ready[0].fingerprint != named.fingerprint:
+            elif self._ready is None or self._ready[0].fingerprint != chosen.fingerprint:
                 self._ready = None
-                self._check(named)
-                self._ready = (named, *self._make(named.path))
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with what was named, the present one corrects
+                self._check(chosen)
+                self._ready = (chosen, *self._make(chosen.path))
+        except Exception as error:  # noqa: BLE001 - after any error the present checkpoint corrects
             self.refused = str(error) if isinstance(error, (OSError, ValueError)) else repr(error)
 
     def begin(self, step: PolicyStep) -> bool:
-        """Before a step is corrected: with the first of another episode, take what is ready. Whether something was."""
-        if step.context.episode_id == self._episode_id:
+        """Switch to the loaded checkpoint if a step begins an episode; call this before each correction.
+
+        Args:
+            step: The step to correct next.
+
+        Returns:
+            Whether a checkpoint was loaded: it was taken, or refused for its policy.
+        """
+        begins, self._episode_id = step.context.episode_id != self._episode_id, step.context.episode_id
+        if self._ready is None or not begins:
             return False
-        self._episode_id = step.context.episode_id
-        if self._ready is None:
-            return False
-        (named, residual, explore), self._ready = self._ready, None
-        policy = named.report.get("policy", step.policy)
+        (chosen, residual, explore), self._ready = self._ready, None
+        policy = chosen.report.get("policy", step.policy)
         if policy != step.policy:
-            self.refused = f"checkpoint {named.number} was trained with policy {policy}, but {step.policy} is at work"
+            self.refused = (
+                f"checkpoint {chosen.number} was trained with policy {policy}, but the policy is {step.policy}"
+            )
             return True
         self._corrector.use(residual, explore)
-        self._fingerprint, self.running = named.fingerprint, f"{named.number} {named.fingerprint}"
+        self._fingerprint, self.running = chosen.fingerprint, f"{chosen.number} {chosen.fingerprint}"
         return True
 
-    def _check(self, named: Checkpoint) -> None:
+    def _check(self, chosen: Checkpoint) -> None:
         self._registry.check_origin(self._origin)
-        found = fingerprint(named.path)
-        if found != named.fingerprint:
-            raise ValueError(f"checkpoint {named.number} is {found} on disk, but {named.fingerprint} was accepted")
-        own, its = (read_config(path) for path in (self._own, named.path))
-        for name, value in asdict(its).items():
-            if value != getattr(own, name):
+        found = fingerprint(chosen.path)
+        if found != chosen.fingerprint:
+            raise ValueError(f"checkpoint {chosen.number} is {found} on disk, but {chosen.fingerprint} was accepted")
+        own, other = (asdict(read_config(path)) for path in (self._own, chosen.path))
+        for name, value in other.items():
+            if value != own[name]:
                 raise ValueError(
-                    f"checkpoint {named.number} has {name} {value}, but the corrector's own has {getattr(own, name)}"
+                    f"checkpoint {chosen.number} has {name} {value}, but the corrector's own has {own[name]}"
                 )

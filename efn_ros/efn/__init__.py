@@ -1,1 +1,2 @@
-"""The Experience Feedback Network (EFN): from the present step and recalled steps to a residual."""
+# SPDX-License-Identifier: MIT
+"""The Experience Feedback Network (EFN): from the present step and the recalled steps to a residual."""

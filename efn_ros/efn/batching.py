@@ -1,4 +1,5 @@
-"""Steps as the tensors that the network reads."""
+# SPDX-License-Identifier: MIT
+"""Steps as tensors, the inputs of the network."""
 
 from __future__ import annotations
 
@@ -12,13 +13,13 @@ from torch import Tensor
 from efn_ros.efn.config import EfnConfig
 from efn_ros.types import Experiences, Outcome, PastDecision, PolicyStep
 
-# Of a recalled or recent step, what tells how the robot moves.
+# Fields of a recalled or recent step that describe the robot's motion.
 MOTION = ("executed", "proprio", "proprio_next", "executed_before", "proprio_before")
 
 
 @dataclass(frozen=True)
 class Present:
-    """The steps that are to be corrected, batched, float32."""
+    """A batch of B steps to correct, float32."""
 
     latent: Tensor  # (B, L, dz)
     sketch: Tensor  # (B, T, d)
@@ -37,9 +38,9 @@ class Recalled:
     executed_before: Tensor  # (B, k, H, A)
     proprio_before: Tensor  # (B, k, P)
     latent: Tensor  # (B, k, dz), the mean of Z
-    code: Tensor  # (B, k, code_size), of what was seen; zero where that is not known
-    success: Tensor  # (B, k)
-    similarity: Tensor  # (B, k)
+    code: Tensor  # (B, k, code_size), image codes; zero where unknown
+    success: Tensor  # (B, k), 1 if the episode succeeded
+    similarity: Tensor  # (B, k), in [0, 1]
     mask: Tensor  # bool (B, k), False for padding
 
 
@@ -62,14 +63,14 @@ def present_of(step: PolicyStep) -> Present:
 
 
 def recalled_of(steps: Experiences, config: EfnConfig) -> Recalled:
-    """Return what was recalled for one step as a batch of one.
+    """Return the recalled steps of one step as a batch of one.
 
     Raises:
-        ValueError: What the steps saw is not encoded in as many numbers as the network reads.
+        ValueError: The image codes have another size than the network's.
     """
     k, found = len(steps), steps.code.shape[1]
     if k and config.code_size and found != config.code_size:
-        raise ValueError(f"the EFN reads {config.code_size} numbers of what a recalled step saw, not {found}")
+        raise ValueError(f"image codes of the recalled steps have {found} numbers; the EFN takes {config.code_size}")
     size, proprio = (config.horizon, config.action_size), (len(config.proprio_mean),)
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("executed", "base", "executed_before"), size)
     shapes |= dict.fromkeys(("proprio", "proprio_next", "proprio_before"), proprio)
@@ -90,7 +91,7 @@ def recalled_of(steps: Experiences, config: EfnConfig) -> Recalled:
 def recent_of(past: Sequence[PastDecision], proprio: np.ndarray, config: EfnConfig) -> Recent:
     """Return the last `recent_steps` decisions right before a step as a batch of one.
 
-    Before the first of them the robot is taken to have stood still.
+    The robot is assumed to be at rest before the first of them.
 
     Args:
         past: The decisions, oldest first.
@@ -98,8 +99,8 @@ def recent_of(past: Sequence[PastDecision], proprio: np.ndarray, config: EfnConf
         config: Of the network.
     """
     n, chunk = config.recent_steps, (config.horizon, config.action_size)
-    broken = [i for i, p in enumerate(past) if p.executed.shape != chunk]  # a hold in place of a refused action
-    past = past[broken[-1] + 1 if broken else 0 :][-n - 1 :]
+    held = [i for i, p in enumerate(past) if p.executed.shape != chunk]  # instead of a refused action of another shape
+    past = past[held[-1] + 1 if held else 0 :][-n - 1 :]
     count, known = len(past), min(n, len(past))
     executed = np.stack([np.zeros(chunk), *(p.executed for p in past)])
     postures = np.stack([*(p.proprio for p in past), proprio])

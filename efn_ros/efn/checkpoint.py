@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Checkpoints of the network: a configuration and its weights in one directory."""
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from efn_ros.efn.config import CONFIG, WEIGHTS, EfnConfig
 
 Config = TypeVar("Config", bound=EfnConfig)
 
-# Names that checkpoints before version 0.2 have.
+# Names in checkpoints before version 0.2 -> present names.
 FIELDS_BEFORE = {
     "identified": "deployment_size",
     "codes": "code_size",
@@ -30,22 +31,27 @@ TENSORS_BEFORE = {
     r"trust\.sees\.": "trust.vision_coordinates.",
     r"trust\.verdict\.": "trust.fusion.",
 }
-SPACE, LATENT_BOUND = "space", "latent_bound"  # fields before 0.2 that are now of the experiment with latent residuals
+SPACE, LATENT_BOUND = "space", "latent_bound"  # fields before version 0.2, now of the experiment latent_residual
 
 
 def save_checkpoint(network: nn.Module, config: EfnConfig, directory: Path) -> None:
-    """Write configuration and weights to a directory, which is made if there is none."""
+    """Write configuration and weights to a directory, which is created if needed."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / CONFIG).write_text(json.dumps(asdict(config), indent=1) + "\n")
     save_file(network.state_dict(), directory / WEIGHTS)
 
 
 def read_config(directory: str | Path, kind: type[Config] = EfnConfig, weights: str = WEIGHTS) -> Config:
-    """Read the configuration of a checkpoint that has a file of these weights.
+    """Read the configuration of a checkpoint.
+
+    Args:
+        directory: Of the checkpoint.
+        kind: Class of the configuration.
+        weights: Name of the file of weights that must exist beside it.
 
     Raises:
         FileNotFoundError: A file is missing; the message names it.
-        ValueError: The configuration is not of this kind.
+        ValueError: The configuration does not fit its class.
     """
     directory = Path(directory)
     for name in (CONFIG, weights):
@@ -61,7 +67,7 @@ def current_fields(values: dict, kind: type[EfnConfig] = EfnConfig) -> dict:
     """Return the fields of a configuration under their present names.
 
     Raises:
-        ValueError: It is of a network that changes latent tokens, which `kind` does not.
+        ValueError: The network changes latent tokens, which `kind` does not.
     """
     values = {FIELDS_BEFORE.get(name, name): value for name, value in values.items()}
     space = values.pop(SPACE, "action")
@@ -69,25 +75,26 @@ def current_fields(values: dict, kind: type[EfnConfig] = EfnConfig) -> dict:
         return values
     if space != "action" or values.pop(LATENT_BOUND, ()):
         raise ValueError(
-            "it changes latent tokens, which only the experiment latent_residual does; name a checkpoint of ./efn train"
+            "it changes latent tokens, which only the experiment latent_residual does; use a checkpoint of ./efn train"
         )
     return values
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Load weights that fit a network exactly.
+    """Load weights into a network.
 
     Raises:
-        ValueError: Tensors are missing, too many or of another shape; the message names the first.
+        ValueError: A tensor is missing, unknown or of another shape; the message names the first.
     """
     weights, own = load_file(path), network.state_dict()
     for before, now in TENSORS_BEFORE.items():
         weights = {re.sub(rf"^{before}", now, name): tensor for name, tensor in weights.items()}
-    shape = {name: [tuple(d[name].shape) if name in d else None for d in (weights, own)] for name in {*weights, *own}}
-    wrong = sorted(name for name, (found, wanted) in shape.items() if found != wanted)
-    if wrong:
-        found, wanted = shape[wrong[0]]
+    shapes = {name: [tuple(d[name].shape) if name in d else None for d in (weights, own)] for name in weights | own}
+    different = sorted(name for name, (found, expected) in shapes.items() if found != expected)
+    if different:
+        found, expected = shapes[different[0]]
         raise ValueError(
-            f"{path} does not fit its configuration: {wrong[0]} is {found}, not {wanted}; {len(wrong)} tensors differ"
+            f"{path} does not fit its configuration: {different[0]} is {found}, not {expected}; "
+            f"{len(different)} tensors differ"
         )
     network.load_state_dict(weights)

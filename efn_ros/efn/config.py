@@ -1,8 +1,8 @@
-"""Sizes of the Experience Feedback Network: those that the frozen policy sets, and its own."""
+# SPDX-License-Identifier: MIT
+"""Configuration of the Experience Feedback Network."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -23,27 +23,27 @@ class EfnConfig:
         ValueError: A field does not fit the others; the message names it.
     """
 
-    horizon: int  # H of an action chunk
+    horizon: int  # H of an action chunk, control steps
     action_size: int  # A
     latent: tuple[int, int]  # (L, dz) of the latent action tokens Z
-    sketch: tuple[int, int]  # (T, d) of the visual tokens' sketch
+    sketch: tuple[int, int]  # (T, d) of the sketch of the visual tokens
     bound: tuple[float, ...]  # largest residual, (A,), in the action's units
-    proprio_mean: tuple[float, ...]  # (P,) of proprioception, where it was trained
-    proprio_std: tuple[float, ...]  # (P,) likewise
-    motion_std: tuple[float, ...]  # (P,) of the change of proprioception over one decision
+    proprio_mean: tuple[float, ...]  # (P,), of proprioception in the training data
+    proprio_std: tuple[float, ...]  # (P,), of proprioception in the training data
+    motion_std: tuple[float, ...]  # (P,), of the change of proprioception over one decision
     deployment_size: int = 12  # coordinates of a deployment that the network estimates in training
-    code_size: int = 0  # numbers kept of what a recalled step saw; 0 for none
-    recent_steps: int = 0  # last decisions of the episode that `Trust` reads; 0 trusts memory blindly
-    use_memory: bool = True  # False: blind to what was recalled, as a no-memory baseline
-    token_channels: int = 16  # channels of a projected token that are read
-    width: int = 128
-    heads: int = 4
-    layers: int = 2
-    feedforward: int = 256
-    dropout: float = 0.0
+    code_size: int = 0  # numbers of an image code of a recalled step; 0: recalled images are not used
+    recent_steps: int = 0  # last decisions of the episode, input of `Trust`; 0: no trust is estimated
+    use_memory: bool = True  # False: recalled steps are ignored, as a no-memory baseline
+    token_channels: int = 16  # to which each token of the sketch is reduced
+    width: int = 128  # of the features
+    heads: int = 4  # of attention
+    layers: int = 2  # of cross-attention
+    feedforward: int = 256  # width of the feedforward networks
+    dropout: float = 0.0  # in the feedforward networks
 
     def __post_init__(self) -> None:
-        for field in fields(self):  # JSON knows no tuples
+        for field in fields(self):  # JSON has lists instead of tuples
             value = getattr(self, field.name)
             if isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
@@ -57,15 +57,10 @@ class EfnConfig:
 
     @property
     def head_bound(self) -> tuple[float, ...]:
-        """Largest output of the actor's head, one entry for each of its last axis."""
+        """Largest output of the actor's head, for each entry of its last axis."""
         return self.bound
 
     @property
     def motion_size(self) -> int:
-        """Numbers that describe how the robot moved in one step."""
+        """Numbers that describe the robot's motion in one step."""
         return 2 * self.horizon * self.action_size + 3 * len(self.proprio_mean)
-
-    @property
-    def head_outputs(self) -> int:
-        """Numbers of one output of the head."""
-        return math.prod(self.head_shape)

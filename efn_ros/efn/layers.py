@@ -1,4 +1,5 @@
-"""Cross-attention from the present step to a set of recalled steps."""
+# SPDX-License-Identifier: MIT
+"""Layers of the network: cross-attention from the present step to a set of recalled steps."""
 
 from __future__ import annotations
 
@@ -8,11 +9,11 @@ from torch import Tensor, nn
 
 from efn_ros.efn.batching import Present, Recalled, Recent
 from efn_ros.efn.config import EfnConfig
-from efn_ros.features.codes import Codes
+from efn_ros.features.codes import SketchEncoder
 
 
 class CrossAttention(nn.Module):
-    """One pre-norm layer: attention of the query to the memory, then a feedforward network.
+    """One pre-norm layer: attention from the query to the memory, then a feedforward network.
 
     Source: appendix B.
     """
@@ -28,7 +29,16 @@ class CrossAttention(nn.Module):
         )
 
     def forward(self, query: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        """query (B, Q, width), memory (B, k, width), mask bool (B, k) -> (B, Q, width)."""
+        """Attend from the query to the memory.
+
+        Args:
+            query: (B, Q, width).
+            memory: (B, k, width).
+            mask: bool (B, k), False for padding.
+
+        Returns:
+            (B, Q, width).
+        """
         q = self.query(self.query_norm(query)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = self.key_value(self.memory_norm(memory)).chunk(2, dim=-1)
         k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (k, v))
@@ -38,10 +48,7 @@ class CrossAttention(nn.Module):
 
 
 class SetEncoder(nn.Module):
-    """The present step together with a set of recalled steps, whose order and number do not matter.
-
-    Source: the context of equation (10), without the instruction, which the retrieval filter (17) has read.
-    """
+    """Encoder of the present step with a set of recalled steps, in any number and order."""
 
     bound: Tensor
     proprio_mean: Tensor
@@ -55,7 +62,7 @@ class SetEncoder(nn.Module):
 
         Args:
             config: Sizes.
-            extra_inputs: Numbers that are read with the present step.
+            extra_inputs: Numbers of further inputs beside the present step.
         """
         super().__init__()
         self.config = c = config
@@ -64,42 +71,54 @@ class SetEncoder(nn.Module):
         for name in ("bound", "proprio_mean", "proprio_std", "motion_std"):
             self.register_buffer(name, torch.tensor(getattr(c, name), dtype=torch.float32), persistent=False)
         self.token = nn.Linear(size, c.token_channels)
-        self.view = nn.Linear(visual_tokens * c.token_channels, width)  # which token it is says where in the image
+        self.view = nn.Linear(
+            visual_tokens * c.token_channels, width
+        )  # each token has its own weights, because it is a place in the image
         self.present = mlp(tokens * channels + width + proprio + chunk + extra_inputs, width)
         self.recalled = mlp(3 * chunk + 4 * proprio + channels + c.code_size + 2, width)
-        if c.code_size:  # fixed principal components, whitened, so that what memory saw is encoded once
+        if c.code_size:  # whitened principal components, fixed so that the bank encodes an image only once
             self.register_buffer("code_mean", torch.zeros(visual_tokens * size))
             self.register_buffer("code_basis", torch.zeros(visual_tokens * size, c.code_size))
-        self.null_token = nn.Parameter(torch.zeros(width))  # attended to where no recalled step helps
+        self.null_token = nn.Parameter(torch.zeros(width))  # attended to if no recalled step helps
         self.attention = nn.ModuleList(CrossAttention(c) for _ in range(c.layers))
         self.trunk = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, width), nn.GELU())
 
     def code(self, sketch: Tensor) -> Tensor:
-        """Return the codes (..., code_size) of sketches (..., T, d)."""
+        """Return the image codes (..., code_size) of sketches (..., T, d)."""
         if not self.config.code_size:
             return sketch.new_zeros((*sketch.shape[:-2], 0))
         return (sketch.flatten(-2) - self.code_mean) @ self.code_basis
 
     @property
-    def codes(self) -> Codes | None:
-        """The encoder of what recalled steps saw; None where nothing of it is read."""
-        return Codes(self.code_mean.numpy(), self.code_basis.numpy()) if self.config.code_size else None
+    def codes(self) -> SketchEncoder | None:
+        """Encoder of image codes, for retrieval; None if the network uses none."""
+        return SketchEncoder(self.code_mean.numpy(), self.code_basis.numpy()) if self.config.code_size else None
 
     def motion(self, steps: Recalled | Recent) -> Tensor:
-        """Return how the robot moved in steps, (B, k, motion_size)."""
+        """Return the description of the robot's motion in steps, (B, k, motion_size)."""
         return torch.cat(
             [
                 steps.executed.flatten(2),
                 steps.executed_before.flatten(2),
                 (steps.proprio - self.proprio_mean) / self.proprio_std,
                 (steps.proprio_next - steps.proprio) / self.motion_std,
-                (steps.proprio - steps.proprio_before) / self.motion_std,  # an arm does not stop at once
+                (steps.proprio - steps.proprio_before) / self.motion_std,  # the velocity at the beginning of the step
             ],
             dim=-1,
         )
 
     def features(self, present: Present, recalled: Recalled, *extra: Tensor) -> Tensor:
-        """Return (B, width); extra: tensors (B, ...) of `extra_inputs` numbers together."""
+        """Return the context (B, width).
+
+        Unlike in the paper, the instruction embedding is no input: only the retrieval filter (17) uses the instruction.
+
+        Args:
+            present: The present steps.
+            recalled: Their recalled steps.
+            *extra: Tensors (B, ...) with `extra_inputs` numbers together.
+
+        Source: equation (10).
+        """
         proprio = (present.proprio - self.proprio_mean) / self.proprio_std
         latent = F.layer_norm(present.latent, present.latent.shape[-1:])
         view = self.view(self.token(present.sketch).flatten(1))
@@ -129,9 +148,9 @@ class SetEncoder(nn.Module):
 
 
 def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of tokens (B, k, width) over those that mask (B, k) keeps, (B, width); zero where none is."""
-    counted = mask.float()[..., None]
-    return (tokens * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
+    """Return the mean (B, width) of tokens (B, k, width) over a mask (B, k); zero for an empty mask."""
+    weight = mask.float()[..., None]
+    return (tokens * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
 
 
 def mlp(size: int, width: int) -> nn.Sequential:

@@ -1,8 +1,8 @@
-"""Trust: does memory fit what this episode has shown so far? The residual is scaled by it.
+# SPDX-License-Identifier: MIT
+"""Trust: the learned probability that the memory belongs to the present deployment. It scales the residual.
 
-A memory of another robot, of other cameras, or of the time before something changed, proposes a residual as readily as
-the right one. But it also holds how the robot moves and what it sees, which can be compared with the last decisions of
-the episode. Trust is the learned probability that the memory is the right one.
+A memory of another robot, of other cameras, or from before a change proposes residuals too. But the memory also
+describes the robot's motion and its images, which can be compared with those of the last decisions of the episode.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from efn_ros.efn.layers import masked_mean
 
 
 class Trust(nn.Module):
-    """Compares sets of motions and of codes; their order does not matter."""
+    """Compares a set of motions and a set of image codes with those of the episode, in any order."""
 
     def __init__(self, motion_size: int, code_size: int, deployment_size: int, width: int) -> None:
         super().__init__()
         self.motion, self.vision = _tower(motion_size, width), _tower(code_size, width)
-        # Estimates of the deployment, which make motions, and what was seen, comparable.
+        # Estimates of the deployment, in which motions and images of different steps are comparable.
         self.motion_coordinates, self.vision_coordinates = (nn.Linear(width, deployment_size) for _ in range(2))
         self.fusion = nn.Sequential(
             nn.Linear(6 * width + 2 * deployment_size + 1, width), nn.GELU(), nn.Linear(width, width), nn.GELU()
@@ -43,11 +43,11 @@ class Trust(nn.Module):
             recalled_mask: bool (B, k).
             recent_motion: (B, n, motion_size).
             recent_mask: bool (B, n).
-            code: (B, code_size), of what is seen now.
+            code: (B, code_size), of the present images.
 
         Returns:
-            Trust (B,) in [0, 1]; and the deployment (B, deployment_size) as recalled motions, recent motions, recalled
-            codes and the present code tell it.
+            Trust (B,) in [0, 1]; and the deployment, each (B, deployment_size), estimated from the recalled motions,
+            the recent motions, the recalled codes and the present code.
         """
         motions = [
             masked_mean(self.motion(recalled_motion), recalled_mask),

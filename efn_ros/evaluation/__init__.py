@@ -1,7 +1,8 @@
-"""Paired evaluation without ROS: what memory gains, in deployments that nothing was trained in and as trained.
+# SPDX-License-Identifier: MIT
+"""Paired evaluation without ROS: what the policy gains from memory, in held-out deployments and as trained.
 
-`plan` says which conditions meet which scenes, `evaluate` runs what is missing of it, `comparisons` compares the
-outcomes.
+`plan` determines which conditions are run on which scenes, `evaluate` runs the missing episodes, and `comparisons`
+compares the outcomes.
 """
 
 from efn_ros.evaluation.episodes import EvaluatedEpisode

@@ -1,4 +1,5 @@
-"""The banks that an evaluation recalls from: where they are, and how they are filled."""
+# SPDX-License-Identifier: MIT
+"""The banks that an evaluation recalls from: their directories, and how they are filled."""
 
 from __future__ import annotations
 
@@ -20,34 +21,34 @@ from efn_ros.worlds.deployment import SAMPLED
 class BankFill:
     """A bank to fill in one deployment, over the tasks in turn."""
 
-    graph: str
+    graph: str  # name in config/graphs, or path of a document
     deployment: int | None  # its seed; None: as trained
-    tasks: tuple[str, ...]
-    volume: int  # rollouts that it shall hold
-    overlays: tuple[str, ...] = ()
-    condition: str = ""  # under which the robot works, recalling what is in the bank so far; empty: the base alone
-    scenes: int = 0  # so many evaluated scenes recur; 0: scenes of its own
+    tasks: tuple[str, ...]  # filled in turn
+    volume: int  # rollouts to fill it with
+    overlays: tuple[str, ...] = ()  # parameter files laid over the graph's own
+    condition: str = ""  # of the robot, which recalls from the bank so far; empty: the base policy alone
+    scenes: int = 0  # number of evaluated scenes that recur; 0: scenes of its own
     kinds: tuple[str, ...] = SAMPLED  # as of `Job`
 
 
 def bank_directory(output: str | Path, deployment: int | None, condition: str = "") -> Path:
-    """Return where the bank of a deployment is that an evaluation fills."""
+    """Return the directory of a bank that an evaluation fills."""
     deployed = "as-trained" if deployment is None else str(deployment)
     return Path(output) / "banks" / "-".join([deployed, *condition.split()])
 
 
 def bank_of(output: str | Path, job: Job, condition: Condition) -> Path:
-    """Return the bank that a condition recalls from."""
+    """Return the directory of the bank that a condition recalls from."""
     if job.memory and condition.bank == job.deployment and not condition.work:
-        return Path(job.memory)  # of the one deployment that there then is
+        return Path(job.memory)
     return bank_directory(output, condition.bank, condition.name if condition.work else "")
 
 
 def fill_bank(fill: BankFill, output: str) -> None:
-    """Add rollouts until a bank holds enough; which ones depends on deployment, tasks and condition alone."""
+    """Add rollouts until a bank is full; which ones depends on deployment, tasks and condition alone."""
     graph, inference, corrector = make_parts(fill.graph, fill.overlays)
     writing, bank = graph.parameters("bank_writer"), bank_directory(output, fill.deployment, fill.condition)
-    # Not the same task first everywhere: a bank of one rollout would else always hold that one.
+    # Another task comes first in each deployment, else a bank of one rollout would always hold the same task.
     tasks = np.random.default_rng([fill.deployment or 0, 1]).permutation(fill.tasks)
     world = make_world_of(graph, fill.deployment, fill.kinds)
     with make_writer(writing, bank) as writer:
@@ -60,7 +61,7 @@ def fill_bank(fill: BankFill, output: str) -> None:
                 world,
                 str(tasks[i % len(tasks)]),
                 recurring if fill.scenes else bank_scene(fill.deployment, i),
-                episode_id=f"remembered-{fill.deployment}-{i}",
+                episode_id=f"bank-{fill.deployment}-{i}",
                 execute_steps=graph.world["execute_steps"],
                 correct=bool(fill.condition),
                 seed=bank_scene(fill.deployment, i),
@@ -68,7 +69,7 @@ def fill_bank(fill: BankFill, output: str) -> None:
 
 
 def missing_banks(jobs: Sequence[Job], missing: Sequence[Job], output: Path) -> list[BankFill]:
-    """Return the banks that `missing` recalls from and that hold too few rollouts yet."""
+    """Return the banks that `missing` recalls from and that are not full yet."""
     first = jobs[0]
     fills: dict[Path, BankFill] = {}
     tasks = tuple(sorted({job.task for job in jobs}))

@@ -1,4 +1,5 @@
-"""Policies and worlds, made once a process: they take seconds to load, and a job only some more."""
+# SPDX-License-Identifier: MIT
+"""Policies and worlds, one instance in each process: they take seconds to load, hardly less than a job takes."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from efn_ros.worlds import Deployment, World
 
 @cache
 def make_parts(graph: str, overlays: tuple[str, ...]) -> tuple[Graph, Inference, Corrector]:
-    """Return a graph and its policy and corrector."""
+    """Return a graph with its policy and corrector."""
     loaded = Graph.load(graph, overlays)
     inference = _inference(json.dumps(loaded.parameters("vla_policy"), sort_keys=True))
     return loaded, inference, make_corrector(loaded.parameters("efn_corrector"))

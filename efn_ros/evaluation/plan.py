@@ -1,4 +1,5 @@
-"""Which deployments, which tasks, which scenes, and the conditions under which each scene is run."""
+# SPDX-License-Identifier: MIT
+"""The plan of an evaluation: deployments, tasks, scenes, and the conditions under which each scene is run."""
 
 from __future__ import annotations
 
@@ -7,46 +8,47 @@ from dataclasses import dataclass
 
 from efn_ros.worlds.deployment import SAMPLED
 
-TRAINING_SEED = 10_000  # deployments from here on are those that an EFN is trained in
+TRAINING_SEED = 10_000  # first seed of the deployments that an EFN is trained in
 BASE, MEMORY = "base", "memory"
-OTHER_MEMORY, AS_TRAINED_MEMORY = "wrong memory", "as-trained memory"  # of another deployment; of no shift at all
+OTHER_MEMORY, AS_TRAINED_MEMORY = "other memory", "as-trained memory"  # of another deployment; without any shift
+OTHER_MEMORY_BEFORE = "wrong memory"  # its name in files of version 0.1
 RECALLED_ACTION, NO_MEMORY, WORK = "recalled action", "no-memory baseline", "memory from work"
 ALWAYS = {BASE, MEMORY, OTHER_MEMORY, AS_TRAINED_MEMORY}
-# Scenes: policies and EFNs are trained on those from 100 000 on.
+# Policies and EFNs are trained on scenes from 100 000 on.
 SCENES, BANK_SCENE, SCENES_A_DEPLOYMENT = 50_000, 50_000, 1_000
 
 
 class TrainedDeploymentError(ValueError):
-    """A deployment that an EFN may have been trained in is no test of it."""
+    """The deployment is not held out: an EFN may have been trained in it."""
 
 
 @dataclass(frozen=True)
 class Condition:
     """How a scene is run."""
 
-    name: str
-    volume: int = 0  # recall sees so many rollouts of the bank, the oldest
-    bank: int | None = None  # seed of the deployment whose bank it is; None: as trained
+    name: str  # unique within an evaluation
+    volume: int = 0  # rollouts to recall from, the oldest of the bank
+    bank: int | None = None  # seed of the deployment of the bank; None: as trained
     overlays: tuple[str, ...] = ()  # parameter files laid over those of the job
-    correct: bool = True  # False: the base alone
-    # False: a bank of the base alone. True: one that the robot filled under this very condition, corrected from its
-    # first rollout on by what was in it already, and exploring as the parameters say.
+    correct: bool = True  # False: the base policy alone
+    # False: a bank of the base policy alone. True: one that the robot filled under this condition, corrected from its
+    # first rollout on by the rollouts already in it, and exploring with the parameters of the condition.
     work: bool = False
 
 
 @dataclass(frozen=True)
 class Job:
-    """One task in one deployment; every condition runs the same scenes."""
+    """One task in one deployment; the same scenes are run under every condition."""
 
-    graph: str
+    graph: str  # name in config/graphs, or path of a document
     deployment: int | None  # its seed; None: as trained
-    task: str
-    episodes: int
-    conditions: tuple[Condition, ...]
+    task: str  # name in the world
+    episodes: int  # number of scenes
+    conditions: tuple[Condition, ...]  # each meets the same scenes
     overlays: tuple[str, ...] = ()  # parameter files laid over those of the graph
-    recurring: bool = False  # banks are of these very scenes, run again and again, and not of scenes of their own
-    memory: str = ""  # directory of the bank of this deployment; empty: one is filled
-    kinds: tuple[str, ...] = SAMPLED  # of shifts that the deployment's seed draws from
+    recurring: bool = False  # whether banks are filled in the evaluated scenes, repeatedly, not in scenes of their own
+    memory: str = ""  # directory of an existing bank of this deployment; empty: one is filled
+    kinds: tuple[str, ...] = SAMPLED  # kinds of shift that the deployment's seed draws from
 
 
 def plan(
@@ -63,18 +65,18 @@ def plan(
     memory: str = "",
     kinds: Sequence[str] = SAMPLED,
 ) -> list[Job]:
-    """Plan every task in every deployment: the base, memory at each volume, the controls at the largest.
+    """Plan every task in every deployment: the base policy, memory at each volume, controls at the largest volume.
 
     Args:
         graph: Name of the graph whose parameters are used.
         tasks: Names of tasks.
         deployments: Their seeds; None: as trained.
         episodes: Scenes of each task and deployment.
-        volumes: Rollouts that recall sees.
+        volumes: Rollouts to recall from.
         overlays: Parameter files laid over those of the graph.
-        variants: Controls: name -> parameter file. Further ones are the memory of the next deployment and that of the
-            base as trained.
-        working: As `variants`, but at each volume, with memory that the robot collected itself under these parameters.
+        variants: Additional controls: name -> parameter file. Controls that are always run are the memory of the next
+            deployment and the memory of the base policy as trained.
+        working: As `variants`, but at each volume, with memory that the robot collected under these parameters.
         recurring: As of `Job`.
         memory: As of `Job`.
         kinds: As of `Job`.
@@ -84,17 +86,17 @@ def plan(
 
     Raises:
         TrainedDeploymentError: A seed is not held out.
-        ValueError: A volume is negative, a name is taken, or nothing is left to run.
+        ValueError: A volume is negative, a name is taken, or there is nothing to run.
     """
     if not tasks or not deployments or episodes < 1:
         raise ValueError(
-            f"there are {len(tasks)} tasks, {len(deployments)} deployments and {episodes} episodes of each; "
-            "at least one of each is needed"
+            f"the plan has {len(tasks)} tasks, {len(deployments)} deployments and {episodes} episodes of each; name at "
+            "least one of each"
         )
     for seed in deployments:
         if seed is not None and not 0 <= seed < TRAINING_SEED:
             raise TrainedDeploymentError(
-                f"deployment {seed} is not held out: training takes seeds from {TRAINING_SEED} on; "
+                f"deployment {seed} is not held out: training uses seeds from {TRAINING_SEED} on; "
                 f"choose seeds from 0 to {TRAINING_SEED - 1}"
             )
     if not volumes or min(volumes) < 0:
@@ -124,12 +126,12 @@ def plan(
 
 
 def scene(deployment: int | None, index: int) -> int:
-    """Return the seed of an evaluated scene: others in each of the first deployments, and none that fills a bank."""
+    """Return the seed of an evaluated scene; those of the first deployments differ, and none is a scene of a bank."""
     return (SCENES_A_DEPLOYMENT * (deployment or 0) + index) % SCENES
 
 
 def bank_scene(deployment: int | None, index: int) -> int:
-    """Return the seed of a scene that fills a bank."""
+    """Return the seed of a scene that a bank is filled in."""
     return BANK_SCENE + scene(deployment, index)
 
 

@@ -1,7 +1,8 @@
-"""Runs jobs side by side: first the banks that they recall from, then their episodes; what is done is not run again.
+# SPDX-License-Identifier: MIT
+"""Runs jobs in parallel: first the banks that they recall from, then their episodes; finished ones are not run again.
 
-A directory holds `banks/<deployment>`, `banks/<deployment>-<condition>` where a robot at work filled it, and
-`episodes.jsonl` with a line for each finished episode.
+A directory holds the banks `banks/<deployment>` of the base policy, `banks/<deployment>-<condition>` of a corrected
+robot, and `episodes.jsonl` with a line for each finished episode.
 """
 
 from __future__ import annotations
@@ -35,19 +36,19 @@ CONDITIONS = "conditions"
 def evaluate(
     jobs: Sequence[Job], output: Path, executor: Executor | None = None, processes: int = 2
 ) -> list[EvaluatedEpisode]:
-    """Run what is missing of a plan.
+    """Run the missing episodes of a plan.
 
     Args:
         jobs: The plan.
         output: Directory of the evaluation.
-        executor: Runs the jobs; None: processes of its own.
-        processes: How many, where there is no executor.
+        executor: Runs the jobs; None: a pool of processes.
+        processes: Size of the pool.
 
     Returns:
         All episodes, in the plan's order.
 
     Raises:
-        ValueError: `output` holds episodes that were made with other settings.
+        ValueError: `output` holds episodes of other settings.
     """
     output.mkdir(parents=True, exist_ok=True)
     _check_settings(jobs, output / "settings.json")
@@ -77,7 +78,7 @@ def evaluate(
 
 
 def run_job(job: Job, output: str) -> list[EvaluatedEpisode]:
-    """Run all episodes of a job, none of which is remembered. The banks must be filled."""
+    """Run all episodes of a job, without storing any in a bank. The banks must be filled."""
     graph = make_parts(job.graph, job.overlays)[0]
     world = make_world_of(graph, job.deployment, job.kinds)
     readers = {bank: BankReader(bank) for bank in {bank_of(output, job, c) for c in job.conditions}}
@@ -124,18 +125,18 @@ def _run_episode(
 
 
 def _split(jobs: Sequence[Job], episodes: Sequence[EvaluatedEpisode]) -> tuple[list[EvaluatedEpisode], list[Job]]:
-    """The episodes to keep, and the jobs with the conditions that lack a scene; their other episodes are run again."""
+    """Episodes to retain, and jobs with the incomplete conditions, all of whose episodes are run again."""
     done, missing = {e.key for e in episodes}, []
     for job in jobs:
-        lacking = tuple(c for c in job.conditions if not all(key_of(job, c, seed) in done for seed in scenes(job)))
-        if lacking:
-            missing.append(replace(job, conditions=lacking))
+        incomplete = tuple(c for c in job.conditions if not all(key_of(job, c, seed) in done for seed in scenes(job)))
+        if incomplete:
+            missing.append(replace(job, conditions=incomplete))
     again = {key_of(job, c, seed) for job in missing for c in job.conditions for seed in scenes(job)}
     return [e for e in episodes if e.key not in again], missing
 
 
 def _check_settings(jobs: Sequence[Job], file: Path) -> None:
-    """A directory holds episodes of the same settings; conditions may be added to it."""
+    """Refuse a directory with other settings, and write the settings; new conditions are added to them."""
 
     def texts(overlays: Iterable[str]) -> list[str]:
         return [Path(overlay).read_text() for overlay in overlays]

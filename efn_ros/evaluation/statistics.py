@@ -1,4 +1,5 @@
-"""A condition against the base on the same scenes, with intervals that respect how scenes depend on each other."""
+# SPDX-License-Identifier: MIT
+"""Comparison of a condition with the base policy on the same scenes, with intervals from a hierarchical bootstrap."""
 
 from __future__ import annotations
 
@@ -16,32 +17,32 @@ ALL, TASK, SHIFT = "all", "task", "shift"
 
 @dataclass(frozen=True)
 class Estimate:
-    """A share with its interval."""
+    """A rate with its interval."""
 
-    value: float
+    value: float  # of the whole sample
     low: float  # of the 95 % interval
-    high: float
+    high: float  # upper end of the interval
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A condition beside the base, on the scenes that both were run on; shares of 1."""
+    """A condition and the base policy on the scenes that were run under both; rates are fractions of 1."""
 
     group: str  # ALL, TASK or SHIFT
     of: str  # the task or the kind of shift
-    condition: str
-    volume: int  # of the memory, rollouts
+    condition: str  # compared with the base policy alone
+    volume: int  # rollouts of the bank
     pairs: int  # scenes
     base: Estimate  # success of the base
     success: Estimate  # of the condition
-    difference: Estimate  # success less that of the base
-    removed: Estimate | None  # share of the base's failures, net of those added; None where the base never failed
-    fixed: int  # scenes that only the condition succeeded in
-    broke: int  # scenes that only the base succeeded in
-    steps: float | None  # mean control steps where both succeeded; None where they never did
+    difference: Estimate  # success minus that of the base
+    removed: Estimate | None  # fraction of the base's failures, net of those added; None if the base never failed
+    fixed: int  # scenes with success under the condition alone
+    broke: int  # scenes with success under the base alone
+    steps: float | None  # mean control steps where both succeeded; None if they never did
     base_steps: float | None  # likewise, of the base
     residual: float  # mean absolute size
-    trust: float  # mean, in what was recalled
+    trust: float  # mean trust in the recalled steps
 
 
 def compare(
@@ -53,7 +54,7 @@ def compare(
     of: str = "",
     resamples: int = 10_000,
 ) -> Comparison:
-    """Compare a condition with the base.
+    """Compare a condition with the base policy.
 
     Raises:
         ValueError: No scene was run under both.
@@ -100,7 +101,7 @@ def compare(
 def comparisons(episodes: Sequence[EvaluatedEpisode], resamples: int = 10_000) -> list[Comparison]:
     """Compare every condition, in the order of its first episode, over all scenes, by task and by kind of shift.
 
-    A deployment counts for each kind of shift that it has.
+    A deployment with several kinds of shift belongs to the group of each.
     """
     conditions = dict.fromkeys((e.condition, e.volume) for e in episodes)
     groups = {(ALL, ""): list(episodes)}
@@ -119,12 +120,13 @@ def comparisons(episodes: Sequence[EvaluatedEpisode], resamples: int = 10_000) -
 def draw_counts(keys: tuple[tuple, ...], resamples: int, seed: int = 0) -> np.ndarray:
     """Count how often each pair is drawn in each resample of a hierarchical bootstrap.
 
-    Drawn with replacement are as many deployments as there are, in each of these as many tasks as it has, in each of
-    these as many scenes: failures of a deployment come together, and intervals over pairs alone would be too narrow.
+    Deployments are drawn with replacement, then tasks within each drawn deployment, then scenes within each drawn task,
+    each time as many as exist. Failures of a deployment are correlated, so an interval over independent pairs would be
+    too narrow.
 
     Args:
         keys: (deployment, task, scene) of each pair, sorted.
-        resamples: How many.
+        resamples: Number of resamples.
         seed: Of the draws.
 
     Returns:

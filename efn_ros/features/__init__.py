@@ -1,1 +1,2 @@
-"""The arithmetic of tokens and images that bank and retrieval share."""
+# SPDX-License-Identifier: MIT
+"""Features of tokens and images that bank and retrieval share."""

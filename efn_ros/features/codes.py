@@ -1,4 +1,5 @@
-"""Codes: the few numbers kept of a token sketch, for a network that reads what recalled steps saw."""
+# SPDX-License-Identifier: MIT
+"""Codes: short vectors that a fixed linear encoder makes of token sketches, as input of a network."""
 
 from __future__ import annotations
 
@@ -11,14 +12,17 @@ from safetensors import SafetensorError, safe_open
 
 from efn_ros.types import Quantised
 
-MEAN, BASIS = "code_mean", "code_basis"  # as the network's weights name them
-DECIMALS = 3  # codes vary by about 1; so they are the same whatever the last bit of a product is
+MEAN, BASIS = "code_mean", "code_basis"  # names in the network's weights
+DECIMALS = 3  # codes vary by about 1; rounding hides the last bits of a product, which depend on the machine
 
 
-class Codes:
-    """A fixed linear encoder of sketches: mean (T d,) is taken away, basis (T d, C) maps what is left.
+class SketchEncoder:
+    """Linear encoder of sketches: (sketch - mean) basis.
 
-    `identity` is a digest of both: a network understands no codes but its own.
+    Attributes:
+        mean: float32 (T d,).
+        basis: float32 (T d, C).
+        identity: Digest of both; a network reads only the codes of its own encoder.
     """
 
     def __init__(self, mean: np.ndarray, basis: np.ndarray) -> None:
@@ -27,16 +31,27 @@ class Codes:
         self.identity = hashlib.blake2b(content, digest_size=8).hexdigest()
 
     @classmethod
-    def load(cls, weights: Path) -> Codes:
-        """Of a network's safetensors file. Raises FileNotFoundError, and ValueError for one that holds none."""
+    def load(cls, weights: Path) -> SketchEncoder:
+        """Load the encoder from a network's safetensors file.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It contains no encoder.
+        """
         try:
             with safe_open(weights, framework="numpy") as file:
                 return cls(file.get_tensor(MEAN), file.get_tensor(BASIS))
         except SafetensorError as error:
-            raise ValueError(f"{weights} holds no codes; name another EFN, or none, in codes: {error}") from error
+            raise ValueError(
+                f"{weights} contains no encoder; set codes to another EFN, or leave it empty: {error}"
+            ) from error
 
     def __call__(self, sketches: Sequence[Quantised]) -> np.ndarray:
-        """(N, C) float32. Raises ValueError for sketches of another size."""
+        """Encode N sketches, float32 (N, C).
+
+        Raises:
+            ValueError: The sketches have another size than the encoder reads.
+        """
         rows = np.stack([sketch.dequantise().ravel() for sketch in sketches])
         if rows.shape[1] != len(self.mean):
             raise ValueError(f"a sketch has {rows.shape[1]} numbers; the EFN of these codes reads {len(self.mean)}")
@@ -44,8 +59,17 @@ class Codes:
 
 
 def principal_components(sketches: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of sketches (N, T d), float32: their mean (T d,) and the basis (T d, count) that whitens."""
+    """Fit the whitening encoder of `count` principal components.
+
+    Args:
+        sketches: float32 (N, T d), with N below T d.
+        count: Components, C.
+
+    Returns:
+        Mean (T d,) and basis, float32 (T d, C).
+    """
     mean = sketches.mean(axis=0)
-    values, vectors = np.linalg.eigh((centred := sketches - mean) @ centred.T)  # of fewer rows than columns
+    centred = sketches - mean
+    values, vectors = np.linalg.eigh(centred @ centred.T)
     values, vectors = values[::-1][:count], vectors[:, ::-1][:, :count]
     return mean, (centred.T @ vectors * np.sqrt(len(sketches)) / values).astype(np.float32)

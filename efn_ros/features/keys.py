@@ -1,4 +1,5 @@
-"""What is compared of an observation: one vector out of all its visual tokens, and one out of its latent ones."""
+# SPDX-License-Identifier: MIT
+"""Retrieval keys of an observation: one vector from its visual tokens, one from its latent action tokens."""
 
 from __future__ import annotations
 
@@ -8,17 +9,25 @@ EPSILON = 1e-8
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows (..., D) divided by their l2 norm plus epsilon, float32; a zero row stays zero."""
+    """Divide rows (..., D) by their l2 norm plus epsilon, float32; a zero row stays zero."""
     vectors = np.asarray(vectors, np.float32)
     norm = np.sqrt(np.einsum("...d,...d->...", vectors, vectors))
     return vectors / (norm + EPSILON)[..., None]
 
 
 def mean_max_key(tokens: np.ndarray) -> np.ndarray:
-    """Equations (4)(5) = (28)(29): visual tokens (..., T, D) to unit keys (..., D), float32.
+    """Fuse visual tokens into one key: the normalised average of their normalised mean and maximum.
 
-    Each token is normalised over its channels; mean and maximum over the tokens, each normalised, are averaged and
-    normalised. Raises ValueError where there is no token.
+    Args:
+        tokens: (..., T, D); each token is normalised over its channels first.
+
+    Returns:
+        Unit keys, float32 (..., D).
+
+    Raises:
+        ValueError: There is no token.
+
+    Source: equations (4), (5), (28), (29).
     """
     tokens = np.asarray(tokens, np.float32)
     if tokens.ndim < 2 or tokens.shape[-2] == 0:
@@ -28,6 +37,6 @@ def mean_max_key(tokens: np.ndarray) -> np.ndarray:
 
 
 def mean_latent(latent: np.ndarray) -> np.ndarray:
-    """Latent action tokens (..., L, dz) to their mean at unit norm (..., dz), as in (37); (..., 0) if empty."""
+    """Return the unit mean of latent action tokens (..., L, dz) for (37), float32 (..., dz); (..., 0) without any."""
     latent = np.asarray(latent, np.float32)
     return unit(latent.mean(axis=-2)) if latent.size else np.zeros((*latent.shape[:-2], 0), np.float32)

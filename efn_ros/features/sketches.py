@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Compact forms of visual tokens: a fixed random projection, then one byte a number."""
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import numpy as np
 from efn_ros.features.keys import mean_max_key, unit
 from efn_ros.types import Quantised
 
-DELTA = 1e-8  # of equation (31): keeps the scale of a zero row above zero
+DELTA = 1e-8  # of (31): keeps the scale of a zero row above zero
 
 
 def quantise(vectors: np.ndarray) -> Quantised:
-    """Equation (31): rows (..., d) to int8 q (..., d), float32 scale (...,); scale * q is within scale / 2 of them."""
+    """Quantise rows (..., d) to int8 with one float32 scale a row; the error is at most half a scale.
+
+    Source: equation (31).
+    """
     vectors = np.asarray(vectors, np.float32)
     scale = np.asarray(np.abs(vectors).max(axis=-1, initial=0) / np.float32(127) + np.float32(DELTA), np.float32)
     q = np.rint(vectors / scale[..., None]).clip(-127, 127).astype(np.int8)
@@ -28,14 +32,22 @@ def inverse_norm(q: np.ndarray) -> np.ndarray:
 
 
 class Projection:
-    """The Johnson-Lindenstrauss matrix of equation (30), float32 (input_size, output_size), the same for ever.
+    """A fixed Johnson-Lindenstrauss projection, the same on every machine and with every version of NumPy.
 
-    Its entries are +-1 / sqrt(output_size), their signs the raw bits of PCG64(seed): those NumPy promises to keep,
-    which it does not for its normal deviates. `identity` names sizes, seed and a digest of the matrix; a bank remembers
-    it. Raises ValueError for a size below 1 or a negative seed.
+    The entries of its matrix are +-1 / sqrt(output_size). Their signs are the raw bits of PCG64(seed), which NumPy
+    guarantees to keep; it does not guarantee that for its normal deviates.
+
+    Attributes:
+        matrix: float32 (input_size, output_size), read-only.
+        identity: Sizes, seed and a digest of the matrix; a bank stores it.
     """
 
     def __init__(self, input_size: int, output_size: int = 256, seed: int = 0) -> None:
+        """Make the matrix.
+
+        Raises:
+            ValueError: A size is below 1, or the seed is negative.
+        """
         for name, value, least in (("input_size", input_size, 1), ("output_size", output_size, 1), ("seed", seed, 0)):
             if value < least:
                 raise ValueError(f"{name} of the projection is {value}; it must be at least {least}")
@@ -50,29 +62,37 @@ class Projection:
         self.identity = f"signs-{self.input_size}x{self.output_size}-seed{self.seed}-{digest}"
 
     @classmethod
-    def named(cls, identity: str) -> Projection:
-        """The projection of that identity. Raises ValueError where this program would make another."""
+    def from_identity(cls, identity: str) -> Projection:
+        """Make the projection of an identity.
+
+        Raises:
+            ValueError: This version of the program makes no projection of that identity.
+        """
         match = re.fullmatch(r"signs-(\d+)x(\d+)-seed(\d+)-[0-9a-f]+", identity)
         made = cls(*map(int, match.groups())) if match else None
         if made is None or made.identity != identity:
-            raise ValueError(f"projection {identity!r} cannot be made by this efn_ros; use the one that made it")
+            raise ValueError(f"projection {identity!r} cannot be made by this efn_ros; use the version that made it")
         return made
 
+    def project(self, vectors: np.ndarray) -> np.ndarray:
+        """Project vectors (..., D) to unit vectors, float32 (..., d).
+
+        Raises:
+            ValueError: The vectors have another number of channels than `input_size`.
+
+        Source: equation (30).
+        """
+        vectors = np.asarray(vectors, np.float32)
+        if vectors.shape[-1] != self.input_size:
+            raise ValueError(
+                f"visual tokens have {vectors.shape[-1]} channels; projection {self.identity} takes {self.input_size}"
+            )
+        return unit(vectors @ self.matrix)
+
     def describe(self, tokens: np.ndarray) -> Quantised:
-        """Visual tokens (T, D) to their compact descriptor, (4)(5)(30)(31): q int8 (d,), scale float32 ()."""
-        return quantise(unit(mean_max_key(self._checked(tokens)) @ self.matrix))
+        """Return the compact descriptor of visual tokens (T, D): q int8 (d,), scale float32 ()."""
+        return quantise(self.project(mean_max_key(tokens)))
 
     def sketch(self, tokens: np.ndarray) -> Quantised:
-        """Every visual token (T, D) projected, normalised (30), quantised (31): q int8 (T, d), scale float32 (T,)."""
-        return quantise(unit(self._checked(tokens) @ self.matrix))
-
-    def _checked(self, tokens: np.ndarray) -> np.ndarray:
-        tokens = np.asarray(tokens, np.float32)
-        if tokens.shape[-1] != self.input_size:
-            raise ValueError(
-                f"visual tokens have {tokens.shape[-1]} channels; projection {self.identity} takes {self.input_size}"
-            )
-        return tokens
-
-    def __repr__(self) -> str:
-        return f"Projection({self.input_size}, {self.output_size}, seed={self.seed})"
+        """Return every visual token (T, D) projected and quantised: q int8 (T, d), scale float32 (T,)."""
+        return quantise(self.project(tokens))

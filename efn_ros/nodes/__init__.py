@@ -1,6 +1,7 @@
-"""The nodes: thin shells over the parts, one file each."""
+# SPDX-License-Identifier: MIT
+"""Lifecycle nodes, one a module: thin shells that connect topics and services to plain Python."""
 
 import os
 
-# Before NumPy is imported: for matrices this small more threads cost milliseconds, and they take cores from the others.
+# Before NumPy is imported: for matrices this small more threads cost milliseconds, and take cores from other nodes.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -1,4 +1,5 @@
-"""camera_ingest: camera images and joint states, synchronised by stamp, cropped and resized as the policy asks."""
+# SPDX-License-Identifier: MIT
+"""camera_ingest: synchronise camera images and joint states to observations of the policy's image size."""
 
 from __future__ import annotations
 
@@ -11,32 +12,37 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from efn_ros.features.images import resize_crop
 from efn_ros.msg import CorrectedAction, EpisodeState, ObservationStamped
 from efn_ros.ros import conversions
+from efn_ros.ros.fields import from_time, joint_positions
 from efn_ros.ros.images import to_rgb
-from efn_ros.ros.node import EfnNode, Parameter, run
-from efn_ros.ros.qos import KEPT_STEPS, LATCHED, LOSSLESS_SENSOR_DATA, SENSOR_DATA
+from efn_ros.ros.node import EfnNode, Parameter
+from efn_ros.ros.process import run
+from efn_ros.ros.qos import LATCHED, LATCHED_STEPS, LOSSLESS_SENSOR_DATA, SENSOR_DATA
 from efn_ros.ros.synchroniser import Synchroniser
 from efn_ros.types import Observation, StepContext
 
 STATE = "state"
-JOIN_S = 5.0  # a node that comes into a running episode gives its last action this long to arrive
+JOIN_S = 5.0  # longest wait of a node that starts in mid-episode for the last action of the episode
 
 
 class CameraIngest(EfnNode):
-    """In: camera/<name>/image (or camera/<name>/image/compressed), joint_states, episode. Out: observation.
+    """Synchronise camera images and joint states to observations, cropped and resized for the policy.
 
-    corrected_action tells a node that was restarted in mid-episode how far the episode has come.
+    Subscribes: `camera/<name>/image` (or `camera/<name>/image/compressed`), `joint_states`, `episode`;
+    `corrected_action`, with which a node that was restarted in mid-episode continues to count decisions.
+    Publishes: `observation`.
     """
 
     PARAMETERS = (
         Parameter("cameras", ["left", "right"], "Names of the cameras, in the policy's order."),
-        Parameter("image_size", 96, "Side of the square image the policy asks for, pixels.", 8, 2048),
+        Parameter("image_size", 96, "Side of the policy's square images, pixels.", 8, 2048),
         Parameter("compressed", False, "Subscribe to CompressedImage instead of Image."),
-        Parameter("joints", [""], "Joints whose positions are proprioception, in order; empty: all, as they come."),
-        Parameter("slop_s", 0.02, "Largest difference of stamps within one observation, seconds.", 0.0, 10.0),
-        Parameter("lossless", False, "Reliable images; for a world in lockstep, which waits for every one."),
+        Parameter("joints", [""], "Joints whose positions are proprioception, in order; empty: all, as received."),
+        Parameter("slop_s", 0.02, "Largest difference of stamps within one observation, s.", 0.0, 10.0),
+        Parameter("lossless", False, "Reliable transport of images, for a world in lockstep, which waits for each."),
     )
 
     def setup(self) -> None:
+        """Create the synchroniser and the topics."""
         self._cameras = self.parameter("cameras")
         self._size = self.parameter("image_size")
         self._joints = [joint for joint in self.parameter("joints") if joint]
@@ -45,24 +51,25 @@ class CameraIngest(EfnNode):
         self._step, self._last_stamp_ns = 0, 0
         self._last_action: CorrectedAction | None = None
         self._joining_until_s = 0.0
-        self._out = self.publisher(ObservationStamped, "observation", KEPT_STEPS)
-        self.listen(EpisodeState, "episode", self._on_episode, LATCHED)
-        self.listen(CorrectedAction, "corrected_action", self._on_action, LATCHED)
+        self._out = self.publisher(ObservationStamped, "observation", LATCHED_STEPS)
+        self.subscribe(EpisodeState, "episode", self._on_episode, LATCHED)
+        self.subscribe(CorrectedAction, "corrected_action", self._on_action, LATCHED)
         qos = LOSSLESS_SENSOR_DATA if self.parameter("lossless") else SENSOR_DATA
         compressed = self.parameter("compressed")
         for camera in self._cameras:
             topic = f"camera/{camera}/image" + ("/compressed" if compressed else "")
-            self.listen(CompressedImage if compressed else Image, topic, partial(self._on_image, camera), qos)
-        self.listen(JointState, "joint_states", self._on_state, qos)
+            self.subscribe(CompressedImage if compressed else Image, topic, partial(self._on_image, camera), qos)
+        self.subscribe(JointState, "joint_states", self._on_state, qos)
 
     def start(self) -> None:
+        """Note the time, to recognise an episode that runs already."""
         self._started_ns = self.now_ns()
 
     def _on_episode(self, episode: EpisodeState) -> None:
         if episode.phase == EpisodeState.RUNNING and (
             self._episode is None or self._episode.episode_id != episode.episode_id
         ):
-            self._step, self._last_stamp_ns = 0, conversions.from_time(episode.stamp)
+            self._step, self._last_stamp_ns = 0, from_time(episode.stamp)
             self._synchroniser.clear()
             joined = self._last_stamp_ns < self._started_ns
             self._joining_until_s = time.monotonic() + JOIN_S if joined else 0.0
@@ -74,21 +81,21 @@ class CameraIngest(EfnNode):
         self._catch_up()
 
     def _catch_up(self) -> None:
-        """Decisions go on from the last one that was answered."""
+        """Continue to count after the last decision with a corrected action."""
         if self._episode is None or self._last_action is None:
             return
         context = self._last_action.context
         if context.episode_id == self._episode.episode_id and context.step >= self._step:
-            self._step, self._last_stamp_ns = context.step + 1, conversions.from_time(context.header.stamp)
+            self._step, self._last_stamp_ns = context.step + 1, from_time(context.header.stamp)
             self._joining_until_s = 0.0
 
     def _on_image(self, camera: str, image: Image | CompressedImage) -> None:
         pixels = resize_crop(to_rgb(image), self._size)
-        self._add(camera, conversions.from_time(image.header.stamp), pixels)
+        self._add(camera, from_time(image.header.stamp), pixels)
 
     def _on_state(self, state: JointState) -> None:
-        _, positions = conversions.positions_from_msg(state, self._joints)
-        self._add(STATE, conversions.from_time(state.header.stamp), positions)
+        _, positions = joint_positions(state, self._joints)
+        self._add(STATE, from_time(state.header.stamp), positions)
 
     def _add(self, source: str, stamp_ns: int, item: np.ndarray) -> None:
         chosen = self._synchroniser.add(source, stamp_ns, item)
@@ -102,7 +109,7 @@ class CameraIngest(EfnNode):
         if stamp_ns < self._last_stamp_ns:
             self.diagnostics.counts["stale"] += 1
             return
-        # The same stamp again is a world in lockstep asking once more: the same decision, not a new one.
+        # An equal stamp is an image that a world in lockstep publishes again: the same decision, not a new one.
         repeated = stamp_ns == self._last_stamp_ns and self._step > 0
         self._step += not repeated
         self._last_stamp_ns = stamp_ns
@@ -123,4 +130,5 @@ class CameraIngest(EfnNode):
 
 
 def main() -> None:
+    """Run the node."""
     run(lambda: CameraIngest("camera_ingest"))

@@ -1,10 +1,11 @@
-"""efn_trainer: trains the EFN further on the rollouts of the bank, in the background, and offers what is accepted."""
+# SPDX-License-Identifier: MIT
+"""efn_trainer: train the EFN on the rollouts of the bank in the background, and offer accepted checkpoints."""
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from functools import partial
 
 import torch
 from rcl_interfaces.srv import GetParameters
@@ -20,12 +21,13 @@ from efn_ros.online.factory import make_learner
 from efn_ros.online.learner import Learner
 from efn_ros.online.throttle import Stopped, Throttle
 from efn_ros.ros.diagnostics import ERROR, OK
-from efn_ros.ros.node import EfnNode, Parameter, run
+from efn_ros.ros.node import EfnNode, Parameter
+from efn_ros.ros.process import run
 from efn_ros.ros.qos import LATCHED
 
-ASK_S, CHECK_S, RETRY_S = 1.0, 2.0, 30.0  # between two requests, two checks of the bank, and after an error
-JOIN_S = 1.0
-# The parameters with which the robot is corrected; recall is simulated with them in training.
+REQUEST_S, CHECK_S, RETRY_S = 1.0, 2.0, 30.0  # between two requests, between two checks of the bank, after an error
+JOIN_S = 1.0  # longest wait for the end of training
+# Parameters of the nodes that correct the robot; training simulates recall with them.
 REQUESTED = {
     "experience_retrieval": [parameter.name for parameter in experience_retrieval.ExperienceRetrieval.PARAMETERS],
     "efn_corrector": [parameter.name for parameter in efn_corrector.EfnCorrector.PARAMETERS],
@@ -34,91 +36,77 @@ DEFAULT = LearnConfig()
 
 
 class EfnTrainer(EfnNode):
-    """In: episode; the bank; parameters of experience_retrieval and efn_corrector. Services: ~/candidates, ~/switch (to
-    the newest that is offered), ~/undo. Part of a graph only with `learn: true`."""
+    """Train the EFN on the rollouts of the bank in the background, and offer accepted checkpoints.
+
+    Subscribes: `episode`. Reads the bank, and requests the parameters of `experience_retrieval` and `efn_corrector`.
+    Services: `~/candidates`, `~/switch` (to the newest one offered), `~/undo`.
+
+    Part of a graph only with `learn: true`.
+    """
 
     PARAMETERS = (
-        Parameter("learn", False, "Train at work; without it the node idles."),
-        Parameter("bank", "bank", "Directory of the experience bank; checkpoints are kept in efn/ within it."),
+        Parameter("learn", False, "Train while the robot works; false: the node is idle."),
+        Parameter("bank", "bank", "Directory of the experience bank; its subdirectory efn/ contains the checkpoints."),
         Parameter(
-            "rule", "operator", "Who switches to an accepted candidate: operator, or the rule itself: when accepted."
+            "rule", "operator", "Who switches to an accepted candidate: operator, or the node itself: when accepted."
         ),
         Parameter(
-            "cpu_share",
-            0.25,
-            "Share of one core that it uses while an episode runs; 0 waits for its end.",
-            0.0,
-            1.0,
+            "cpu_share", 0.25, "Share of one core while an episode runs; 0: train only between episodes.", 0.0, 1.0
         ),
         Parameter("threads", 1, "Threads of training.", 1, 64),
         Parameter("seed", DEFAULT.seed, "Seed of training.", 0),
-        Parameter("held_out_fraction", DEFAULT.held_out_fraction, "Share of rollouts that only validate.", 0.01, 0.99),
-        Parameter("min_new_rollouts", DEFAULT.min_new_rollouts, "Rollouts from one candidate to the next.", 1, 100000),
-        Parameter("max_rollouts", DEFAULT.max_rollouts, "The newest rollouts that are used.", 2, 100000),
+        Parameter("held_out_fraction", DEFAULT.held_out_fraction, "Share of rollouts for validation.", 0.01, 0.99),
+        Parameter("min_new_rollouts", DEFAULT.min_new_rollouts, "New rollouts before the next candidate.", 1, 100000),
+        Parameter("max_rollouts", DEFAULT.max_rollouts, "Number of newest rollouts that are used.", 2, 100000),
         Parameter("epochs", DEFAULT.epochs, "Passes over the training samples.", 1, 1000),
-        Parameter("batch_size", DEFAULT.batch_size, "Decisions of an optimiser step.", 1, 4096),
-        Parameter("learning_rate", DEFAULT.learning_rate, "Of AdamW.", 1e-8, 0.1),
+        Parameter("batch_size", DEFAULT.batch_size, "Decisions in an optimiser step.", 1, 4096),
+        Parameter("learning_rate", DEFAULT.learning_rate, "Learning rate of AdamW.", 1e-8, 0.1),
         Parameter(
-            "proximal_weight",
-            DEFAULT.proximal_weight,
-            "Weight of the change against the network in use.",
-            0.0,
-            1000.0,
+            "proximal_weight", DEFAULT.proximal_weight, "Weight of the change of the network in use.", 0.0, 1000.0
         ),
         Parameter(
-            "base_weight", DEFAULT.base_weight, "Weight of decisions with which the base alone succeeded.", 0.001, 1.0
+            "base_weight", DEFAULT.base_weight, "Weight of decisions in successes of the base alone.", 0.001, 1.0
         ),
-        Parameter(
-            "min_improvement", DEFAULT.min_improvement, "Share by which the held-out error must fall.", 0.001, 0.99
-        ),
+        Parameter("min_improvement", DEFAULT.min_improvement, "Least decrease of held-out error, share.", 0.001, 0.99),
         Parameter(
             "min_held_out_successes",
             DEFAULT.min_held_out_successes,
-            "Held-out successes that were corrected, which must show it.",
+            "Least number of corrected held-out successes.",
             1,
             100000,
         ),
-        Parameter(
-            "max_change",
-            DEFAULT.max_change,
-            "Largest change of a held-out decision, share of the network's bound.",
-            0.001,
-            2.0,
-        ),
+        Parameter("max_change", DEFAULT.max_change, "Largest change of a decision, share of the bound.", 0.001, 2.0),
         Parameter(
             "kept_candidates",
             DEFAULT.kept_candidates,
-            "Candidates kept that were never used: so many accepted, so many rejected.",
+            "Unused candidates that are kept, accepted and rejected ones each.",
             1,
             1000,
         ),
     )
 
     def setup(self) -> None:
-        """Ask the other nodes for their parameters."""
+        """Create the services, and request the parameters of the other nodes."""
         self._registry = Registry(self.parameter("bank"))
         self._throttle = Throttle(self.parameter("cpu_share"))
         self._thread: threading.Thread | None = None
         self._facts: dict[str, str] = {}
-        self._parameter_clients = {
-            name: self.create_client(GetParameters, f"{name}/get_parameters") for name in REQUESTED
-        }
-        self._made += [(self.destroy_client, client) for client in self._parameter_clients.values()]
+        self._parameter_clients = {name: self.client(GetParameters, f"{name}/get_parameters") for name in REQUESTED}
         self._received: dict[str, dict] = {}  # node -> its parameters
-        self.listen(EpisodeState, "episode", self._on_episode, LATCHED)
-        self.serve(Trigger, "~/candidates", self._list)
-        self.serve(Trigger, "~/switch", self._switch)
-        self.serve(Trigger, "~/undo", self._undo)
-        self._asking = self.timer(ASK_S, self._ask)
+        self.subscribe(EpisodeState, "episode", self._on_episode, LATCHED)
+        self.serve_text(Trigger, "~/candidates", self._list, OSError, ValueError)
+        self.serve_text(Trigger, "~/switch", self._switch, OSError, ValueError)
+        self.serve_text(Trigger, "~/undo", self._undo, OSError, ValueError)
+        self._requests = self.timer(REQUEST_S, self._request)
 
     def start(self) -> None:
-        """Begin to train, where `learn` is true."""
-        self._report_state(OK, "asks how the robot is corrected" if self.parameter("learn") else "idle: learn is false")
+        """Begin to train if `learn` is true."""
+        self._report_state(OK, "requests parameters" if self.parameter("learn") else "idle: learn is false")
         self._throttle = Throttle(self.parameter("cpu_share"))
-        self._asking.reset()
+        self._requests.reset()
 
     def stop(self) -> None:
-        """End between two pieces of work; the next start continues what is cut off."""
+        """Interrupt training between two steps; the next start continues it."""
         self._throttle.end()
         if self._thread is not None:
             self._thread.join(JOIN_S)
@@ -132,23 +120,23 @@ class EfnTrainer(EfnNode):
     def _on_episode(self, episode: EpisodeState) -> None:
         self._throttle.busy = episode.phase == EpisodeState.RUNNING
 
-    def _ask(self) -> None:
+    def _request(self) -> None:
         if not (self.active and self.parameter("learn")) or self._thread is not None:
-            self._asking.cancel()
+            self._requests.cancel()
             return
         missing = [name for name in REQUESTED if name not in self._received]
         for name in missing:
             if self._parameter_clients[name].service_is_ready():
                 future = self._parameter_clients[name].call_async(GetParameters.Request(names=REQUESTED[name]))
-                self.when_done(future, lambda answer, name=name: self._on_parameters(name, answer))
+                self.when_done(future, partial(self._on_parameters, name))
         if missing:
-            self._report_state(OK, f"asks {' and '.join(missing)} how the robot is corrected")
+            self._report_state(OK, f"waits for the parameters of {' and '.join(missing)}")
             return
         self._thread = threading.Thread(target=self._work, args=(self._throttle,), daemon=True)
         self._thread.start()
 
-    def _on_parameters(self, name: str, answer: GetParameters.Response) -> None:
-        values = [parameter_value_to_python(value) for value in answer.values]
+    def _on_parameters(self, name: str, response: GetParameters.Response) -> None:
+        values = [parameter_value_to_python(value) for value in response.values]
         if len(values) == len(REQUESTED[name]):
             self._received[name] = dict(zip(REQUESTED[name], values, strict=True))
 
@@ -175,34 +163,24 @@ class EfnTrainer(EfnNode):
                 throttle.wait(CHECK_S)
         except Stopped:
             self._report_state(OK, "stopped")
-        except Exception as error:  # noqa: BLE001 - the robot goes on without learning, and says why
+        except Exception as error:  # noqa: BLE001 - the robot continues without training, and reports why
             self._report_state(ERROR, f"learning has ended: {type(error).__name__}: {error}")
 
     def _report_state(self, level: bytes, text: str) -> None:
         self.diagnostics.state(level, text)
         self.diagnostics.facts = {"learning": text, **self._facts}
 
-    def _list(self, request, response):
-        return self._answer(response, lambda: json.dumps(self._registry.summary(), indent=1))
+    def _list(self, request: Trigger.Request) -> str:
+        return json.dumps(self._registry.summary(), indent=1)
 
-    def _switch(self, request, response):
-        def switch() -> str:
-            offered = self._registry.offered()
-            if not offered:
-                raise ValueError("no candidate is offered")
-            return _next(self._registry.switch(offered[-1].number))
+    def _switch(self, request: Trigger.Request) -> str:
+        offered = self._registry.offered()
+        if not offered:
+            raise ValueError("no candidate is offered")
+        return _next(self._registry.switch(offered[-1].number))
 
-        return self._answer(response, switch)
-
-    def _undo(self, request, response):
-        return self._answer(response, lambda: _next(self._registry.undo()))
-
-    def _answer(self, response, act: Callable[[], str]):
-        try:
-            response.message, response.success = act(), True
-        except (OSError, ValueError) as error:
-            response.message, response.success = str(error), False
-        return response
+    def _undo(self, request: Trigger.Request) -> str:
+        return _next(self._registry.undo())
 
 
 def _next(checkpoint: Checkpoint) -> str:

@@ -1,47 +1,54 @@
-"""episode_manager: begins and ends episodes, and publishes the present one on the latched topic `episode`."""
+# SPDX-License-Identifier: MIT
+"""episode_manager: begin and end episodes, and publish the present one."""
 
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
-from rclpy.action import CancelResponse
-from rclpy.action.server import ServerGoalHandle
+from rclpy.action.server import CancelResponse, ServerGoalHandle
 from rclpy.task import Future
 
 from efn_ros.action import RunEpisode
 from efn_ros.msg import BankChanged, CorrectedAction, EpisodeState, WorldState
 from efn_ros.ros.episodes import NOT_SAVED_YET
-from efn_ros.ros.node import EfnNode, Parameter, run
+from efn_ros.ros.node import EfnNode, Parameter
+from efn_ros.ros.process import run
 from efn_ros.ros.qos import EVENTS, LATCHED, STEPS
 from efn_ros.srv import AbortEpisode, EndEpisode, StartEpisode
 from efn_ros.types import Mode
 
-JUDGED = (EpisodeState.OUTCOME_UNKNOWN, EpisodeState.OUTCOME_SUCCESS, EpisodeState.OUTCOME_FAILURE)
+OUTCOMES = (EpisodeState.OUTCOME_UNKNOWN, EpisodeState.OUTCOME_SUCCESS, EpisodeState.OUTCOME_FAILURE)
 
 
 class EpisodeManager(EfnNode):
-    """In: world_state, by which a simulated world ends its episodes; bank_changed, corrected_action. Out: episode.
+    """Begin and end episodes, and publish the present one.
 
-    Services: start_episode, end_episode, abort. Action: run_episode, one episode with feedback; cancelling aborts it.
+    Subscribes: `world_state`, by which a simulated world ends its episodes; `bank_changed`, `corrected_action`.
+    Publishes: `episode` (latched).
+    Services: `start_episode`, `end_episode`, `abort`.
+    Actions: `run_episode`, one episode with feedback; cancelling aborts it.
     """
 
+    OPTIONAL_TOPICS = ("world_state",)  # of simulated worlds
     PARAMETERS = (
-        Parameter("save_timeout_s", 10.0, "How long an episode waits until the bank has it, seconds.", 0.1, 3600.0),
+        Parameter("save_timeout_s", 10.0, "Longest wait for the bank to save an ended episode, s.", 0.1, 3600.0),
     )
+
+    _goal: ServerGoalHandle | None = None  # of the action whose episode is running
 
     def setup(self) -> None:
         """Offer the services and the action."""
         self._state = EpisodeState()
-        self._actions, self._corrected = 0, 0  # corrected_action so far in the episode, and those with a residual
-        self._goal: ServerGoalHandle | None = None  # of the action, whose episode is running
-        self._settled = Future()  # done when the episode is in the bank, or never will be
+        self._actions, self._corrected = 0, 0  # actions of the episode so far, and those with a residual
+        self._settled = Future()  # done when the episode is saved, or cannot be
         self._settled.set_result(None)
         self._save_timeout = self.timer(self.parameter("save_timeout_s"), self._on_save_timeout)
         self._save_timeout.cancel()
         self._out = self.publisher(EpisodeState, "episode", LATCHED)
-        self.listen(WorldState, "world_state", self._on_world, EVENTS)
-        self.listen(BankChanged, "bank_changed", self._on_bank, LATCHED)
-        self.listen(CorrectedAction, "corrected_action", self._on_action, STEPS)
+        self.subscribe(WorldState, "world_state", self._on_world, EVENTS)
+        self.subscribe(BankChanged, "bank_changed", self._on_bank, LATCHED)
+        self.subscribe(CorrectedAction, "corrected_action", self._on_action, STEPS)
         self.serve(StartEpisode, "start_episode", self._start)
         self.serve(EndEpisode, "end_episode", self._end_by_service)
         self.serve(AbortEpisode, "abort", self._abort)
@@ -53,24 +60,24 @@ class EpisodeManager(EfnNode):
 
     def teardown(self) -> None:
         """End the action whose episode is running."""
-        if getattr(self, "_goal", None) is not None:
+        if self._goal is not None:
             self._goal.abort()
             self._goal = None
 
-    # Beginning.
+    # Start.
 
-    def _start(self, request, response):
+    def _start(self, request: StartEpisode.Request, response: StartEpisode.Response) -> StartEpisode.Response:
         response.message = self._begin(request)
         response.success = not response.message
         response.episode_id = self._state.episode_id
         return response
 
     def _begin(self, request: StartEpisode.Request | RunEpisode.Goal) -> str:
-        """Begin an episode; returns why it cannot, or nothing."""
+        """Begin an episode; return why it is refused, or an empty text."""
         if not self.active:
             return "episode_manager is not active"
         if not request.instruction.strip():
-            return "the instruction is empty; write what the robot is to do"
+            return "the instruction is empty; describe what the robot should do"
         if self._state.phase == EpisodeState.RUNNING:
             return f"episode {self._state.episode_id} is running; end or abort it first"
         if not self._settled.done():
@@ -88,7 +95,7 @@ class EpisodeManager(EfnNode):
         self._publish()
         return ""
 
-    # The action.
+    # Action.
 
     async def _run_episode(self, goal: ServerGoalHandle) -> RunEpisode.Result:
         if self._state.phase == EpisodeState.ENDED:
@@ -137,25 +144,25 @@ class EpisodeManager(EfnNode):
                 )
             )
 
-    # Ending.
+    # End.
 
     def _on_world(self, world: WorldState) -> None:
         if world.episode_id == self._state.episode_id and (world.success or world.truncated):
             outcome = EpisodeState.OUTCOME_SUCCESS if world.success else EpisodeState.OUTCOME_FAILURE
             self._end(outcome, world.control_step, world.decisions)
 
-    def _end_by_service(self, request, response):
-        if request.outcome not in JUDGED:
+    def _end_by_service(self, request: EndEpisode.Request, response: EndEpisode.Response) -> EndEpisode.Response:
+        if request.outcome not in OUTCOMES:
             response.success = False
-            response.message = f"outcome {request.outcome} is none of {', '.join(map(str, JUDGED))}, see EpisodeState"
+            response.message = f"outcome {request.outcome} is none of {', '.join(map(str, OUTCOMES))}, see EpisodeState"
             return response
-        return self._answer(response, request.outcome)
+        return self._serve_end(response, request.outcome)
 
-    def _abort(self, request, response):
+    def _abort(self, request: AbortEpisode.Request, response: AbortEpisode.Response) -> AbortEpisode.Response:
         self.get_logger().warning(f"episode {self._state.episode_id} aborted: {request.reason or 'no reason given'}")
-        return self._answer(response, EpisodeState.OUTCOME_ABORTED)
+        return self._serve_end(response, EpisodeState.OUTCOME_ABORTED)
 
-    def _answer(self, response, outcome: int):
+    def _serve_end(self, response: Any, outcome: int) -> Any:
         response.success = self._end(outcome)
         response.message = "" if response.success else "no episode is running"
         response.episode_id = self._state.episode_id
@@ -185,7 +192,7 @@ class EpisodeManager(EfnNode):
             self._settle(f"bank_writer published nothing about it within {self.parameter('save_timeout_s'):g} s")
 
     def _settle(self, not_saved_reason: str) -> None:
-        """The episode is in the bank, or never will be, for the reason given."""
+        """Note that the episode is saved, or the reason why it cannot be."""
         self._save_timeout.cancel()
         self._state.saved, self._state.not_saved_reason = not not_saved_reason, not_saved_reason
         if self._state.phase == EpisodeState.ENDED and not self._settled.done():

@@ -1,4 +1,5 @@
-"""sim_bridge: a simulated world (Meta-World or LIBERO) behind the topics of a robot."""
+# SPDX-License-Identifier: MIT
+"""sim_bridge: run a simulated world, such as Meta-World or LIBERO, with the topics of a robot."""
 
 from __future__ import annotations
 
@@ -8,8 +9,10 @@ from std_msgs.msg import Header
 
 from efn_ros.msg import CorrectedAction, EpisodeState, WorldState
 from efn_ros.ros import conversions
+from efn_ros.ros.fields import from_time
 from efn_ros.ros.images import from_rgb
-from efn_ros.ros.node import EfnNode, Parameter, run
+from efn_ros.ros.node import EfnNode, Parameter
+from efn_ros.ros.process import run
 from efn_ros.ros.qos import EVENTS, LATCHED, LOSSLESS_SENSOR_DATA, SENSOR_DATA, STEPS
 from efn_ros.runtime.factory import make_simulation
 from efn_ros.worlds.deployment import KINDS
@@ -19,26 +22,29 @@ LOCKSTEP, REALTIME = "lockstep", "realtime"
 
 
 class SimBridge(EfnNode):
-    """In: episode, corrected_action. Out: camera/<name>/image, joint_states, world_state.
+    """Run a simulated world with the topics of a robot.
 
-    Lockstep: the world waits for the action of each image, and publishes an image again if none comes. Realtime: it
-    steps at its rate with the newest chunk, at the row that belongs to the control step; after its last row it holds.
+    Subscribes: `episode`, `corrected_action`.
+    Publishes: `camera/<name>/image`, `joint_states`, `world_state`.
+
+    In lockstep the world waits for the action of each image, and publishes the image again if none arrives. In realtime
+    it steps at its rate with the newest chunk, at the row of the control step; after the last row it holds.
     """
 
     PARAMETERS = (
-        Parameter("world", "metaworld", "Simulator: metaworld or libero."),
-        Parameter("libero_assets", "", "LIBERO's data: bddl_files, init_files, assets; empty: $EFN_LIBERO_DIR."),
-        Parameter("pacing", LOCKSTEP, "lockstep or realtime."),
+        Parameter("world", "metaworld", "Simulator: metaworld, libero, or that of a plugin."),
+        Parameter("libero_assets", "", "LIBERO's bddl_files, init_files and assets; empty: $EFN_LIBERO_DIR."),
+        Parameter("pacing", LOCKSTEP, "Pacing of the world: lockstep or realtime."),
         Parameter("image_size", 96, "Side of the camera images, pixels.", 16, 1024),
         Parameter("execute_steps", 4, "Control steps from one image to the next.", 1, 1000),
-        Parameter("rate_hz", 0.0, "Control rate in realtime pacing; 0: the world's own.", 0.0, 1000.0),
-        Parameter("retry_s", 2.0, "Lockstep: an image without an answer is sent again after this time.", 0.01, 60.0),
-        Parameter("deployment.seed", 0, "Draws the hidden shifts of this deployment.", 0),
-        *(Parameter(f"deployment.{k}", 0.0, f"Strength of its shift in {k}; 0: none.", 0.0, 1.0) for k in KINDS),
+        Parameter("rate_hz", 0.0, "Control rate in realtime, Hz; 0: the world's own.", 0.0, 1000.0),
+        Parameter("retry_s", 2.0, "Lockstep: time after which an image without an action is repeated, s.", 0.01, 60.0),
+        Parameter("deployment.seed", 0, "Seed of the hidden shifts of this deployment.", 0),
+        *(Parameter(f"deployment.{k}", 0.0, f"Strength of the shift in {k}; 0: none.", 0.0, 1.0) for k in KINDS),
     )
 
     def setup(self) -> None:
-        """Make the world, and publish what its sensors measure."""
+        """Create the world and its topics."""
         self._world = make_simulation(self.parameters())
         self._pacing = self.parameter("pacing")
         if self._pacing not in (LOCKSTEP, REALTIME):
@@ -54,8 +60,8 @@ class SimBridge(EfnNode):
         self._images = {name: self.publisher(Image, f"camera/{name}/image", qos) for name in spec.cameras}
         self._joints = self.publisher(JointState, "joint_states", qos)
         self._state = self.publisher(WorldState, "world_state", EVENTS)
-        self.listen(EpisodeState, "episode", self._on_episode, LATCHED)
-        self.listen(CorrectedAction, "corrected_action", self._on_action, STEPS)
+        self.subscribe(EpisodeState, "episode", self._on_episode, LATCHED)
+        self.subscribe(CorrectedAction, "corrected_action", self._on_action, STEPS)
         if self._pacing == LOCKSTEP:
             self._retry = self.timer(self.parameter("retry_s"), self._publish_again)
             self._retry.cancel()
@@ -77,7 +83,7 @@ class SimBridge(EfnNode):
             self._observe(self._stepper)
 
     def _on_action(self, action: CorrectedAction) -> None:
-        taken_at = self._image_steps.pop(conversions.from_time(action.context.header.stamp), None)
+        taken_at = self._image_steps.pop(from_time(action.context.header.stamp), None)
         stepper = self._stepper
         if stepper is None or action.context.episode_id != self._episode_id or taken_at is None:
             self.diagnostics.counts["unexpected_actions"] += 1
@@ -94,7 +100,7 @@ class SimBridge(EfnNode):
             self._observe(stepper)
 
     def _control_step(self) -> None:
-        """One control step in realtime."""
+        """Execute one control step in realtime."""
         stepper = self._stepper
         if stepper is None or stepper.done:
             return
@@ -106,7 +112,7 @@ class SimBridge(EfnNode):
         if not held:
             action = chunk[row]
         elif len(chunk):
-            action[-1] = chunk[-1, -1]  # the gripper keeps what it holds
+            action[-1] = chunk[-1, -1]  # the gripper keeps its last command
         stepper.step(action)
         if stepper.done or stepper.control_step % self._execute_steps == 0:
             self._report(stepper)
@@ -114,9 +120,9 @@ class SimBridge(EfnNode):
                 self._observe(stepper)
 
     def _observe(self, stepper: Stepper) -> None:
-        images, proprio = stepper.observe()
+        images, proprio = stepper.world.observe()
         header = Header(stamp=self.get_clock().now().to_msg())
-        self._image_steps[conversions.from_time(header.stamp)] = stepper.control_step
+        self._image_steps[from_time(header.stamp)] = stepper.control_step
         state = JointState(header=header, name=list(self._world.spec.proprio_names), position=proprio.tolist())
         self._last_messages = (state, {name: from_rgb(image, header) for name, image in images.items()})
         self._publish()

@@ -1,4 +1,5 @@
-"""vla_policy: runs the frozen policy on every observation."""
+# SPDX-License-Identifier: MIT
+"""vla_policy: run the frozen policy on every observation."""
 
 from __future__ import annotations
 
@@ -6,47 +7,50 @@ import numpy as np
 
 from efn_ros.msg import ObservationStamped, PolicyStepStamped
 from efn_ros.ros import conversions
-from efn_ros.ros.node import EfnNode, Parameter, run
-from efn_ros.ros.qos import KEPT_STEPS, STEPS
+from efn_ros.ros.node import EfnNode, Parameter
+from efn_ros.ros.process import run
+from efn_ros.ros.qos import LATCHED_STEPS, STEPS
 from efn_ros.runtime.experiments import EXPERIMENT
 from efn_ros.runtime.factory import make_inference
 from efn_ros.types import Observation, StepContext
 
 
 class VlaPolicy(EfnNode):
-    """In: observation. Out: policy_step."""
+    """Run the frozen policy on every observation.
+
+    Subscribes: `observation`.
+    Publishes: `policy_step`.
+    """
 
     PARAMETERS = (
-        Parameter("policy", "pocket_vla", "Backbone: pocket_vla, untrained, constant or sine."),
-        Parameter(
-            "checkpoint", "", "Directory of its checkpoint, or packaged:libero; empty: the package's for Meta-World."
-        ),
+        Parameter("policy", "pocket_vla", "Backbone: pocket_vla, untrained, constant, sine, or that of a plugin."),
+        Parameter("checkpoint", "", "Directory of it, or packaged:libero; empty: its default, that of Meta-World."),
         Parameter("threads", 1, "Threads of inference.", 1, 256),
         Parameter("cameras", ["left", "right"], "Cameras of a policy without a checkpoint."),
         Parameter("horizon", 4, "Chunk length of a policy without a checkpoint, control steps.", 1, 1000),
         Parameter("proprio_size", 4, "Entries of proprioception of a policy without a checkpoint.", 1, 256),
         Parameter("action_size", 4, "Entries of an action of a policy without a checkpoint.", 1, 256),
         Parameter("image_size", 96, "Image side of a policy without a checkpoint, pixels.", 16, 2048),
-        Parameter("sine.posture", [0.0], "Action that a sine policy moves to and fro about."),
-        Parameter("sine.amplitude", 0.1, "Largest distance from it, in units of the action.", 0.0, 3.2),
+        Parameter("sine.posture", [0.0], "Centre of the motion of a sine policy, an action."),
+        Parameter("sine.amplitude", 0.1, "Amplitude of that motion, in units of the action.", 0.0, 3.2),
         Parameter("sine.frequency_hz", 0.2, "Frequency of that motion, Hz.", 0.001, 10.0),
-        Parameter("sine.action_rate_hz", 30.0, "Rows of its chunk a second.", 1.0, 1000.0),
+        Parameter("sine.action_rate_hz", 30.0, "Rows of a chunk of a sine policy a second.", 1.0, 1000.0),
         Parameter("tokens_width", 128, "Width of the policy's visual tokens.", 1, 65536),
         Parameter("descriptor_size", 128, "Width of keys and sketches, equation (30).", 8, 4096),
-        Parameter("projection_seed", 0, "Seed of the projection; a bank keeps which it was made with.", 0),
-        Parameter(EXPERIMENT, "", "Experiment whose inference takes this one's place; empty: none."),
+        Parameter("projection_seed", 0, "Seed of the projection; that of the bank.", 0),
+        Parameter(EXPERIMENT, "", "Experiment that replaces the inference; empty: none."),
     )
 
     def setup(self) -> None:
         """Load the policy and run it once."""
         self._inference = make_inference(self.parameters())
         self._run_once()
-        self._out = self.publisher(PolicyStepStamped, "policy_step", KEPT_STEPS)
-        self.listen(ObservationStamped, "observation", self._on_observation, STEPS)
+        self._out = self.publisher(PolicyStepStamped, "policy_step", LATCHED_STEPS)
+        self.subscribe(ObservationStamped, "observation", self._on_observation, STEPS)
         self.get_logger().info(f"policy {self._inference.policy.spec.fingerprint}")
 
     def _run_once(self) -> None:
-        """The first inference allocates and is slow; it is not to be that of a robot."""
+        """Run the first inference, which allocates memory and is slow, before the robot needs one."""
         spec = self._inference.policy.spec
         black = np.zeros((spec.image_size, spec.image_size, 3), np.uint8)
         proprio = np.zeros(spec.proprio_size, np.float32)

@@ -1,1 +1,2 @@
-"""Learning at work: candidates from the newest rollouts, accepted in shadow."""
+# SPDX-License-Identifier: MIT
+"""Online learning: candidates trained on the newest rollouts, and accepted in shadow."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Whether a candidate network is better than the one in use, on held-out rollouts and in shadow."""
 
 from __future__ import annotations
@@ -22,25 +23,30 @@ def validate_candidate(
     gain: float,
     pause: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Compare what both networks propose in held-out decisions; nothing is executed.
+    """Compare what two networks propose in held-out decisions; nothing is executed.
 
-    The verdict rests on successes that were corrected: where the base alone succeeded no residual is always right, and
-    a network accepted for that would learn to be silent everywhere.
+    The verdict depends on successes that were corrected. Where the base policy alone succeeded the target is zero, and
+    a network accepted for zero residuals would learn to propose none anywhere.
 
     Args:
         current: The network in use.
-        candidate: The network to be validated.
+        candidate: The network to validate.
         samples: Held-out decisions.
         config: What the candidate must show.
         gain: Of the corrector.
         pause: Called between two pieces of work; may raise to interrupt.
 
     Returns:
-        A report, ready for JSON. accepted, reason: the verdict, in words. successes: rollouts that it rests on. error:
-        of the residual in corrected decisions against what was added, mean absolute share of the bound, the mean of the
-        successes' means; error_all: with the decisions of the base alone, weighted as in training. change: |candidate -
-        current| over all decisions, failures too: mean and largest by dimension, in the action's units; bound: the
-        largest residual.
+        A report, ready for JSON.
+
+        * accepted, reason: the verdict, and its reason in words.
+        * successes: number of rollouts that it depends on.
+        * error: mean absolute error of the residual against what was added, in units of the bound, averaged over the
+            corrected decisions of each success, then over successes.
+        * error_all: the same with the decisions of the base policy alone, weighted as in training.
+        * change: of the residual over all decisions, failures included: mean and largest absolute value by dimension,
+            in the action's units.
+        * bound: the largest residual.
     """
     bound = (candidate.bound * gain).clamp(min=MIN_BOUND).numpy()
     residuals = [samples.residuals(efn, gain, config.batch_size, pause) for efn in (current, candidate)]
@@ -56,8 +62,8 @@ def validate_candidate(
     change = float((size.max(axis=(0, 1)) / bound).max())
     largest_error = error[0] * (1 - config.min_improvement)
     failures = [
-        why
-        for fails, why in (
+        reason
+        for fails, reason in (
             (not np.isfinite(size).all(), "its residuals are not finite"),
             (
                 successes < config.min_held_out_successes,
@@ -65,7 +71,7 @@ def validate_candidate(
             ),
             (
                 not error[1] <= largest_error < error[0],
-                f"error {error[0]:.4f} -> {error[1]:.4f}, asked for is {largest_error:.4f}",
+                f"error {error[0]:.4f} -> {error[1]:.4f}, at most {largest_error:.4f} is required",
             ),
             (
                 error_all[1] > error_all[0],
@@ -73,7 +79,7 @@ def validate_candidate(
             ),
             (
                 not change <= config.max_change,
-                f"a decision changes by {change:.2f} of the largest residual, allowed is {config.max_change:g}",
+                f"a decision changes by {change:.2f} of the largest residual, at most {config.max_change:g} is allowed",
             ),
         )
         if fails
@@ -95,7 +101,7 @@ def validate_candidate(
 
 
 def _mean_of_rollouts(values: np.ndarray, weight: np.ndarray, rollout: np.ndarray) -> float:
-    """Weighted mean of each rollout, and the mean of those; 0 where nothing has weight."""
+    """Mean over rollouts of each one's weighted mean; 0 where all weights are zero."""
     total = np.bincount(rollout, weight)
     counted = total > 0
     return float((np.bincount(rollout, weight * values)[counted] / total[counted]).mean()) if counted.any() else 0.0

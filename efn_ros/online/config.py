@@ -1,4 +1,5 @@
-"""How a candidate is made at work, and what it must show before it is offered."""
+# SPDX-License-Identifier: MIT
+"""How a candidate is trained online, and what it must show before it is offered."""
 
 from __future__ import annotations
 
@@ -11,25 +12,25 @@ RULES = OPERATOR_SWITCHES, RULE_SWITCHES = "operator", "when accepted"  # who sw
 
 @dataclass(frozen=True)
 class LearnConfig:
-    """Settings of learning at work.
+    """Settings of online learning.
 
     Raises:
         ValueError: A value is out of range; the message names the parameter.
     """
 
-    seed: int = 0
+    seed: int = 0  # of all random choices
     held_out_fraction: float = 0.25  # of rollouts that only validate
-    min_new_rollouts: int = 10  # since the last candidate, before there is another
-    max_rollouts: int = 200  # the newest, that are used
-    epochs: int = 4  # few: training starts from the network in use
-    batch_size: int = 64
-    learning_rate: float = 1e-4
-    proximal_weight: float = 0.1  # of the squared change of the residual, in shares of its bound, over all decisions
-    base_weight: float = 0.25  # of a decision that the base alone made in a success, against 1 for a corrected one
-    min_improvement: float = 0.05  # share by which the error must fall
-    min_held_out_successes: int = 5  # that were corrected and must show it
-    max_change: float = 0.5  # largest change of a residual in any held-out decision, share of its bound
-    kept_candidates: int = 5  # of each kind, that are kept though never used
+    min_new_rollouts: int = 10  # from one candidate to the next
+    max_rollouts: int = 200  # the newest, which are used
+    epochs: int = 4  # few, because training starts from the network in use
+    batch_size: int = 64  # decisions an update
+    learning_rate: float = 1e-4  # of AdamW
+    proximal_weight: float = 0.1  # of the squared change of the residual in units of its bound, over all decisions
+    base_weight: float = 0.25  # of a decision of the base policy alone in a success, against 1 for a corrected one
+    min_improvement: float = 0.05  # fraction by which the error must fall
+    min_held_out_successes: int = 5  # held-out successes that were corrected, over which the error is measured
+    max_change: float = 0.5  # largest change of a residual in any held-out decision, in units of its bound
+    kept_candidates: int = 5  # unused candidates that are retained: so many accepted and so many rejected ones
 
     def __post_init__(self) -> None:
         for name, valid, remedy in (

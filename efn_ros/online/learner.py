@@ -1,10 +1,10 @@
-"""Learning at work, without a teacher: the EFN imitates, in hindsight, what was added where it ended well.
+# SPDX-License-Identifier: MIT
+"""Online learning without a teacher: the EFN imitates, in hindsight, the corrections of rollouts that succeeded.
 
-A sample is a decision of a remembered rollout. Its target is what correction or exploration added to the base action in
-a rollout that succeeded, and zero where the base alone did; what the other rollouts recall for it is found by the very
-code that recalls at work. From the checkpoint in use a candidate is trained, held near it, and validated in shadow on
-rollouts that it never saw. Only an accepted candidate is offered. The files of the frozen policy are neither read nor
-written.
+A sample is a decision of a rollout in the bank. Its target is what correction or exploration added to the base action
+in a success, and zero where the base policy alone succeeded. The same code recalls for it as on the robot. A candidate
+is trained from the checkpoint in use, with a penalty on the distance to it, and validated in shadow on held-out
+rollouts. Only an accepted candidate is offered. The files of the frozen policy are neither read nor written.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ STATE = "state.safetensors"
 
 
 class Learner:
-    """Follows one bank. `advance` does what there is to do; a kill at any time costs at most an epoch.
+    """Trains candidates from one bank. A kill at any time loses at most one epoch.
 
     Attributes:
-        registry: Of the checkpoints.
+        registry: The checkpoints of the bank.
     """
 
     def __init__(
@@ -56,38 +56,38 @@ class Learner:
         Args:
             bank: Its directory.
             checkpoint: The EFN that learning begins with.
-            config: How candidates are made and accepted.
-            retrieval: As the robot recalls at work.
+            config: How candidates are trained and accepted.
+            retrieval: Settings of recall on the robot.
             gain: Of the corrector.
             rule: Who switches to an accepted candidate, one of RULES.
             pause: Called between two pieces of work; may raise to interrupt.
-            report: Is given what is being done, in words.
+            report: Called with the present work in words.
 
         Raises:
-            ValueError: There is no such rule, or no correction to learn.
+            ValueError: The rule is unknown, or the gain is not positive.
         """
         if rule not in RULES:
-            raise ValueError(f"rule is {rule!r}; there are {', '.join(map(repr, RULES))}")
+            raise ValueError(f"rule is {rule!r}; choose one of {', '.join(map(repr, RULES))}")
         if not gain > 0:
-            raise ValueError(f"gain of efn_corrector is {gain}; with no correction there is nothing to learn")
+            raise ValueError(f"gain of efn_corrector is {gain}; it must be above 0 to learn a correction")
         self.registry = Registry(bank)
         self._bank, self._origin, self._config = bank, checkpoint, config
-        self._retrieval = replace(retrieval, codes=None)  # the network in training encodes what was seen itself
+        self._retrieval = replace(retrieval, codes=None)  # the network in training encodes the sketches itself
         self._gain, self._rule, self._pause, self._report = gain, rule, pause, report
         self._reader: BankReader | None = None
 
     def advance(self) -> tuple[str, Checkpoint | None]:
-        """Make and validate a candidate, if there is enough to learn from.
+        """Train and validate a candidate, if the bank holds enough new rollouts.
 
         Returns:
-            What came of it, in words, and the candidate where there is a new one.
+            The result in words, and the new candidate, if any.
 
         Raises:
             BankError: As `BankReader.snapshot` raises it.
             ValueError: Bank and network do not fit each other, or learning began with another checkpoint.
         """
         if self._reader is None:
-            read_config(self._origin)  # refuses what cannot be trained, before anything is written
+            read_config(self._origin)  # refuses a checkpoint that cannot be trained before anything is written
             self.registry.begin(self._origin)
             self._reader = BankReader(Path(self._bank).expanduser(), skip_corrupt=True)
         registry, config, snapshot = self.registry, self._config, self._reader.snapshot(verified=True)
@@ -95,10 +95,12 @@ class Learner:
         if current is None:
             raise ValueError(f"{registry.directory} names no checkpoint in use; begin anew in an empty directory")
         state, revision = registry.directory / STATE, snapshot.revision
-        begun = unfinished_job(state)
-        if begun and begun == self._job(self._chosen(snapshot, begun["revision"]), begun["revision"], current):
-            revision = begun["revision"]  # go on with what was interrupted
-        rollouts = self._chosen(snapshot, revision)
+        unfinished = unfinished_job(state)
+        if unfinished:
+            then = unfinished["revision"]
+            if unfinished == self._job(self._select(snapshot, then), then, current):
+                revision = then  # resume the interrupted training, though the bank may have grown
+        rollouts = self._select(snapshot, revision)
         held_out = [r for r in rollouts if is_held_out(r.record.id, config.held_out_fraction)]
         training = [r for r in rollouts if not is_held_out(r.record.id, config.held_out_fraction)]
         if missing := self._missing(rollouts, held_out, training, newest.report.get("revision", 0)):
@@ -132,12 +134,12 @@ class Learner:
             "losses": losses,
             "settings": {"learning": asdict(config), "retrieval": asdict(retrieval), "gain": self._gain},
         }
-        candidate = registry.add(efn.save_pretrained, {**verdict, **facts}, kept=config.kept_candidates)
+        candidate = registry.add(efn.save_pretrained, {**verdict, **facts}, keep=config.kept_candidates)
         state.unlink()
         return self._offer(candidate, verdict), candidate
 
     def _offer(self, candidate: Checkpoint, verdict: dict[str, Any]) -> str:
-        """Switch to an accepted candidate where the rule does. Returns what came of it."""
+        """Switch to an accepted candidate if the rule does so; return the result in words."""
         if not verdict["accepted"]:
             return f"candidate {candidate.number} was rejected: {verdict['reason']}"
         if self._rule == RULE_SWITCHES:
@@ -150,23 +152,25 @@ class Learner:
         rollouts: Sequence[StoredRollout],
         held_out: Sequence[StoredRollout],
         training: Sequence[StoredRollout],
-        since: int,
+        last_revision: int,
     ) -> str:
-        """What there is too little of, in words; empty where there is enough. since: revision of the last candidate."""
+        """What the bank holds too little of, in words; empty if it suffices.
+
+        last_revision: of the bank, at the last candidate.
+        """
         config = self._config
-        new = sum(r.record.revision > since for r in rollouts)
-        validating, teaching = (sum(map(_is_corrected_success, part)) for part in (held_out, training))
-        for found, asked, what in (
+        new = sum(r.record.revision > last_revision for r in rollouts)
+        for found, required, what in (
             (new, config.min_new_rollouts, "rollouts since the last candidate"),
-            (validating, config.min_held_out_successes, CORRECTED_SUCCESSES),
-            (teaching, 1, "corrected successes to learn from"),
+            (sum(map(_is_corrected_success, held_out)), config.min_held_out_successes, CORRECTED_SUCCESSES),
+            (sum(map(_is_corrected_success, training)), 1, "corrected successes to learn from"),
         ):
-            if found < asked:
-                return f"{found} of {asked} {what}"
+            if found < required:
+                return f"{found} of {required} {what}"
         return ""
 
-    def _chosen(self, snapshot: Snapshot, revision: int) -> list[StoredRollout]:
-        """The newest that the bank held at this revision, of the policy that works now, oldest first."""
+    def _select(self, snapshot: Snapshot, revision: int) -> list[StoredRollout]:
+        """The newest rollouts of the bank at a revision, all of the policy of the last one, oldest first."""
         rollouts = [
             r
             for r in snapshot.rollouts
@@ -175,11 +179,11 @@ class Learner:
         return [r for r in rollouts if r.record.policy == rollouts[-1].record.policy][-self._config.max_rollouts :]
 
     def _job(self, rollouts: Sequence[StoredRollout], revision: int, current: Checkpoint) -> dict[str, Any]:
-        """All that a training depends on: with the same, one that was interrupted may go on."""
+        """Everything that the result of a training depends on; one that was interrupted is resumed for the same job."""
         ids = hashlib.blake2b("\n".join(r.record.id for r in rollouts).encode(), digest_size=8).hexdigest()
         job = {"parent": current.fingerprint, "revision": revision, "rollouts": ids, "gain": self._gain}
         job |= {"learning": asdict(self._config), "retrieval": asdict(self._retrieval)}
-        return json.loads(json.dumps(job))  # tuples become lists, as in what was written
+        return json.loads(json.dumps(job))  # tuples become lists, as in the file
 
 
 def _is_corrected_success(rollout: StoredRollout) -> bool:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Background work that leaves the processor to a running episode."""
 
 from __future__ import annotations
@@ -13,31 +14,39 @@ class Stopped(Exception):
 
 
 class Throttle:
-    """Called between two pieces of work: yields to an episode, and raises `Stopped` after `end`.
+    """Limits the processor time of background work, which calls it between two pieces of work.
 
     Attributes:
         busy: Whether an episode runs.
     """
 
     def __init__(self, cpu_share: float = 1.0) -> None:
-        """cpu_share: of one core, while `busy` is set; 0 waits until it is not."""
+        """Set the share of one core to use while `busy`; 0 waits until the episode has ended."""
         self.busy = False
-        self._share, self._end, self._began = cpu_share, threading.Event(), time.monotonic()
+        self._share, self._end, self._resumed = cpu_share, threading.Event(), time.monotonic()
 
     def end(self) -> None:
         """Ask the work to end."""
         self._end.set()
 
     def wait(self, seconds: float) -> None:
-        """Wait, or raise `Stopped` as soon as the end is asked for."""
+        """Wait.
+
+        Raises:
+            Stopped: The work was asked to end, before or meanwhile.
+        """
         ended = self._end.wait(seconds)
-        self._began = time.monotonic()
+        self._resumed = time.monotonic()
         if ended:
             raise Stopped
 
     def __call__(self) -> None:
-        """Wait for as long as the share asks for, given the work since the last call."""
-        worked = time.monotonic() - self._began
+        """Wait so that the work since the last call takes no more than its share.
+
+        Raises:
+            Stopped: The work was asked to end.
+        """
+        worked = time.monotonic() - self._resumed
         while self.busy and not self._share:
             self.wait(POLL_S)
         self.wait(worked * (1 / self._share - 1) if self.busy else 0.0)

@@ -1,6 +1,7 @@
-"""One update of the network in use by the newest rollouts, which may be interrupted.
+# SPDX-License-Identifier: MIT
+"""One update of the network in use, by the newest rollouts; it may be interrupted.
 
-After self-imitation learning (Oh et al., 2018), with whole successes in place of returns.
+Self-imitation learning (arXiv:1806.05635), with whole successes in place of returns.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from efn_ros.training.bank_dataset import MIN_BOUND, BankDataset
 from efn_ros.training.loop import LoopConfig, TrainingLoop
 from efn_ros.training.state import read_state
 
-HUBER_BETA = 0.1  # share of the bound, where the loss turns from squares to absolute values
+HUBER_BETA = 0.1  # in units of the bound, where the loss turns from quadratic to linear
 WEIGHT_DECAY = 0.01
 
 
@@ -41,18 +42,21 @@ def update(
     """Train a network in place.
 
     Args:
-        efn: The network in use, that is changed.
+        efn: The network in use, which is changed.
         samples: To train on.
-        config: How.
+        config: Settings.
         gain: Of the corrector.
-        seed: Of all that is drawn.
-        state: File of the state, written after every epoch; an unfinished `job` in it is gone on with, to the same end.
-        job: All that the training depends on.
+        seed: Of every random draw.
+        state: File of the state, written after every epoch. An unfinished training of the same `job` is resumed, with
+            the same result.
+        job: Everything that the result depends on.
         pause: Called between two pieces of work; may raise to interrupt.
-        report: Is given the progress in words.
+        report: Called with the progress in words.
 
     Returns:
         The mean loss of each epoch.
+
+    Source: arXiv:1806.05635.
     """
     bound = (efn.bound * gain).clamp(min=MIN_BOUND)
     weight = samples.weights(config.base_weight)
@@ -61,14 +65,14 @@ def update(
     batches = math.ceil(len(samples) / config.batch_size)
 
     @lru_cache(maxsize=1)
-    def order(epoch: int) -> np.ndarray:
+    def shuffled(epoch: int) -> np.ndarray:
         return np.random.default_rng([*seed, epoch]).permutation(len(samples))
 
     def loss(number: int, _: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         epoch, index = divmod(number, batches)
-        rows = order(epoch)[index * config.batch_size :][: config.batch_size]
+        rows = shuffled(epoch)[index * config.batch_size :][: config.batch_size]
         residual = gain * efn.train().residual(*samples.batch(rows))
-        target = torch.from_numpy(samples.target[rows]).clamp(-bound, bound)  # the network reaches no farther
+        target = torch.from_numpy(samples.target[rows]).clamp(-bound, bound)  # the network's output is bounded
         error = F.smooth_l1_loss(residual / bound, target / bound, beta=HUBER_BETA, reduction="none").mean((1, 2))
         change = ((residual - torch.from_numpy(before[rows])) / bound).square().mean()
         return (torch.from_numpy(weight[rows]) * error).mean() + config.proximal_weight * change, {}
@@ -86,7 +90,7 @@ def update(
 
 
 def unfinished_job(state: Path) -> dict[str, Any]:
-    """Return what an interrupted training is about; empty where there is none.
+    """Return the `job` of an interrupted training; empty if there is none.
 
     Raises:
         ValueError: The file is damaged.

@@ -1,4 +1,5 @@
-"""Frozen vision-language-action policies: the interface, and one file a backbone."""
+# SPDX-License-Identifier: MIT
+"""Frozen vision-language-action policies: the interface, and one file or folder per backbone."""
 
 from efn_ros.policies.policy import FrozenPolicy, PolicyOutput, PolicySpec
 from efn_ros.policies.registry import load_policy

@@ -1,4 +1,5 @@
-"""The interface of a frozen policy, and the one place that knows the backbones' names."""
+# SPDX-License-Identifier: MIT
+"""The interface of a frozen policy."""
 
 from __future__ import annotations
 
@@ -15,32 +16,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PolicySpec:
-    """What a policy asks for and gives.
+    """Inputs and outputs of a policy."""
 
-    cameras: names of the images it wants, in order, each uint8 (image_size, image_size, 3). horizon, action_size: H, A
-    of its chunk. tokens: (T, D) of V. latent: (L, dz) of Z. instruction_size: E. fingerprint: changes whenever its
-    weights do; rollouts remember it.
-    """
-
-    name: str
-    cameras: tuple[str, ...]
-    image_size: int
-    proprio_size: int
-    horizon: int
-    action_size: int
-    tokens: tuple[int, int]
-    latent: tuple[int, int]
-    instruction_size: int
-    fingerprint: str
+    name: str  # of the backbone
+    cameras: tuple[str, ...]  # names of the images that it takes, in this order
+    image_size: int  # height and width of each image, pixels
+    proprio_size: int  # P
+    horizon: int  # H of an action chunk, control steps
+    action_size: int  # A
+    tokens: tuple[int, int]  # (T, D) of the visual tokens V
+    latent: tuple[int, int]  # (L, dz) of the latent action tokens Z
+    fingerprint: str  # changes whenever a weight changes; stored with every rollout
 
 
 @dataclass(frozen=True)
 class PolicyOutput:
-    """Equations (1)(2): Z float32 (L, dz), V float32 (T, D) and the base action chunk float32 (H, A)."""
+    """Result of one inference, float32."""
 
-    latent: np.ndarray
-    visual: np.ndarray
-    action: np.ndarray
+    latent: np.ndarray  # Z, (L, dz)
+    visual: np.ndarray  # V, (T, D)
+    action: np.ndarray  # base action chunk, (H, A)
 
 
 class FrozenPolicy(Protocol):
@@ -49,14 +44,24 @@ class FrozenPolicy(Protocol):
     spec: PolicySpec
 
     def embed_instruction(self, instruction: str) -> np.ndarray:
-        """float32 (E,) of unit norm, from the policy's language encoder."""
+        """Return the embedding of an instruction by the policy's language encoder, float32 (E,) of unit norm."""
+        ...
 
-    def infer(self, observation: Observation) -> PolicyOutput: ...
+    def infer(self, observation: Observation) -> PolicyOutput:
+        """Return visual tokens, latent action tokens and the base action chunk for an observation."""
+        ...
 
     def decode(self, latent: np.ndarray, visual: np.ndarray) -> np.ndarray:
-        """The frozen decoder, equation (2): (Z, V) -> action chunk (H, A). Raises ValueError for other shapes."""
+        """Return the action chunk (H, A) that the frozen decoder makes of Z and V.
+
+        Raises:
+            ValueError: The tokens have another shape than `spec` gives.
+        """
+        ...
 
     def decoder(self) -> nn.Module | None:
-        """`decode` in batches: float32 tensors Z (B, L, dz) and V (B, T, D) -> (B, H, A), through which gradients flow
-        to Z; its weights take none. None for a policy that has no such thing, which then cannot be taught in latent
-        space."""
+        """Return `decode` in batches: float32 tensors Z (B, L, dz) and V (B, T, D) to actions (B, H, A).
+
+        Gradients flow to Z; the weights are frozen. None for a policy whose decoder is not differentiable.
+        """
+        ...

@@ -1,9 +1,11 @@
-"""A policy that moves to and fro about a posture: something to watch and to bridge where no policy knows the robot."""
+# SPDX-License-Identifier: MIT
+"""A policy that moves about a posture, for a robot that no trained policy knows yet."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -13,10 +15,10 @@ from efn_ros.types import Observation
 
 
 class SinePolicy(ConstantPolicy):
-    """Each entry of the action is a sine about a posture, of the time of the image. Its tokens are constant."""
+    """Moves each entry of the action in a sine about a posture, by the time of the image; its tokens are constant."""
 
     def __init__(
-        self, *, action: Sequence[float], amplitude: float, frequency_hz: float, action_rate_hz: float, **settings
+        self, *, action: Sequence[float], amplitude: float, frequency_hz: float, action_rate_hz: float, **settings: Any
     ) -> None:
         """Move about a posture.
 
@@ -24,7 +26,7 @@ class SinePolicy(ConstantPolicy):
             action: The posture, (A,), in the units of the action.
             amplitude: Of the sine, in the same units.
             frequency_hz: Of the sine.
-            action_rate_hz: Rows of the chunk a second.
+            action_rate_hz: Rows of the chunk per second.
             **settings: Of `ConstantPolicy`.
         """
         super().__init__(action=action, **settings)
@@ -33,7 +35,7 @@ class SinePolicy(ConstantPolicy):
         self._rows_s = np.arange(self.spec.horizon) / action_rate_hz
 
     def infer(self, observation: Observation) -> PolicyOutput:
-        """Return the chunk at the stamp of an observation."""
+        """Return the chunk that begins at the stamp of an observation."""
         at_s = observation.context.stamp_ns % round(1e9 / self._frequency_hz) * 1e-9 + self._rows_s
         offset = self._amplitude * np.sin(2 * np.pi * self._frequency_hz * at_s)
         return replace(self._output, action=(self._posture + offset[:, None]).astype(np.float32))

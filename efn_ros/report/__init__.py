@@ -1,1 +1,2 @@
-"""What is shown to people: tables, figures and videos."""
+# SPDX-License-Identifier: MIT
+"""Results for readers: tables, figures, videos and model cards."""

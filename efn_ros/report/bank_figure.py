@@ -1,4 +1,5 @@
-"""A bank at a glance: success by day and by task, growth, and which part of what can be seen it covers."""
+# SPDX-License-Identifier: MIT
+"""The figure of a bank: success by day and by task, growth, and a map of its keys."""
 
 from __future__ import annotations
 
@@ -8,13 +9,14 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 
 from efn_ros.bank.store.filters import date_of
 from efn_ros.bank.store.rollout import StoredRollout
 from efn_ros.report.figures import BASE_COLOR, MEMORY_COLOR, OTHER_COLOR, save
 from efn_ros.types import Outcome
 
-MOST_STEPS = 20_000  # on the map
+MAX_STEPS = 20_000  # on the map
 DAY = len("2026-11-22")
 COLOURS = {
     Outcome.SUCCESS: OTHER_COLOR,
@@ -25,9 +27,13 @@ COLOURS = {
 
 
 def bank_figure(rollouts: Sequence[StoredRollout], path: Path) -> None:
-    """Write it as PNG; corrupt rollouts that the reader skips are not on the map. Raises ValueError for none."""
+    """Draw the figure as PNG. Corrupt rollouts that the reader skips are missing on the map.
+
+    Raises:
+        ValueError: There are no rollouts.
+    """
     if not rollouts:
-        raise ValueError("the bank holds no rollout; there is nothing to draw")
+        raise ValueError("the bank holds no rollout to draw; record some, or use other filters")
     records = [rollout.record for rollout in rollouts]
     figure, axes = plt.subplots(2, 2, figsize=(12, 8), constrained_layout=True)
     by_day, by_task = defaultdict(list), defaultdict(list)
@@ -48,16 +54,16 @@ def bank_figure(rollouts: Sequence[StoredRollout], path: Path) -> None:
     save(figure, path)
 
 
-def _bars(axis: plt.Axes, groups: dict[str, list[bool]], title: str) -> None:
+def _bars(axis: Axes, groups: dict[str, list[bool]], title: str) -> None:
     names = sorted(groups)
     axis.bar(range(len(names)), [100 * np.mean(groups[name]) for name in names], color=OTHER_COLOR)
     axis.set_xticks(range(len(names)), [f"{name} ({len(groups[name])})" for name in names], rotation=30, ha="right")
     axis.set(title=title, ylabel="success, %", ylim=(0, 105))
 
 
-def _map(axis: plt.Axes, rollouts: Sequence[StoredRollout]) -> None:
-    """Keys of all steps on their two principal axes, or of every n-th where there are too many."""
-    every = -(-sum(r.record.decisions for r in rollouts) // MOST_STEPS)
+def _map(axis: Axes, rollouts: Sequence[StoredRollout]) -> None:
+    """Keys of all steps on their two principal axes, or of every n-th step of a large bank."""
+    every = -(-sum(r.record.decisions for r in rollouts) // MAX_STEPS)
     read = [(r.record.outcome, s) for r in rollouts if (s := r.steps) is not None]
     keys = [(steps.key * steps.key_norm[:, None])[::every] for _, steps in read]
     outcomes = np.repeat([int(outcome) for outcome, _ in read], [len(k) for k in keys])
@@ -65,11 +71,11 @@ def _map(axis: plt.Axes, rollouts: Sequence[StoredRollout]) -> None:
         return
     centred = np.concatenate(keys) - np.concatenate(keys).mean(axis=0)
     _, spread, principal = np.linalg.svd(centred.T @ centred)
-    places = centred @ principal[:2].T
+    points = centred @ principal[:2].T
     for outcome, colour in COLOURS.items():
-        here = outcomes == outcome
-        if here.any():
-            axis.scatter(*places[here].T, s=4, color=colour, alpha=0.5, label=outcome.name.lower(), linewidths=0)
+        rows = outcomes == outcome
+        if rows.any():
+            axis.scatter(*points[rows].T, s=4, color=colour, alpha=0.5, label=outcome.name.lower(), linewidths=0)
     shown = 100 * spread[:2].sum() / max(spread.sum(), np.finfo(float).tiny)
     axis.set(title=f"Keys on two principal axes ({shown:.0f} % of their variance)", xticks=[], yticks=[])
     axis.legend(frameon=False, markerscale=3)

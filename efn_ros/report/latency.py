@@ -1,4 +1,5 @@
-"""Stages of the loop whose latency is measured, and percentiles of it."""
+# SPDX-License-Identifier: MIT
+"""Stages of the loop, and percentiles of their latency."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import numpy as np
 STAGES = {
     "observe": "image stamp to observation",
     "infer": "observation to policy step (transport and inference)",
-    "recall": "policy step to memory's answer",
+    "recall": "policy step to recall",
     "correct": "the rest of the correction",
     "total": "image stamp to corrected action",
 }

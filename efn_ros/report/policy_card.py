@@ -1,4 +1,5 @@
-"""The model card of a policy: what it was made from, and its success on scenes that it was not trained on."""
+# SPDX-License-Identifier: MIT
+"""The model card of a policy: its data, its training, and its success on held-out scenes."""
 
 from __future__ import annotations
 
@@ -9,8 +10,7 @@ import yaml
 
 from efn_ros.evaluation import BASE, Condition, Job, evaluate
 from efn_ros.report import provenance, tables
-from efn_ros.worlds.registry import world_tasks
-from efn_ros.worlds.world import ARMS, TITLES
+from efn_ros.worlds.registry import ARMS, TITLES, world_tasks
 
 CARD = """---
 library_name: transformers
@@ -19,31 +19,31 @@ pipeline_tag: robotics
 ---
 # PocketVLA
 
-A small vision-language-action policy for {arm}: two 96 x 96 images, an instruction and the state of the hand in, a
-chunk of four actions out. Made by `./efn train-policy`; it exists so that everything around a frozen policy can be run
-and measured without any download.
+A small vision-language-action policy for {arm}. Its input is two 96 x 96 images, an instruction and the state of the
+hand, its output a chunk of four actions. Trained by `./efn train-policy`, it lets you run and measure everything around
+a frozen policy without a download.
 
 * **Data**: {episodes} episodes of scripted experts on {tasks} tasks of {simulator}, in {rounds} rounds: the first
   with noise on the expert's actions, the others driven by the student and labelled by the expert (DAgger). Scenes from
-  seed {first_seed} on. The policy sees images, instruction and the hand's state only; three of its keypoints are also
-  trained to be where hand, object and goal appear in the images.{note}
+  seed {first_seed} on. The policy reads images, instruction and the hand's state only; the image positions of hand,
+  object and goal supervise three of its keypoints.{note}
 * **Training**: {updates} updates of {batch} decisions, seed {seed}, {minutes:.0f} minutes, threads: {threads},
   on {cpu}.
-* **Test**: {test} scenes a task (seeds 0 to {last}), never seen in training, without memory.
+* **Test**: {test} scenes a task (seeds 0 to {last}), not used in training, without memory.
 
 {table}
 """
 
 
 def write_card(checkpoint: Path, facts: dict, episodes: int, output: Path, processes: int) -> str:
-    """Measure a checkpoint, and write card.json and README.md beside it.
+    """Evaluate a checkpoint, and write card.json and README.md beside it.
 
     Args:
         checkpoint: Its directory.
-        facts: train.json; a `note` in it goes into the card.
+        facts: Content of train.json; a `note` in it is added to the card.
         episodes: Scenes of each task.
-        output: Directory of the measurement, which continues there if it was interrupted.
-        processes: That measure.
+        output: Directory of the evaluation, which resumes there if it was interrupted.
+        processes: That evaluate.
 
     Returns:
         The table of results.
@@ -52,7 +52,7 @@ def write_card(checkpoint: Path, facts: dict, episodes: int, output: Path, proce
     overlay = output / "checkpoint.yaml"
     parameters = {
         "vla_policy": {"policy": "pocket_vla", "checkpoint": str(checkpoint.resolve())},
-        "efn_corrector": {"method": "recalled_action"},  # there may be no EFN yet that fits
+        "efn_corrector": {"method": "recalled_action"},  # an EFN that fits may not exist yet
         "experience_retrieval": {"codes": ""},
     }
     overlay.write_text(yaml.safe_dump({f"/efn/{node}": {"ros__parameters": p} for node, p in parameters.items()}))

@@ -1,4 +1,5 @@
-"""Where a figure comes from: machine, versions, commit."""
+# SPDX-License-Identifier: MIT
+"""Provenance of results: machine, versions, commit."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ PACKAGES = ("numpy", "torch", "transformers", "mujoco", "metaworld", "ros-jazzy-
 
 
 def here() -> dict[str, object]:
-    """What a results file says of the machine and the code that made it."""
+    """Return the entries of a results file on the machine and the code that wrote it."""
     root = Path(__file__).resolve().parents[2]
     commit = subprocess.run(["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True)
     model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ": unknown")

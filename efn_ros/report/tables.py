@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Tables in Markdown, which a terminal shows as well."""
 
 from __future__ import annotations
@@ -6,23 +7,23 @@ from collections.abc import Sequence
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table with aligned columns; everything but the first column to the right."""
+    """Return a table with aligned columns, the first to the left and the others to the right."""
     cells = [[str(cell) for cell in row] for row in (header, *rows)]
-    widths = [max(2, *(len(row[i]) for row in cells)) for i in range(len(header))]  # a rule is at least "-:" wide
+    widths = [max(2, *map(len, column)) for column in zip(*cells, strict=True)]  # a rule is at least "-:" wide
+    rule = ["-" * (width - 1) + (":" if i else "-") for i, width in enumerate(widths)]
 
     def line(row: Sequence[str]) -> str:
-        first, *rest = (
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        return "| " + " | ".join([first, *rest]) + " |"
+        padded = (cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        return f"| {' | '.join(padded)} |"
 
-    rule = "| " + " | ".join("-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)) + " |"
-    return "\n".join([line(cells[0]), rule, *map(line, cells[1:])])
+    return "\n".join(map(line, [cells[0], rule, *cells[1:]]))
 
 
 def percent(share: float) -> str:
+    """Return a fraction of 1 in percent."""
     return f"{100 * share:.0f} %"
 
 
 def milliseconds(seconds: float) -> str:
+    """Return a duration in milliseconds, without its unit."""
     return f"{1000 * seconds:.2f}"

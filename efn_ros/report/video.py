@@ -1,4 +1,5 @@
-"""A short film of an episode: what the robot sees, what it is reminded of, and what that does to its action."""
+# SPDX-License-Identifier: MIT
+"""Video of an episode: the present image, the recalled one, and how the action was corrected."""
 
 from __future__ import annotations
 
@@ -8,6 +9,8 @@ from pathlib import Path
 import cv2
 import imageio.v2 as imageio
 import numpy as np
+
+from efn_ros.types import Correction, Observation
 
 SIDE, BARS, MARGIN = 288, 160, 8
 INK, PAPER = (40, 40, 40), (250, 250, 250)
@@ -22,7 +25,19 @@ def frame(
     labels: Sequence[str],
     caption: str,
 ) -> np.ndarray:
-    """uint8 (height, width, 3). current, recalled: RGB images; base, corrected: (A,) in [-1, 1]."""
+    """Draw a frame.
+
+    Args:
+        current: Present image, uint8 (N, N, 3) RGB.
+        recalled: Recalled image; None: nothing was recalled.
+        base: Base action, (A,), in [-1, 1].
+        corrected: Corrected action, likewise.
+        labels: Names of the A dimensions.
+        caption: Text above the images.
+
+    Returns:
+        uint8 (height, width, 3).
+    """
     width, height = 2 * SIDE + 3 * MARGIN, SIDE + BARS + 3 * MARGIN + 24
     canvas = np.full((height + height % 2, width + width % 2, 3), PAPER, np.uint8)
     top = MARGIN + 24
@@ -49,29 +64,35 @@ def frame(
 
 
 def write(path: Path, frames: Sequence[np.ndarray], rate_hz: float) -> None:
-    """H.264 in an MP4 file."""
+    """Write frames as H.264 in an MP4 file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    imageio.mimwrite(path, frames, fps=rate_hz, macro_block_size=2, quality=7)
+    imageio.mimwrite(path, list(frames), fps=rate_hz, macro_block_size=2, quality=7)
 
 
 def film(
-    observations: Sequence,
-    actions: Sequence,
-    remembered: Callable[[str, int], np.ndarray | None],
+    observations: Sequence[Observation],
+    corrections: Sequence[Correction],
+    image_of: Callable[[str, int], np.ndarray | None],
     labels: Sequence[str],
 ) -> list[np.ndarray]:
-    """Frames of an episode. observations: of the types module, actions: its corrections. remembered: (rollout, step) ->
-    the recalled image, if there is one."""
-    by_step = {action.context.step: action for action in actions}
+    """Draw the frames of an episode, without decisions that lack a correction.
+
+    Args:
+        observations: Of the episode.
+        corrections: Of the episode.
+        image_of: (rollout, step) -> the image of a step in the bank; None if it was removed.
+        labels: Names of the dimensions of an action.
+    """
+    by_step = {correction.context.step: correction for correction in corrections}
     frames = []
     for observation in observations:
-        action = by_step.get(observation.context.step)
-        if action is None:
+        correction = by_step.get(observation.context.step)
+        if correction is None:
             continue
-        recalled = remembered(action.rollout_id, action.rollout_step) if action.rollout_id else None
+        recalled = image_of(correction.rollout_id, correction.rollout_step) if correction.rollout_id else None
         image = next(iter(observation.images.values()))
-        caption = f"{observation.context.task}  step {action.context.step}  {action.mode.name.lower()}"
-        frames.append(frame(image, recalled, action.base[0], action.corrected[0], labels, caption))
+        caption = f"{observation.context.task}  step {correction.context.step}  {correction.mode.name.lower()}"
+        frames.append(frame(image, recalled, correction.base[0], correction.corrected[0], labels, caption))
     return frames
 
 

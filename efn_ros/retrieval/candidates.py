@@ -1,4 +1,5 @@
-"""The remembered steps that a query is compared with, side by side."""
+# SPDX-License-Identifier: MIT
+"""Candidates: the stored steps that a query is compared with, as parallel arrays."""
 
 from __future__ import annotations
 
@@ -19,38 +20,37 @@ RETURNED = ("steps", "base", "executed", "proprio")
 
 
 class Candidates:
-    """All steps of the chosen rollouts in the order they were stored; the C recallable ones are compared.
+    """All steps of the chosen rollouts in the order in which they were stored; the C recallable ones are compared.
 
-    A step of a rollout is named by its row among all steps, a candidate by its index among the recallable ones.
+    A step is identified by its row among all steps, a candidate by its index among the recallable ones.
 
     Attributes:
         rollouts: The chosen rollouts, oldest first.
-        payloads: Their files, open, whatever is forgotten while the episode runs.
+        payloads: Their open files, which stay readable if a rollout is removed while the episode runs.
+        rollout: Index into `rollouts` of each row.
+        first: First row of each rollout.
+        row: Row of each candidate, int (C,).
+        column: Arrays of all rows, by the names in RETURNED.
+        cues: Of the candidates.
         similarity: The fused similarity (38) of every candidate to a query.
-        prior: float32 (C,), g of equation (18).
+        prior: Efficiency prior g of (18), float32 (C,).
     """
 
-    def __init__(
-        self,
-        rollouts: list[StoredRollout],
-        steps: list[Steps],
-        payloads: list[PayloadFile],
-        config: RetrievalConfig,
-    ) -> None:
-        """Lay the steps of rollouts side by side.
+    def __init__(self, loaded: Sequence[tuple[StoredRollout, Steps, PayloadFile]], config: RetrievalConfig) -> None:
+        """Concatenate the steps of rollouts, at least one, oldest first.
 
         Raises:
-            ValueError: The bank holds none of the cues that have weight.
+            ValueError: The bank contains no cue that has weight.
         """
-        self.rollouts, self.payloads = rollouts, payloads
-        self._records = [rollout.record for rollout in rollouts]
-        self._latents = [s.latent for s in steps]  # large, and read for recalled steps alone
+        self.rollouts, self.payloads = [rollout for rollout, _, _ in loaded], [payload for _, _, payload in loaded]
+        self._records, steps = [rollout.record for rollout in self.rollouts], [steps for _, steps, _ in loaded]
+        self._latents = [s.latent for s in steps]  # large, and only read for recalled steps
         column = {
             name: np.concatenate([getattr(s, name) for s in steps])
             for name in (*COMPARED, *RETURNED[:-1], "recallable")
         }
         counts = [len(s.steps) for s in steps]
-        self.rollout, self.first = np.repeat(np.arange(len(rollouts)), counts), np.cumsum([0, *counts])[:-1]
+        self.rollout, self.first = np.repeat(np.arange(len(loaded)), counts), np.cumsum([0, *counts])[:-1]
         follows = (np.diff(column["steps"]) == 1) & (np.diff(self.rollout) == 0)
         row = np.arange(len(self.rollout))
         self._after, self._before = row + np.append(follows, False), row - np.insert(follows, 0, False)
@@ -77,14 +77,14 @@ class Candidates:
         probability: np.ndarray,
         code: np.ndarray,
     ) -> Experiences:
-        """Return the candidates `chosen`, int (M,), as recall returns them.
+        """Return candidates as retrieval returns them.
 
         Args:
-            chosen: Indices of candidates.
+            chosen: Indices of the candidates, int (M,).
             similarity: Of all candidates, float32 (C,).
             score: Of the chosen ones, float32 (M,).
-            probability: Likewise, float64 (M,).
-            code: Likewise, float32 (M, codes), of what they saw.
+            probability: Of the chosen ones, float64 (M,).
+            code: Codes of their sketches, float32 (M, codes).
         """
         row, column = self.row[chosen], self.column
         before, after, rollout = self._before[row], self._after[row], self.rollout[row]
@@ -109,7 +109,7 @@ class Candidates:
         )
 
     def successor(self, candidate: int) -> int:
-        """Return the candidate of the decision after this one's; -1 where there is none, or where it is blank."""
+        """Return the candidate of the next decision; -1 if it was not stored or is blank."""
         row = self.row[candidate]
         after = self._after[row]
         place = int(np.searchsorted(self.row, after))
@@ -122,19 +122,19 @@ class Candidates:
         return self.rollouts[rollout], int(row - self.first[rollout])
 
     def find(self, rollout: StoredRollout, row: int) -> int:
-        """Return the candidate that is this recallable row of a rollout; -1 where the rollout is not among these."""
+        """Return the candidate at a recallable row of a rollout; -1 if the rollout was not chosen."""
         if rollout not in self.rollouts:
             return -1
         return int(np.searchsorted(self.row, self.first[self.rollouts.index(rollout)] + row))
 
     def tokens(self, candidate: int) -> list[Quantised]:
-        """Return the sketches of a candidate and of the decision after it.
+        """Return the sketches of a candidate and of the next decision.
 
         Raises:
             BankCorruptionError: They are not what was written.
         """
         row = self.row[candidate]
-        rollout = self.rollout[row]
+        rollout = int(self.rollout[row])
         return self.sketches(rollout, [int(r - self.first[rollout]) for r in (row, self._after[row])])
 
     def sketches(self, rollout: int, rows: Sequence[int]) -> list[Quantised]:
@@ -147,13 +147,13 @@ class Candidates:
             return self.payloads[rollout].sketches(rows)
         except ValueError as error:
             stored = self.rollouts[rollout]
-            corrupt = stored.corrupt(f"sketches {tuple(rows)} cannot be read ({error})")
+            corrupt = stored.corruption_error(f"sketches {tuple(rows)} cannot be read ({error})")
             if stored.cache.skip_corrupt:
                 stored.cache.mark_corrupt(stored, corrupt)
             raise corrupt from error
 
     def _mean_latents(self, rollout: np.ndarray, row: np.ndarray) -> np.ndarray:
-        """Return float32 (M, dz), row by row: to hold all side by side would take longer than an episode asks for."""
+        """Return float32 (M, dz), row by row: concatenating the latents of all steps would delay an episode's start."""
         latent = np.empty((len(row), self._latents[0].shape[1]), np.float32)
         for i, (of, at) in enumerate(zip(rollout.tolist(), row.tolist(), strict=True)):
             latent[i] = self._latents[of][at]

@@ -1,4 +1,5 @@
-"""How remembered steps are retrieved: which rollouts, which cues, how many, and which one is selected."""
+# SPDX-License-Identifier: MIT
+"""Settings of retrieval: which rollouts and cues are compared, how many steps are recalled, and which is selected."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from efn_ros.features.codes import Codes
+from efn_ros.features.codes import SketchEncoder
 from efn_ros.retrieval.similarity import CueWeights
 
 SEARCHES = INSTRUCTION, EVERYTHING = "instruction", "everything"
@@ -16,32 +17,32 @@ SEARCHES = INSTRUCTION, EVERYTHING = "instruction", "everything"
 class RetrievalConfig:
     """Settings of retrieval.
 
-    With `search` "instruction" the rollouts whose steps are compared are chosen by their instruction, once an episode
-    (17). With "everything" they are chosen by what is seen, at every decision: the rollouts that hold the `hits` steps
-    of the whole bank with the most similar keys (32), and the one that is followed.
+    With `search` "instruction", the rollouts whose steps are compared are chosen by their instruction, once an episode
+    (17). With "everything", they are chosen by visual features, at every decision: the rollouts of the `hits` steps of
+    the whole bank with the most similar keys (32), and the reference rollout.
 
     Raises:
         ValueError: A value is out of range; the message names it.
     """
 
     search: str = INSTRUCTION  # how rollouts are chosen: INSTRUCTION or EVERYTHING
-    hits: int = 256  # most similar steps of the bank, of search "everything"
+    hits: int = 256  # most similar steps of the bank, for search "everything"
     max_rollouts: int = 50  # n of (17)
-    max_steps: int = 100_000  # of those rollouts; the least similar ones are left out beyond, never the first
+    max_steps: int = 100_000  # of those rollouts; the least similar ones beyond are left out, never the first
     k: int = 16  # steps recalled, (19)
     temperature: float = 0.02  # tau of (19)
     lambda_: float = 0.9  # of (18); 1 is similarity alone
     beta: float = 1.0  # of (18), of its prior for short rollouts
     weights: CueWeights = CueWeights()  # of the cues in the fused similarity, (38)
     proprio_sigma: float | tuple[float, ...] | None = None  # of the kernel (35), see `FusedSimilarity`
-    random_steps: int = 0  # more steps, drawn at random: they show a network how the robot moves; never selected
-    codes: Codes | None = None  # encodes what recalled steps saw; None: that is not recalled
+    random_steps: int = 0  # more steps drawn at random, from which a network learns the robot's motion; never selected
+    codes: SketchEncoder | None = None  # encodes the sketches of recalled steps; None: they have no code
     argmax: bool = False  # select the best step instead of sampling one
-    reference_margin: float = 0.0  # above 0: go on in the selected rollout while its score is at most so much below
-    success_only: bool = False  # recall nothing of failures
-    min_similarity: float = 0.0  # what is below is not recalled
-    confidence_floor: float = 0.5  # the similarity at which confidence is 0
-    success_model_rollouts: int = 1000  # newest rollouts that the success probability is learned from; 0: none is given
+    reference_margin: float = 0.0  # above 0: continue along the selected rollout while its score is at most this lower
+    success_only: bool = False  # recall successful rollouts only
+    min_similarity: float = 0.0  # steps below are not recalled
+    confidence_floor: float = 0.5  # similarity at which confidence is 0
+    success_model_rollouts: int = 1000  # newest rollouts that the success probability is fitted to; 0: it is not given
 
     def __post_init__(self) -> None:
         sigma = 1.0 if self.proprio_sigma is None else self.proprio_sigma

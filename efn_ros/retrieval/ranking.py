@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Ranking of candidates by similarity and efficiency, equation (18), and sampling among the best, equation (19)."""
 
 from __future__ import annotations
@@ -6,15 +7,12 @@ import numpy as np
 
 
 def efficiency_prior(lengths: np.ndarray, beta: float) -> np.ndarray:
-    """Return g(L) = exp(-beta L / mean L) of rollout lengths, float32 (R,): shorter rollouts are preferred.
-
-    Source: equation (18).
-    """
+    """Return g(L) = exp(-beta L / mean L) of rollout lengths, float32 (R,), which prefers shorter rollouts in (18)."""
     return np.exp(-np.float32(beta) * lengths / lengths.mean())
 
 
 def score(similarity: np.ndarray, prior: np.ndarray, lambda_: float) -> np.ndarray:
-    """Return lambda * similarity + (1 - lambda) * prior, float32 (C,).
+    """Return lambda * similarity + (1 - lambda) * prior, float32 (C,), with the prior of `efficiency_prior`.
 
     Source: equation (18).
     """
@@ -23,20 +21,20 @@ def score(similarity: np.ndarray, prior: np.ndarray, lambda_: float) -> np.ndarr
 
 
 def top_k(scores: np.ndarray, k: int) -> np.ndarray:
-    """Return the indices of the k largest, largest first; of equal ones the smaller index first."""
+    """Return the indices of the k largest scores, largest first; of equal ones the smaller index first."""
     if len(scores) > k:
         kth = np.partition(scores, len(scores) - k)[len(scores) - k]
-        above, level = np.flatnonzero(scores > kth), np.flatnonzero(scores == kth)
-        chosen = np.concatenate([above, level[: k - len(above)]])
+        above, equal = np.flatnonzero(scores > kth), np.flatnonzero(scores == kth)
+        chosen = np.concatenate([above, equal[: k - len(above)]])
     else:
         chosen = np.arange(len(scores))
     return chosen[np.lexsort((chosen, -scores[chosen]))]
 
 
 def sampling_probabilities(scores: np.ndarray, temperature: float) -> np.ndarray:
-    """Return the softmax of scores over a temperature, float64 (k,).
+    """Return the softmax of scores over a temperature, float64 (k,); without a prior the scores are similarities, (6).
 
-    Source: equation (19), which replaces (6).
+    Source: equations (6), (19).
     """
     logits = scores.astype(np.float64) / temperature
     weights = np.exp(logits - logits.max())
@@ -44,6 +42,6 @@ def sampling_probabilities(scores: np.ndarray, temperature: float) -> np.ndarray
 
 
 def sample(probabilities: np.ndarray, rng: np.random.Generator) -> int:
-    """Return an index drawn with these probabilities."""
+    """Draw an index with these probabilities."""
     drawn = int(np.searchsorted(np.cumsum(probabilities), rng.random(), side="right"))
     return min(drawn, len(probabilities) - 1)

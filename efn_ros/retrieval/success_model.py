@@ -1,14 +1,15 @@
-"""How likely an episode succeeds that follows what is recalled, learned from how those ended that followed before it.
+# SPDX-License-Identifier: MIT
+"""Success probability of an episode that follows a recalled step, fitted to the outcomes of past episodes.
 
-A logistic model with three inputs: how confident recall was, how episodes ended that followed the same rollout, and how
-those ended that had the same instruction. With little data it gives the share of all episodes that succeeded.
+A logistic regression with three inputs: the confidence of the recall, the success of episodes that followed the same
+rollout, and the success of episodes with the same instruction. With little data it predicts the success rate of all
+episodes.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,39 +17,23 @@ from efn_ros.bank.format.steps import FollowedEpisode
 from efn_ros.bank.store.rollout import StoredRollout
 from efn_ros.types import Outcome
 
-MIN_EPISODES = 10  # with fewer nothing is predicted
-PRIOR_EPISODES = 2.0  # of the overall share, added to every record
+MIN_EPISODES = 10  # fewer give no prediction
+PRIOR_EPISODES = 2.0  # with the overall success rate, added to every count
 RIDGE = 1.0  # precision of the normal prior of the weights about 0
 MAX_CONFIDENCE = 0.99  # confidence is clipped to [1 - MAX_CONFIDENCE, MAX_CONFIDENCE], so that its logit is finite
+ALL, INSTRUCTION, SOURCE = (), "instruction", "source"  # groups of episodes
 MAX_ITERATIONS, TOLERANCE = 50, 1e-9  # of Newton's method
 
 
-@dataclass
-class _Record:
-    successes: float = 0.0
-    episodes: float = 0.0
-
-    def add(self, success: bool, share: float = 1.0) -> None:
-        self.successes += share * success
-        self.episodes += share
-
-    def logit(self, overall: float) -> float:
-        """Of the share of successes, with PRIOR_EPISODES of the share `overall` added."""
-        return _logit((self.successes + PRIOR_EPISODES * overall) / (self.episodes + PRIOR_EPISODES))
-
-
-_EMPTY = _Record()
-
-
 class SuccessModel:
-    """Predicts success from the episodes before; each episode enters as it was seen before it ended."""
+    """Predicts success from past episodes; each enters with its inputs as they were before it ended."""
 
     def __init__(self, episodes: Sequence[FollowedEpisode] = ()) -> None:
-        self._all = _Record()
-        self._instructions: dict[str, _Record] = defaultdict(_Record)
-        self._sources: dict[str, _Record] = defaultdict(_Record)
-        self._confidence = 0.0  # logits, summed over episodes
-        self._inputs: list[np.ndarray] = []  # of each episode the mean over its decisions, so that each counts once
+        # By group: all episodes, those of an instruction, and the shares of episodes that followed a rollout.
+        self._group_successes: dict[tuple[str, ...], float] = defaultdict(float)
+        self._group_episodes: dict[tuple[str, ...], float] = defaultdict(float)
+        self._confidence = 0.0  # sum of logits over episodes
+        self._inputs: list[np.ndarray] = []  # means over the decisions of each episode, so that each counts once
         self._successes: list[bool] = []
         self._weights: np.ndarray | None = None
         for episode in episodes:
@@ -56,22 +41,24 @@ class SuccessModel:
 
     @property
     def episodes(self) -> int:
-        """How many it has learned from."""
+        """Number of past episodes."""
         return len(self._successes)
 
     def add(self, episode: FollowedEpisode) -> None:
-        """Learn from one more episode."""
+        """Add a past episode."""
         self._inputs.append(self._input(episode).mean(axis=0))
         self._successes.append(episode.success)
         self._weights = None
-        self._all.add(episode.success)
         self._confidence += float(_logit(episode.confidence).mean())
-        self._instructions[episode.instruction].add(episode.success)
+        shares = {ALL: 1.0, (INSTRUCTION, episode.instruction): 1.0}
         for source, count in Counter(episode.sources).items():
-            self._sources[source].add(episode.success, count / len(episode.sources))
+            shares[SOURCE, source] = count / len(episode.sources)
+        for group, share in shares.items():
+            self._group_successes[group] += share * episode.success
+            self._group_episodes[group] += share
 
     def predict(self, episode: FollowedEpisode) -> np.ndarray | None:
-        """Return the success probability at each of n decisions, (n,) in (0, 1); None after fewer than MIN_EPISODES."""
+        """Return the success probability at each of n decisions, (n,) in (0, 1); None with fewer than MIN_EPISODES."""
         weights = self.fit()
         if weights is None:
             return None
@@ -79,32 +66,36 @@ class SuccessModel:
         return _sigmoid(inputs[:, 0] + weights[0] + inputs[:, 1:] @ weights[1:])
 
     def fit(self) -> np.ndarray | None:
-        """Return the weights, fitted anew if episodes were added; None after fewer than MIN_EPISODES."""
+        """Return the weights, fitted again if episodes were added; None with fewer than MIN_EPISODES."""
         if self._weights is None and self.episodes >= MIN_EPISODES:
             rows = np.array(self._inputs)
             self._weights = fit_logistic(rows[:, 1:], np.array(self._successes), rows[:, 0])
         return self._weights
 
     def _input(self, episode: FollowedEpisode) -> np.ndarray:
-        """(n, 4): the logit of the overall share of successes, then by how much more each input promises."""
-        # One success and one failure are taken for granted, so that no share is ever certain.
-        overall = (self._all.successes + 1) / (self._all.episodes + 2)
-        usual = self._confidence / self.episodes if self.episodes else 0.0
-        same_instruction = self._instructions.get(episode.instruction, _EMPTY).logit(overall)
+        """Return float64 (n, 4): the logit of the overall success rate, then the difference of each input from it."""
+        overall = (self._group_successes[ALL] + 1) / (self._group_episodes[ALL] + 2)  # so that no rate is 0 or 1
+        mean_confidence = self._confidence / self.episodes if self.episodes else 0.0
+
+        def logit(*group: str) -> float:
+            successes, episodes = self._group_successes.get(group, 0.0), self._group_episodes.get(group, 0.0)
+            return _logit((successes + PRIOR_EPISODES * overall) / (episodes + PRIOR_EPISODES))
+
         names, rows = np.unique(np.asarray(episode.sources), return_inverse=True)
-        same_source = np.array([self._sources.get(name, _EMPTY).logit(overall) for name in names.tolist()])[rows]
+        same_source = np.array([logit(SOURCE, name) for name in names.tolist()])[rows]
+        same_instruction = logit(INSTRUCTION, episode.instruction)
         start = np.full(len(same_source), _logit(overall))
         return np.column_stack(
-            [start, _logit(episode.confidence) - usual, same_source - start, same_instruction - start]
+            [start, _logit(episode.confidence) - mean_confidence, same_source - start, same_instruction - start]
         )
 
 
 class OutcomeHistory:
-    """The newest rollouts of a bank as a `SuccessModel`; each rollout is read once.
+    """The success model of the newest rollouts of a bank; each rollout is read once.
 
     Attributes:
-        model: Fitted on the rollouts of the last `update`.
-        policy: Fingerprint of the policy that they are of; empty before there are any.
+        model: Fitted to the rollouts of the last `update`.
+        policy: Fingerprint of their policy; empty without any.
     """
 
     def __init__(self, max_rollouts: int) -> None:
@@ -113,40 +104,44 @@ class OutcomeHistory:
         self._read: dict[str, FollowedEpisode | None] = {}  # by payload
 
     def update(self, rollouts: Sequence[StoredRollout]) -> None:
-        """Learn from rollouts, oldest first, that are of the last one's policy and ended in success or failure.
+        """Fit the model to the rollouts of the newest policy that ended in success or failure.
+
+        Args:
+            rollouts: Of the bank, oldest first.
 
         Raises:
             BankCorruptionError: A payload is not what was written, and the reader does not skip such.
-            FileNotFoundError: A rollout has been forgotten since.
-            OSError: The disk does not answer.
+            FileNotFoundError: A rollout has been removed since.
+            OSError: The disk refused.
         """
-        newest = rollouts[-self._max_rollouts :] if self._max_rollouts else ()
+        newest = rollouts[max(0, len(rollouts) - self._max_rollouts) :]
+        policy = newest[-1].record.policy if newest else ""
         read = {}
         for rollout in newest:
             name, record = rollout.record.payload, rollout.record
-            ended = record.outcome in (Outcome.SUCCESS, Outcome.FAILURE)
-            if ended and record.policy == newest[-1].record.policy:
+            if record.outcome in (Outcome.SUCCESS, Outcome.FAILURE) and record.policy == policy:
                 known = name in self._read
                 read[name] = self._read[name] if known else rollout.cache.read_or_skip(rollout, rollout.followed)
         names, before = list(read), list(self._read)
-        if names[: len(before)] != before:  # something was forgotten
+        if names[: len(before)] != before:  # a rollout was removed
             self.model, before = SuccessModel(), []
         for name in names[len(before) :]:
             if episode := read[name]:
                 self.model.add(episode)
-        self._read, self.policy = read, newest[-1].record.policy if newest else ""
+        self._read, self.policy = read, policy
         self.model.fit()
 
 
 def fit_logistic(inputs: np.ndarray, success: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """Return the weights (1 + F,), constant first, of P = 1 / (1 + exp(-(offset + w_0 + inputs w))).
-
-    They maximise the posterior under a normal prior of precision RIDGE, by Newton's method.
+    """Fit P = 1 / (1 + exp(-(offset + w_0 + inputs w))) by Newton's method, with a normal prior of precision RIDGE.
 
     Args:
         inputs: (N, F).
         success: bool (N,).
         offset: (N,).
+
+    Returns:
+        The weights (1 + F,), the constant first.
     """
     x = np.column_stack([np.ones(len(inputs)), inputs])
     weights = np.zeros(x.shape[1])
@@ -159,21 +154,6 @@ def fit_logistic(inputs: np.ndarray, success: np.ndarray, offset: np.ndarray) ->
         if np.abs(step).max() < TOLERANCE:
             break
     return weights
-
-
-def prequential_predictions(episodes: Sequence[FollowedEpisode]) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each episode what was predicted from those before it, and whether it succeeded.
-
-    Predictions are means over an episode's decisions, float64 (N,); successes bool (N,). The first episodes, for which
-    nothing is predicted, are left out.
-    """
-    model, predictions, successes = SuccessModel(), [], []
-    for episode in episodes:
-        if (predicted := model.predict(episode)) is not None:
-            predictions.append(float(predicted.mean()))
-            successes.append(episode.success)
-        model.add(episode)
-    return np.array(predictions), np.array(successes, bool)
 
 
 def _logit(share):

@@ -1,4 +1,5 @@
-"""The arms of the AgiBot G1: names, kinematics and where they start. Numbers are from public models, see the URDF."""
+# SPDX-License-Identifier: MIT
+"""The arms of the AgiBot G1: names, kinematics and start posture. Numbers are from public models, see the URDF."""
 
 from __future__ import annotations
 
@@ -12,10 +13,10 @@ BASE = "arm_base_link"  # the chest: x forward, y to the left, z up while the wa
 WRISTS = ("arm_left_link7", "arm_right_link7")
 TIPS = ("gripper_l_center_link", "gripper_r_center_link")
 READY_LEFT = (-1.0745, 0.6112, 0.2796, -1.2842, 0.7306, 1.4957, -0.1876)
-READY = (*READY_LEFT, *(-angle for angle in READY_LEFT))  # where public clients start from, rad
+READY = (*READY_LEFT, *(-angle for angle in READY_LEFT))  # start posture of public clients, rad
 
 
 def load_arms() -> tuple[Chain, Chain]:
-    """Left and right arm, each from the chest to the centre of its gripper."""
+    """Return the left and the right arm, each from the chest to the centre of its gripper."""
     left, right = (Chain.from_urdf(URDF, BASE, tip) for tip in TIPS)
     return left, right

@@ -1,6 +1,7 @@
-"""What a robot's bridge does at every command period: which state it is in, why, and what may be sent.
+# SPDX-License-Identifier: MIT
+"""State machine of a robot's bridge: at every command period, its state, the reason, and what may be sent.
 
-Times are seconds of one monotonic clock; the ages of what came with stamps of another clock are handed in.
+Times are seconds of one monotonic clock. For messages stamped by another clock, the caller passes their age.
 """
 
 from __future__ import annotations
@@ -10,141 +11,113 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from efn_ros.robots.description import Layout
+from efn_ros.robots.description import Layout, Timeouts
+from efn_ros.robots.joint_states import JointStates
 from efn_ros.robots.motion import RefusedActionError
 from efn_ros.robots.streaming import Stream, TrackingError
 
-SAME = 5  # joint states in a row that do not differ, before they count as frozen
-DRIFT = 1e-4  # s/s, by which the robot's clock may fall behind this one's
-PAUSE = 5  # command periods without a tick, after which the robot stands still where it was told to be last
+PAUSE_PERIODS = 5  # command periods without a tick after which the robot is at rest at its last command
 
 
 class State(enum.Enum):
-    """IDLE: nothing is sent, until it is started. HOLDING: the last posture is sent. TRACKING: actions are followed.
-    YIELDED: somebody else operates the robot, nothing is sent. STOPPED: latched, nothing is sent until `reset`."""
+    """State of a bridge."""
 
-    IDLE = "idle"
-    HOLDING = "holding"
-    TRACKING = "tracking"
-    YIELDED = "yielded"
-    STOPPED = "stopped"
+    IDLE = "idle"  # nothing is sent until the start
+    HOLDING = "holding"  # the last posture is sent
+    TRACKING = "tracking"  # actions are followed
+    YIELDED = "yielded"  # another operator commands the robot, nothing is sent
+    STOPPED = "stopped"  # latched, nothing is sent until `reset`
+
+
+MOVING = (State.HOLDING, State.TRACKING)  # states in which commands are sent
 
 
 class StartRefusedError(RuntimeError):
-    """Why motion may not begin; the message names every condition that does not hold."""
-
-
-@dataclass(frozen=True)
-class Timeouts:
-    """Seconds. state_s: age of joint states, action_s: since the last action, beyond which it holds. late_s: age of an
-    action beyond which it is dropped. stop_s: how long it holds for old states or late actions before it stops. rest_s,
-    rest_rad: the arms are at rest where they have moved by less in so long. frozen_rad: commands may go on by so much
-    while not one measured position changes; it stops beyond."""
-
-    state_s: float = 0.1
-    action_s: float = 0.056  # with a command period of 0.01 s more: two periods of 30 Hz
-    late_s: float = 0.2
-    stop_s: float = 0.2
-    rest_s: float = 0.1
-    rest_rad: float = 0.01
-    frozen_rad: float = 0.03
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not 0 < value < np.inf:
-                raise ValueError(f"{name} is {value}; it must be positive and finite")
+    """Motion may not begin; the message names every condition that does not hold."""
 
 
 @dataclass(frozen=True)
 class Health:
-    """What the robot says of itself: faults, in words, each of which forbids motion, and notes, of what it does not
-    say. unready: what forbids only that motion begins."""
+    """Status of a robot."""
 
-    faults: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    unready: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()  # each forbids motion
+    notes: tuple[str, ...] = ()  # status that is missing
+    unready: tuple[str, ...] = ()  # each forbids only to begin motion
 
 
 @dataclass(frozen=True)
 class Command:
-    """What to do now. posture: (J,), rad, to be sent; None: nothing. closures: (G,), NaN where a gripper is left alone.
-    halt: tell the robot to stop, once at every new reason."""
+    """Result of one command period."""
 
-    state: State
-    reason: str
-    posture: np.ndarray | None = None
-    closures: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    halt: bool = False
+    state: State  # of the bridge
+    reason: str  # of the state; empty while tracking
+    posture: np.ndarray | None = None  # to send, (J,), rad; None: send nothing
+    closures: np.ndarray = field(default_factory=lambda: np.zeros(0))  # (G,) in [0, 1]; NaN: leave the gripper alone
+    halt: bool = False  # command the robot to stop; true once for every stop
 
 
 class Bridge:
     """Feeds a `Stream` with actions and decides whether its commands may be sent.
 
-    Nothing but `reset` leads out of STOPPED, and that only where motion may begin anew.
+    Only `reset` leaves STOPPED, and only if motion may begin.
+
+    Attributes:
+        state: The present state.
+        reason: Its reason; empty while tracking.
+        health: Status of the robot, set by the caller.
+        counts: Actions followed, late, repeated and refused.
     """
 
     def __init__(self, stream: Stream, layout: Layout, action_rate_hz: float, timeouts: Timeouts | None = None) -> None:
+        """Create an idle bridge.
+
+        Args:
+            stream: Makes the commands.
+            layout: Entries of an action.
+            action_rate_hz: Rows of an action chunk a second.
+            timeouts: Limits on the age of inputs; None: the defaults.
+        """
         self._stream, self._layout, self._rate_hz = stream, layout, action_rate_hz
         self._timeouts = timeouts or Timeouts()
         self.state, self.reason, self._started = State.IDLE, "not started", False
-        self.health = Health(notes=("the robot has said nothing of itself",))
+        self.health = Health(notes=("no status of the robot was received",))
         self.counts = dict.fromkeys(("actions", "late", "repeated", "refused"), 0)
-        self._seen: list[tuple[float, np.ndarray]] = []  # postures of the last rest_s, with their times
-        self._stamp_ns, self._heard_s, self._least_lag_s = -1, -np.inf, np.inf
-        self._old_s, self._ticked_s = np.inf, -np.inf  # since when states are old, and of the last tick
-        self._forget_actions()
-        self._closed = np.full(len(layout.grippers), np.nan)
+        self._joint_states = JointStates(len(stream.limits.low), self._timeouts)
+        self._stale_since_s, self._last_tick_s = np.inf, -np.inf
+        self._clear_actions()
+        self._last_closures = np.full(len(layout.grippers), np.nan)
 
-    def measured(self, posture: np.ndarray, stamp_ns: int, now_s: float) -> None:
-        """Joint states (J,), rad, in the layout's order. Those whose stamp does not grow are not news, unless it went
-        back by more than the while in which nothing was heard: then the robot's clock was set back. Raises ValueError,
-        naming the joint, for what is no posture; the one before stays then."""
-        posture = np.asarray(posture, np.float64)
-        if posture.shape != np.shape(self._stream.limits.low):
-            raise ValueError(
-                f"joint states hold {posture.size} positions; {len(self._stream.limits.low)} were expected"
-            )
-        if not np.isfinite(posture).all():
-            joint = int(np.argmin(np.isfinite(posture)))
-            raise ValueError(f"the position of joint {joint} is {posture[joint]}")
-        if stamp_ns <= self._stamp_ns:
-            silent_s, back_s = now_s - self._heard_s, (self._stamp_ns - stamp_ns) * 1e-9
-            if not self._timeouts.state_s < silent_s < back_s:
-                return
-            self._least_lag_s = np.inf
-        at_s = self._measured_at(stamp_ns, now_s)
-        self._stamp_ns, self._heard_s = stamp_ns, now_s
-        commanded = self._stream.posture
-        if not self._seen or self._moved_at is None or not np.array_equal(posture, self._seen[-1][1]):
-            self._moved_at, self._same, self._frozen = commanded, 0, False
-        else:
-            self._same += 1
-            went_on = (np.abs(commanded - self._moved_at) > self._timeouts.frozen_rad).any()
-            self._frozen = bool(went_on) and self._same >= SAME
-        self._seen = [seen for seen in self._seen if at_s - seen[0] <= 2 * self._timeouts.rest_s]
-        self._seen.append((at_s, posture))
+    def update_joint_states(self, posture: np.ndarray, stamp_ns: int, now_s: float) -> None:
+        """Receive joint states.
 
-    def _measured_at(self, stamp_ns: int, now_s: float) -> float:
-        """When that was, on this clock. What took longer than the quickest since motion began was late by the
-        difference: clocks need not agree, and may drift apart."""
-        if self.state not in (State.HOLDING, State.TRACKING):
-            self._least_lag_s = np.inf
-        lag_s = now_s - stamp_ns * 1e-9
-        drifted = DRIFT * (now_s - self._heard_s) if np.isfinite(self._heard_s) else 0.0
-        self._least_lag_s = min(lag_s, self._least_lag_s + drifted)
-        return now_s - (lag_s - self._least_lag_s)
+        Args:
+            posture: Joint positions (J,), rad, in the layout's order.
+            stamp_ns: Their stamp, of the robot's clock.
+            now_s: The present time.
+
+        Raises:
+            ValueError: They are no posture; the message names the joint. The ones before stay valid.
+        """
+        self._joint_states.update(posture, stamp_ns, now_s, self._stream.posture, moving=self.state in MOVING)
 
     def act(self, chunk: np.ndarray, episode: str, step: int, age_s: float, now_s: float) -> None:
-        """Follow an action chunk (H, A) from now on. age_s: of what it answers. Late, repeated and refused ones are
-        counted and leave everything as it is."""
-        if self.state not in (State.HOLDING, State.TRACKING):
+        """Follow an action chunk from now on. A late, repeated or refused one is counted and changes nothing.
+
+        Args:
+            chunk: Action chunk (H, A).
+            episode: Its episode.
+            step: Index of its decision.
+            age_s: Age of its observation, s.
+            now_s: The present time.
+        """
+        if self.state not in MOVING:
             return
         if not abs(age_s) <= self._timeouts.late_s:
             self.counts["late"] += 1
             if self._late_s and now_s - self._late_s[-1] > self._timeouts.stop_s:
-                self._late_s = []  # after a silence it begins anew
+                self._late_s = []  # a new series begins after a pause
             self._late_s = self._late_s[:1] + [now_s]
-            self._dropped = f"the last action answers what was seen {age_s:.3f} s ago"
+            self._drop_reason = f"the observation behind the last action is {age_s:.3f} s old"
             return
         if episode == self._episode and step <= self._step:
             self.counts["repeated"] += 1
@@ -154,150 +127,152 @@ class Bridge:
             if not np.isfinite(closures).all():
                 raise RefusedActionError("a gripper's closure is not finite")
             self._stream.follow(targets, self._rate_hz, now_s)
-        except ValueError as error:  # a refused action is one
+        except ValueError as error:  # RefusedActionError is one
             self.counts["refused"] += 1
-            self._dropped = f"refused: {error}"
+            self._drop_reason = f"refused: {error}"
             return
         self.counts["actions"] += 1
-        self._episode, self._step, self._acted_s = episode, step, now_s
-        self._late_s, self._dropped = [], ""
+        self._episode, self._step, self._last_action_s = episode, step, now_s
+        self._late_s, self._drop_reason = [], ""
         self._closures = np.clip(closures, 0, 1)
 
-    def start(self, now_s: float) -> None:
-        """Hold where the robot is. Raises StartRefusedError, naming every condition that does not hold."""
-        self._begin(now_s)
-        self._started = True
-        self.state, self.reason = State.HOLDING, "no action has come"
+    def unmet_conditions(self, now_s: float, *, resetting: bool = False) -> list[str]:
+        """Return why motion may not begin; empty if it may. With `resetting`, a stop is no reason."""
+        unmet = [f"it is stopped ({self.reason})"] * (self.state == State.STOPPED and not resetting)
+        unmet += [*self.health.faults, *self.health.unready]
+        unrest = self._joint_states.unrest(now_s)
+        return [*unmet, unrest] if unrest else unmet
 
-    def against_start(self, now_s: float, *, resetting: bool = False) -> list[str]:
-        """Why motion may not begin, in words; empty where it may. resetting: a stop is no reason."""
-        against = [f"it is stopped ({self.reason})"] * (self.state == State.STOPPED and not resetting)
-        against += [*self.health.faults, *self.health.unready]
-        age_s = self._age_s(now_s)
-        if age_s > self._timeouts.state_s:
-            against.append("no joint states have come" if np.isinf(age_s) else f"joint states are {age_s:.3f} s old")
-            return against
-        spoken_s = self._seen[-1][0] - self._seen[0][0]
-        if spoken_s < self._timeouts.rest_s:
-            against.append(f"joint states have come for {spoken_s:.3f} s only")
-            return against
-        rest_s, latest_s = self._timeouts.rest_s, self._seen[-1][0]
-        moved = np.ptp(np.stack([posture for at, posture in self._seen if latest_s - at <= rest_s]), axis=0)
-        if (moved > self._timeouts.rest_rad).any():
-            joint = int(np.argmax(moved))
-            against.append(f"joint {joint} is moving: by {moved[joint]:.4f} rad in {self._timeouts.rest_s:g} s")
-        return against
+    def start(self, now_s: float) -> None:
+        """Hold where the robot is.
+
+        Raises:
+            StartRefusedError: A condition does not hold; the message names all of them.
+        """
+        self._begin_motion(now_s)
+        self._started = True
+        self.state, self.reason = State.HOLDING, "no action was received"
 
     def stop(self, reason: str) -> None:
-        """In every state; latched."""
+        """Stop in any state; latched."""
         self.state, self.reason, self._halt = State.STOPPED, reason, True
 
     def reset(self, now_s: float) -> None:
-        """Out of STOPPED: hold where the robot is, or be idle where it was not started. Raises StartRefusedError,
-        naming every condition of a start that does not hold; it stays stopped then."""
+        """Leave STOPPED: hold where the robot is, or be idle if the bridge was not started.
+
+        Raises:
+            StartRefusedError: A condition of a start does not hold; the bridge stays stopped.
+        """
         if self.state == State.STOPPED:
-            self._begin(now_s, resetting=True)
+            self._begin_motion(now_s, resetting=True)
             self.state, self.reason = (State.HOLDING, "reset") if self._started else (State.IDLE, "not started")
 
     def hand_over(self) -> None:
-        """Come to a standstill, then send nothing, until `take_back`. Raises StartRefusedError unless it is holding or
-        tracking."""
-        if self.state not in (State.HOLDING, State.TRACKING):
-            raise StartRefusedError(f"there is nothing to hand over: it is {self.state.value} ({self.reason})")
+        """Come to rest, then send nothing until `take_back`.
+
+        Raises:
+            StartRefusedError: The bridge is neither holding nor tracking.
+        """
+        if self.state not in MOVING:
+            raise StartRefusedError(f"only motion can be handed over; it is {self.state.value} ({self.reason})")
         self._yielding = True
 
     def take_back(self, now_s: float) -> None:
-        """Raises StartRefusedError as `start` does, and where nothing was handed over."""
+        """Hold where the robot is after a hand-over.
+
+        Raises:
+            StartRefusedError: The robot was not handed over, or a condition of a start does not hold.
+        """
         if self.state != State.YIELDED:
-            raise StartRefusedError(f"nothing was handed over: it is {self.state.value}")
+            raise StartRefusedError(f"the robot was not handed over; it is {self.state.value}")
         self.start(now_s)
 
-    def cease(self) -> None:
-        """Come to a standstill and follow no action any more, until it is started anew."""
-        self._ceasing = True
+    def brake(self) -> None:
+        """Come to rest and follow no action until the next start."""
+        self._braking = True
 
-    def idle(self) -> None:
-        """Send nothing; a stop stays."""
+    def deactivate(self) -> None:
+        """Send nothing; a stop stays latched."""
         self._started = False
         if self.state != State.STOPPED:
             self.state, self.reason = State.IDLE, "not started"
 
     @property
     def at_rest(self) -> bool:
-        """Whether ceasing to send leaves no motion unfinished."""
-        return self.state not in (State.HOLDING, State.TRACKING) or self._stream.at_rest
+        """Whether no motion is unfinished, so that commands may end here."""
+        return self.state not in MOVING or self._stream.at_rest
 
     def tick(self, now_s: float) -> Command:
-        """Once every command period. After a pause without it, motion begins anew from where the last command was."""
+        """Return what to do in this command period; to be called once in each.
+
+        After a pause of the caller, motion begins again at rest from the last command.
+        """
         posture = None
-        if now_s - self._ticked_s > PAUSE * self._stream.period_s and self._stream.posture is not None:
-            self._stream.stand()
-            if self._age_s(now_s) > self._timeouts.state_s:  # what waits to be heard may be fresh
-                self._old_s = now_s
-        self._ticked_s = now_s
-        if self.state in (State.HOLDING, State.TRACKING):
-            self._judge(now_s)
-        if self.state in (State.HOLDING, State.TRACKING):
+        if now_s - self._last_tick_s > PAUSE_PERIODS * self._stream.period_s:
+            self._stream.assume_rest()
+            if self._joint_states.age_s(now_s) > self._timeouts.state_s:  # joint states that wait may be fresh
+                self._stale_since_s = now_s
+        self._last_tick_s = now_s
+        if self.state in MOVING:
+            self._update_state(now_s)
+        if self.state in MOVING:
             try:
-                posture = self._stream.command(now_s, self._seen[-1][1])
+                posture = self._stream.command(now_s, self._joint_states.posture)
             except TrackingError as error:
                 self.stop(str(error))
         halt, self._halt = self._halt, False
         if self.state == State.TRACKING and self._closures is not None:
-            at = np.clip((now_s - self._acted_s) * self._rate_hz, 0, len(self._closures) - 1)
-            self._closed = self._closures[int(at)]
-        return Command(self.state, self.reason, posture, self._closed.copy(), halt)
+            row = np.clip((now_s - self._last_action_s) * self._rate_hz, 0, len(self._closures) - 1)
+            self._last_closures = self._closures[int(row)]
+        return Command(self.state, self.reason, posture, self._last_closures.copy(), halt)
 
-    def _judge(self, now_s: float) -> None:
-        """Whether to track, to hold or to stop, and why."""
-        timeouts, age_s = self._timeouts, self._age_s(now_s)
+    def _update_state(self, now_s: float) -> None:
+        """Decide whether to track, hold or stop, and why."""
+        timeouts, age_s = self._timeouts, self._joint_states.age_s(now_s)
         if age_s <= timeouts.state_s:
-            self._old_s = np.inf
-        elif np.isinf(self._old_s):
-            self._old_s = now_s - (age_s - timeouts.state_s)
+            self._stale_since_s = np.inf
+        elif np.isinf(self._stale_since_s):
+            self._stale_since_s = now_s - (age_s - timeouts.state_s)
         if self.health.faults:
             self.stop("; ".join(self.health.faults))
-        elif now_s - self._old_s > timeouts.stop_s:
+        elif now_s - self._stale_since_s > timeouts.stop_s:
             self.stop(f"joint states are {age_s:.3f} s old")
-        elif self._frozen:
+        elif self._joint_states.frozen:
             self.stop("joint states have not changed while commands went on")
         elif self._late_s and self._late_s[-1] - self._late_s[0] > timeouts.stop_s:
-            self.stop(self._dropped)
+            self.stop(self._drop_reason)
         else:
-            silent_s = now_s - self._acted_s
-            why = ""
+            silent_s = now_s - self._last_action_s
+            reason = ""
             if age_s > timeouts.state_s:
-                why = f"joint states are more than {timeouts.state_s:g} s old"
+                reason = f"joint states are more than {timeouts.state_s:g} s old"
             elif silent_s > timeouts.action_s:
-                why = self._dropped or ("no action has come" if np.isinf(silent_s) else "actions have ceased")
-            why = "ceasing" if self._ceasing else "handing over" if self._yielding else why
-            if why:
+                reason = self._drop_reason
+                reason = reason or ("no action was received" if np.isinf(silent_s) else "actions have ceased")
+            reason = "braking" if self._braking else "handing over" if self._yielding else reason
+            if reason:
                 self._stream.hold()
-            self.state, self.reason = (State.HOLDING, why) if why else (State.TRACKING, "")
+            self.state, self.reason = (State.HOLDING, reason) if reason else (State.TRACKING, "")
             if self._yielding and self._stream.at_rest:
                 self.state, self.reason = State.YIELDED, "handed over"
 
-    def _begin(self, now_s: float, *, resetting: bool = False) -> None:
-        """Forget what was and stand where the robot is."""
-        against = self.against_start(now_s, resetting=resetting)
-        if not against:
+    def _begin_motion(self, now_s: float, *, resetting: bool = False) -> None:
+        """Clear the past and be at rest where the robot is."""
+        unmet = self.unmet_conditions(now_s, resetting=resetting)
+        if not unmet:
             try:
-                self._stream.start(self._seen[-1][1])
+                self._stream.start(self._joint_states.posture)
             except ValueError as error:
-                against = [str(error)]
-        if against:
-            raise StartRefusedError("; ".join(against))
-        self._forget_actions()
-        self._old_s, self._ticked_s = np.inf, now_s
-        self._closed[:] = np.nan
+                unmet = [str(error)]
+        if unmet:
+            raise StartRefusedError("; ".join(unmet))
+        self._clear_actions()
+        self._joint_states.begin_motion()
+        self._stale_since_s, self._last_tick_s = np.inf, now_s
+        self._last_closures[:] = np.nan
 
-    def _age_s(self, now_s: float) -> float:
-        return now_s - self._seen[-1][0] if self._seen else np.inf
-
-    def _forget_actions(self) -> None:
-        self._episode, self._step, self._acted_s = "", -1, -np.inf
-        self._late_s: list[float] = []  # when the first and the last of late actions came
-        self._dropped, self._halt, self._yielding, self._ceasing = "", False, False, False
-        self._closures: np.ndarray | None = None
-        self._moved_at: np.ndarray | None = None  # the command when a measured position last changed
-        self._frozen, self._same = False, 0
+    def _clear_actions(self) -> None:
+        self._episode, self._step, self._last_action_s = "", -1, -np.inf
+        self._late_s: list[float] = []  # times of the first and the last action of a series of late ones
+        self._drop_reason, self._halt, self._yielding, self._braking = "", False, False, False
+        self._closures: np.ndarray | None = None  # of the chunk that is followed, (H, G)

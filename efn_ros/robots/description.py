@@ -1,4 +1,5 @@
-"""What a robot is to its bridge: where joints and grippers stand in an action, and what a gripper's number means."""
+# SPDX-License-Identifier: MIT
+"""Description of a robot for its bridge: its grippers, the layout of an action, and timeouts."""
 
 from __future__ import annotations
 
@@ -12,47 +13,64 @@ ABSOLUTE, DELTA = "absolute", "delta"
 
 @dataclass(frozen=True)
 class Gripper:
-    """opened, closed: the robot's own values, such as 0 and 120 mm. In an action 0 is open and 1 is closed."""
+    """A gripper; in an action 0 is open and 1 is closed.
 
-    name: str
-    opened: float
-    closed: float
+    Raises:
+        ValueError: The two values are equal or not finite.
+    """
+
+    name: str  # as the robot names it
+    opened: float  # the robot's own value of an open gripper, such as 0 mm
+    closed: float  # the robot's own value of a closed gripper, such as 120 mm
 
     def __post_init__(self) -> None:
         if not (np.isfinite([self.opened, self.closed]).all() and self.opened != self.closed):
             raise ValueError(
-                f"gripper {self.name!r} is open at {self.opened} and closed at {self.closed}; give two values"
+                f"gripper {self.name!r} is open at {self.opened} and closed at {self.closed}; give two finite values "
+                "that differ"
             )
 
     def command(self, closure: float) -> float:
-        """In the robot's own values; closure in [0, 1]."""
+        """Return the robot's own value of a closure in [0, 1]."""
         return self.opened + closure * (self.closed - self.opened)
 
     def closure(self, measured: float) -> float:
-        """In [0, 1], of what the robot says."""
+        """Return the closure in [0, 1] of a value that the robot measured."""
         return float(np.clip((measured - self.opened) / (self.closed - self.opened), 0, 1))
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Of an action of A entries: joints, the J entries that are joints in the robot's order; grippers, the G that are
-    grippers. kind: whether a joint's entry is its position or the change of it, rad. Raises ValueError for entries that
-    are named twice or never."""
+    """Entries of an action, A = J + G.
 
-    joints: Sequence[int]
-    grippers: Sequence[int] = ()
-    kind: str = ABSOLUTE
+    Raises:
+        ValueError: An entry is named twice or never, or the kind is unknown.
+    """
+
+    joints: Sequence[int]  # J entries that are joints, in the robot's order
+    grippers: Sequence[int] = ()  # G entries that are grippers
+    kind: str = ABSOLUTE  # whether a joint's entry is its position or the change of it, rad
 
     def __post_init__(self) -> None:
         named = sorted([*self.joints, *self.grippers])
         if named != list(range(len(named))) or not self.joints:
             raise ValueError(f"an action has entries 0 to {len(named) - 1}, but joints and grippers name {named}")
         if self.kind not in (ABSOLUTE, DELTA):
-            raise ValueError(f"kind of action is {self.kind!r}; there are {ABSOLUTE!r} and {DELTA!r}")
+            raise ValueError(f"kind of action is {self.kind!r}; choose {ABSOLUTE!r} or {DELTA!r}")
 
     def split(self, chunk: np.ndarray, posture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Targets of the joints (H, J), rad, and closures of the grippers (H, G), of a chunk (H, A). posture: (J,), the
-        command that deltas add up from. Raises ValueError for another shape."""
+        """Split a chunk into joint targets and gripper closures.
+
+        Args:
+            chunk: Action chunk (H, A).
+            posture: Last command (J,), rad, to which changes are added.
+
+        Returns:
+            Targets of the joints, float64 (H, J), rad, and closures of the grippers, float64 (H, G).
+
+        Raises:
+            ValueError: The chunk has another shape.
+        """
         size = len(self.joints) + len(self.grippers)
         if np.ndim(chunk) != 2 or chunk.shape[1] != size:
             raise ValueError(f"an action chunk has shape {np.shape(chunk)}; (H, {size}) was expected")
@@ -60,3 +78,25 @@ class Layout:
         if self.kind == DELTA:
             targets = posture + np.cumsum(targets, axis=0)
         return targets, chunk[:, list(self.grippers)].astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Limits of a bridge on the age of its inputs, and what counts as rest and as frozen.
+
+    Raises:
+        ValueError: A value is not positive and finite.
+    """
+
+    state_s: float = 0.1  # age of the joint states beyond which the bridge holds, s
+    action_s: float = 0.056  # time since the last action beyond which it holds, s; with a command period: two of 30 Hz
+    late_s: float = 0.2  # age of an action beyond which it is dropped, s
+    stop_s: float = 0.2  # time of old joint states or late actions after which it stops, s
+    rest_s: float = 0.1  # window in which the arms must rest before motion begins, s
+    rest_rad: float = 0.01  # largest motion within that window, rad
+    frozen_rad: float = 0.03  # largest change of the command while no measured position changes, rad
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 < value < np.inf:
+                raise ValueError(f"{name} is {value}; it must be positive and finite")

@@ -1,4 +1,5 @@
-"""Where the links of an arm are: forward kinematics of a serial chain, as a URDF describes it. NumPy alone."""
+# SPDX-License-Identifier: MIT
+"""Forward kinematics of a serial chain from a URDF."""
 
 from __future__ import annotations
 
@@ -9,39 +10,38 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-TURNING, SLIDING, FIXED = ("revolute", "continuous"), ("prismatic",), ("fixed",)
+REVOLUTE, PRISMATIC, FIXED = ("revolute", "continuous"), ("prismatic",), ("fixed",)
 DEFAULT_AXIS = "1 0 0"  # of a URDF
 
 
 @dataclass(frozen=True)
 class Chain:
-    """The links from a base, which is left out, to a tip.
+    """The links from a base, which is not among them, to a tip; made by `from_urdf`."""
 
-    links: their names. joints: those of the joints that move, J, in the order of a posture. low, high: float64 (J,),
-    their limits, rad or m, infinite where there are none. terms: float64 (4, links, 4, 4), see `frames`. moved: (J,),
-    the index of the link that each joint moves.
-    """
-
-    links: tuple[str, ...]
-    joints: tuple[str, ...]
-    low: np.ndarray
-    high: np.ndarray
-    terms: np.ndarray
-    moved: np.ndarray
+    links: tuple[str, ...]  # names
+    joints: tuple[str, ...]  # names of the J joints that move, in the order of a posture
+    low: np.ndarray  # float64 (J,), lower limits, rad or m; infinite where there is none
+    high: np.ndarray  # float64 (J,), upper limits, likewise
+    terms: np.ndarray  # float64 (4, links, 4, 4), see `frames`
+    moved: np.ndarray  # (J,), index of the link that each joint moves
 
     @classmethod
     def from_urdf(cls, path: str | Path, base: str, tip: str) -> Chain:
-        """The chain between two links of a URDF. Raises ValueError naming the link or the joint that is at fault."""
+        """Return the chain between two links of a URDF.
+
+        Raises:
+            ValueError: The URDF holds no such chain; the message names the link or the joint.
+        """
         try:
             robot = ElementTree.parse(path).getroot()
         except ElementTree.ParseError as error:
-            raise ValueError(f"{path} is no XML: {error}") from error
+            raise ValueError(f"{path} is not XML: {error}") from error
         joints = _between(robot, base, tip)
         moving = [joint for joint in joints if joint.get("type") not in FIXED]
         bounds = np.array([_bounds(joint) for joint in moving]).reshape(-1, 2)
         return cls(
             links=tuple(_end(joint, "child") for joint in joints),
-            joints=tuple(joint.get("name") for joint in moving),
+            joints=tuple(joint.get("name", "") for joint in moving),
             low=bounds[:, 0],
             high=bounds[:, 1],
             terms=np.stack([_terms(joint) for joint in joints], axis=1),
@@ -49,10 +49,19 @@ class Chain:
         )
 
     def frames(self, q: np.ndarray) -> np.ndarray:
-        """Every link's frame in the base's, float64 (N, links, 4, 4), of postures (N, J), rad or m.
+        """Return the frame of every link in the frame of the base.
 
         From a link to the next it is terms[0] + sin q terms[1] + (1 - cos q) terms[2] + q terms[3]: the joint's origin,
-        Rodrigues' formula for its rotation, and its translation. Raises ValueError for another shape.
+        Rodrigues' formula for its rotation, and its translation.
+
+        Args:
+            q: Postures (N, J), rad or m.
+
+        Returns:
+            float64 (N, links, 4, 4).
+
+        Raises:
+            ValueError: The postures have another shape.
         """
         q = np.asarray(q, np.float64)
         if q.ndim != 2 or q.shape[1] != len(self.joints):
@@ -66,25 +75,25 @@ class Chain:
         return frames
 
     def forward(self, q: np.ndarray) -> np.ndarray:
-        """The tip's frame in the base's, float64 (N, 4, 4), of postures (N, J); raises as `frames` does."""
+        """Return the frame of the tip in the frame of the base, float64 (N, 4, 4); arguments are those of `frames`."""
         return self.frames(q)[:, -1]
 
     def positions(self, q: np.ndarray) -> np.ndarray:
-        """Where the origin of each link's frame is, float64 (N, links, 3), m; raises as `frames` does."""
+        """Return the origin of every link's frame, float64 (N, links, 3), m; arguments are those of `frames`."""
         return self.frames(q)[:, :, :3, 3]
 
 
 def _between(robot: ElementTree.Element, base: str, tip: str) -> list[ElementTree.Element]:
-    """The joints from `base` to `tip`, at least one."""
+    """Return the joints from `base` to `tip`, at least one."""
     links = [link.get("name") for link in robot.findall("link")]
     for name in (base, tip):
         if name not in links:
-            raise ValueError(f"link {name!r} is not in the URDF; there are {', '.join(map(str, links))}")
+            raise ValueError(f"link {name!r} is not in the URDF; choose one of {', '.join(map(str, links))}")
     joint_to = {_end(joint, "child"): joint for joint in robot.findall("joint")}
     joints, link = [], tip
     while link != base:
         if link not in joint_to or len(joints) > len(joint_to):
-            raise ValueError(f"no joints lead from link {base!r} to link {tip!r}; the way back ends at {link!r}")
+            raise ValueError(f"no joints lead from link {base!r} to link {tip!r}; the path back ends at {link!r}")
         joints.insert(0, joint_to[link])
         link = _end(joint_to[link], "parent")
     if not joints:
@@ -93,32 +102,32 @@ def _between(robot: ElementTree.Element, base: str, tip: str) -> list[ElementTre
 
 
 def _end(joint: ElementTree.Element, tag: str) -> str:
-    """The link that is its parent or its child."""
+    """Return the parent or the child link of a joint."""
     element = joint.find(tag)
     if element is None:
         raise ValueError(f"joint {joint.get('name')!r} has no <{tag}>")
-    return element.get("link")
+    return element.get("link", "")
 
 
 def _terms(joint: ElementTree.Element) -> np.ndarray:
-    """The matrices (4, 4, 4) of which `Chain.frames` makes the step over a joint."""
+    """Return the matrices (4, 4, 4) of one joint in `Chain.frames`."""
     terms = np.zeros((4, 4, 4))
     terms[0] = np.eye(4)
     kind = joint.get("type")
-    if kind in TURNING:
+    if kind in REVOLUTE:
         x, y, z = _axis(joint)
         cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
         terms[1, :3, :3], terms[2, :3, :3] = cross, cross @ cross
-    elif kind in SLIDING:
+    elif kind in PRISMATIC:
         terms[3, :3, 3] = _axis(joint)
     elif kind not in FIXED:
-        known = ", ".join(TURNING + SLIDING + FIXED)
-        raise ValueError(f"joint {joint.get('name')!r} is of type {kind!r}; a chain has {known}")
+        known = ", ".join(REVOLUTE + PRISMATIC + FIXED)
+        raise ValueError(f"joint {joint.get('name')!r} is of type {kind!r}; a chain may have {known}")
     return _origin(joint) @ terms
 
 
 def _origin(joint: ElementTree.Element) -> np.ndarray:
-    """Its frame (4, 4) in its parent's; the angles of "rpy" are about the fixed axes x, y, z, in that order."""
+    """Return the frame (4, 4) of a joint in its parent's; "rpy" are angles about the fixed axes x, y, z, in order."""
     frame = np.eye(4)
     (rx, ry, rz), frame[:3, 3] = (_vector(joint, "origin", name, "0 0 0") for name in ("rpy", "xyz"))
     (sx, cx), (sy, cy), (sz, cz) = ((math.sin(angle), math.cos(angle)) for angle in (rx, ry, rz))
@@ -132,7 +141,7 @@ def _origin(joint: ElementTree.Element) -> np.ndarray:
 
 def _axis(joint: ElementTree.Element) -> np.ndarray:
     if joint.find("mimic") is not None:
-        raise ValueError(f"joint {joint.get('name')!r} mimics another, which a chain does not do")
+        raise ValueError(f"joint {joint.get('name')!r} mimics another; a chain supports no mimic joints")
     axis = _vector(joint, "axis", "xyz", DEFAULT_AXIS)
     if not axis.any():
         raise ValueError(f"joint {joint.get('name')!r} has the axis {axis.tolist()}; it must not be zero")

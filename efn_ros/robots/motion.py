@@ -1,9 +1,10 @@
-"""Motion within limits: what may follow the commands before it, and from where one can still stop.
+# SPDX-License-Identifier: MIT
+"""Motion limits: which commands may follow the ones before, and how to smooth a target until it may follow.
 
-A dimension's state is its last command, the first difference and the second; the third is the jerk. Units: those of a
-command, and control steps. Arithmetic is float64, but every command is rounded to float32 on its way out, and braking
-depends on the last three commands alone. So what braking does once it is needed is, bit for bit, what it was found to
-do when the commands before it were let out: after them it is always within the limits, whatever is asked for next.
+The state of a dimension is its last command, the first difference and the second difference; the third difference is
+the jerk. Units are those of a command, and control steps. Arithmetic is float64, but every command is rounded to
+float32, and braking depends on the last three commands alone. Braking therefore repeats, bit for bit, what was computed
+when these commands were checked: it stays within the limits whatever target comes next.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-HISTORY = 3  # commanded actions that a third difference (jerk) looks back on
+HISTORY = 3  # last commands that a third difference (jerk) needs
 LARGEST, TINY, EPS = (float(getattr(np.finfo(np.float32), name)) for name in ("max", "tiny", "eps"))
 UNBOUNDED = 16 * LARGEST  # more than any third difference of float32 numbers, and finite in sums and products
-LONGEST_STOP = 256  # control steps; a speed that takes longer to lose is none to go at
-AHEAD = 32  # control steps beyond a chunk that its smoothing looks at
+LONGEST_STOP = 256  # control steps; a speed that takes longer to brake is not allowed
+AHEAD = 32  # control steps beyond a chunk that are smoothed with it
 WIDTHS = np.geomspace(0.25, 128, 48)  # of smoothing, control steps
 
 
@@ -26,58 +27,68 @@ class RefusedActionError(ValueError):
     """An action that must not be executed in any form; the message names the entry, the value and the bound."""
 
 
-class State(NamedTuple):
-    """float64 (..., A) each: a command and its first and second difference."""
+class MotionState(NamedTuple):
+    """A command and its first and second difference, float64 (..., A) each."""
 
     position: np.ndarray
     speed: np.ndarray
     acceleration: np.ndarray
 
     @classmethod
-    def after(cls, commands: np.ndarray) -> State:
-        """Of commands (HISTORY, A), latest last."""
+    def after(cls, commands: np.ndarray) -> MotionState:
+        """Return the state after commands (HISTORY, A), latest last."""
         before, speed = np.diff(commands, axis=0)
         return cls(commands[-1], speed, speed - before)
 
     def command(self, acceleration: np.ndarray) -> np.ndarray:
-        """The command with that second difference, as float32 carries it."""
+        """Return the next command with this second difference, rounded to float32, as float64."""
         return (self.position + (self.speed + acceleration)).astype(np.float32).astype(np.float64)
 
-    def then(self, command: np.ndarray) -> State:
+    def then(self, command: np.ndarray) -> MotionState:
+        """Return the state after one more command."""
         speed = command - self.position
-        return State(command, speed, speed - self.speed)
+        return MotionState(command, speed, speed - self.speed)
 
     @property
     def rounding(self) -> np.ndarray:
-        """Bound of the rounding errors of the commands that make it."""
+        """Bound of the rounding errors of the three commands behind the state."""
         return EPS / 2 * (np.abs(self.position) + 2 * np.abs(self.speed) + np.abs(self.acceleration))
 
 
 @dataclass(frozen=True)
-class Motion:
-    """Bounds of a command and of its first, second and third difference, float64 (A,). free: of no difference."""
+class MotionLimits:
+    """Bounds of a command and of its differences, float64 (A,) each; made by `create`."""
 
-    low: np.ndarray
-    high: np.ndarray
-    velocity: np.ndarray
-    acceleration: np.ndarray
-    jerk: np.ndarray
-    free: bool
+    low: np.ndarray  # of the command
+    high: np.ndarray  # of the command
+    velocity: np.ndarray  # of the first difference
+    acceleration: np.ndarray  # of the second difference
+    jerk: np.ndarray  # of the third difference
+    free: bool  # whether no difference is bounded
 
     @classmethod
-    def create(cls, low, high, velocity, acceleration, jerk) -> Motion:
-        """From arrays (A,), infinite where there is no bound."""
+    def create(
+        cls, low: np.ndarray, high: np.ndarray, velocity: np.ndarray, acceleration: np.ndarray, jerk: np.ndarray
+    ) -> MotionLimits:
+        """Create limits from arrays (A,), infinite where there is no bound."""
         low, high = (np.clip(np.asarray(bound, np.float64), -LARGEST, LARGEST) for bound in (low, high))
         rates = [np.minimum(np.asarray(bound, np.float64), UNBOUNDED) for bound in (velocity, acceleration, jerk)]
         return cls(low, high, *rates, free=bool(np.min(rates) == UNBOUNDED))
 
     def within(self, target: np.ndarray, history: np.ndarray) -> np.ndarray:
-        """The chunk (H, A), float32, that is close to `target` (H, A) and within every limit. history: (n, A), float32.
+        """Return a chunk close to a target that is within every limit; so is braking after each of its rows.
 
-        From each of its rows braking is within the limits too. A dimension of which that is true as it is stays so bit
-        for bit; another is smoothed as little as needed; what no smoothing brings within the limits brakes. Motion
-        begins at rest, at the oldest row of the history; where there is none, at the first row of the target. After a
-        history that is beyond the limits a chunk brakes; `low` and `high` hold all the same.
+        A dimension whose target is within the limits stays as it is, bit for bit. Another one is smoothed as little as
+        needed; if no smoothing suffices, it brakes. Motion begins at rest at the oldest row of the history; without a
+        history, at the first row of the target. After a history beyond the limits the chunk brakes, within `low` and
+        `high`.
+
+        Args:
+            target: Chunk (H, A).
+            history: The commands before it, float32 (n, A), latest last.
+
+        Returns:
+            The chunk, float32 (H, A).
         """
         chunk = np.clip(target, self.low, self.high).astype(np.float32)
         if self.free or not len(chunk):
@@ -85,29 +96,34 @@ class Motion:
         if not len(history):
             return np.concatenate([chunk[:1], self.within(chunk[1:], chunk[:1])])
         past, wanted = self._past(history), chunk.astype(np.float64)
-        with np.errstate(over="ignore", invalid="ignore"):  # in what will not be let out
-            kept = self._keeps(past, wanted)
-            if kept.all():
+        with np.errstate(over="ignore", invalid="ignore"):  # in candidates that are rejected
+            valid = self._valid(past, wanted)
+            if valid.all():
                 return chunk
             braking = self.braking(past, len(chunk) + AHEAD)
             smooth = self._smoothed(past, wanted, braking)
-            other = np.where(self._keeps(past, smooth), smooth, braking[: len(chunk)])
-        return np.where(kept, chunk, other).astype(np.float32)
+            other = np.where(self._valid(past, smooth), smooth, braking[: len(chunk)])
+        return np.where(valid, chunk, other).astype(np.float32)
 
     def braking(self, history: np.ndarray, horizon: int) -> np.ndarray:
-        """The chunk (horizon, A), float64, that comes to rest as fast as the limits allow. history: (n >= 1, A)."""
-        state, chunk = State.after(self._past(history)), np.empty((horizon, len(self.low)))
-        with np.errstate(over="ignore"):  # beyond float32 is beyond low or high
+        """Return the chunk, float64 (horizon, A), that stops as fast as the limits allow.
+
+        Args:
+            history: The commands before it, (n >= 1, A), latest last.
+            horizon: Control steps.
+        """
+        state, chunk = MotionState.after(self._past(history)), np.empty((horizon, len(self.low)))
+        with np.errstate(over="ignore"):  # what exceeds float32 exceeds low or high too
             for row in chunk:
                 row[:] = np.clip(state.command(self.brake(state)), self.low, self.high)
                 state = state.then(row)
         return chunk
 
-    def brake(self, state: State) -> np.ndarray:
-        """The second difference (..., A) with which braking goes on.
+    def brake(self, state: MotionState) -> np.ndarray:
+        """Return the second difference (..., A) of the next braking command.
 
-        Where m decelerations x, x - jerk, x - 2 jerk, ... lead to rest exactly, speed = m x - jerk m (m - 1) / 2: x is
-        wanted next, as far as acceleration and jerk allow. No bound is finer than float32 resolves a command.
+        If m decelerations x, x - jerk, x - 2 jerk, ... end exactly at rest, then speed = m x - jerk m (m - 1) / 2. The
+        result is this x as far as acceleration and jerk allow. No bound is finer than float32 resolves a command.
         """
         finest = EPS * np.abs(state.position) + TINY
         jerk, most = np.maximum(self.jerk, finest), np.maximum(self.acceleration, finest)
@@ -117,12 +133,12 @@ class Motion:
         near = np.minimum(np.maximum(wanted, state.acceleration - jerk), state.acceleration + jerk)
         return np.minimum(np.maximum(near, -most), most)
 
-    def stops(self, state: State) -> np.ndarray:
-        """Whether braking from there is within every limit until it has come to rest, bool (..., A)."""
+    def stops(self, state: MotionState) -> np.ndarray:
+        """Return whether braking from a state stays within every limit until it is at rest, bool (..., A)."""
         allowed = self.velocity + 2 * state.rounding
-        surely = self._surely_stops(state, allowed)
-        if surely.all():
-            return surely
+        certain = self._certainly_stops(state, allowed)
+        if certain.all():
+            return certain
         lowest = highest = state.position
         fastest = np.abs(state.speed)
         for _ in range(LONGEST_STOP):
@@ -134,11 +150,12 @@ class Motion:
         rests = (state.speed == 0) & (state.acceleration == 0)
         return rests & (self.low <= lowest) & (highest <= self.high) & (fastest <= allowed)
 
-    def _surely_stops(self, state: State, allowed: np.ndarray) -> np.ndarray:
-        """A bound in closed form that settles `stops` for the many states far from any limit: False leaves it open.
+    def _certainly_stops(self, state: MotionState, allowed: np.ndarray) -> np.ndarray:
+        """Decide `stops` in closed form for states far from every limit; False means undecided.
 
-        The acceleration a is gone after |a| / jerk steps; the speed v that is left then after 2 sqrt(v / jerk) +
-        v / acceleration more, at v / 2 on average. At worst, rounding halves an acceleration or a jerk.
+        The acceleration a is zero after |a| / jerk steps. The remaining speed v is zero after
+        2 sqrt(v / jerk) + v / acceleration more, at v / 2 on average. At worst, rounding halves an acceleration or a
+        jerk.
         """
         finest = EPS * np.abs(state.position) + TINY
         jerk, most = np.maximum(self.jerk, finest) / 2, np.maximum(self.acceleration, finest) / 2
@@ -149,20 +166,21 @@ class Motion:
         inside = (self.low <= state.position - reach) & (state.position + reach <= self.high)
         return inside & (left <= allowed) & (first + then <= LONGEST_STOP)
 
-    def _keeps(self, past: np.ndarray, chunk: np.ndarray) -> np.ndarray:
-        """Whether every row of the chunk (H, A) is within the limits and can stop, bool (A,)."""
+    def _valid(self, past: np.ndarray, chunk: np.ndarray) -> np.ndarray:
+        """Return whether every row of a chunk (H, A) is within the limits and can stop, bool (A,)."""
         obeys, state = self._obeys(past, chunk)
-        obeys = obeys.all(axis=0)
-        state = State(state.position, state.speed * obeys, state.acceleration * obeys)  # the others are settled
-        return obeys & self.stops(state).all(axis=0)
+        obeys = np.all(obeys, axis=0)
+        # The other dimensions are decided: at rest they cost no braking.
+        state = MotionState(state.position, state.speed * obeys, state.acceleration * obeys)
+        return obeys & np.all(self.stops(state), axis=0)
 
-    def _obeys(self, past: np.ndarray, chunks: np.ndarray) -> tuple[np.ndarray, State]:
-        """Whether each row of chunks (..., H, A) is within the limits up to rounding, bool, and its state."""
+    def _obeys(self, past: np.ndarray, chunks: np.ndarray) -> tuple[np.ndarray, MotionState]:
+        """Return whether each row of chunks (..., H, A) is within the limits up to rounding, bool, and its state."""
         before = np.broadcast_to(past, (*chunks.shape[:-2], *past.shape))
         speed = np.diff(np.concatenate([before, chunks], axis=-2), axis=-2)
         acceleration = np.diff(speed, axis=-2)
         jerk = np.diff(acceleration, axis=-2)
-        state = State(chunks, speed[..., 2:, :], acceleration[..., 1:, :])
+        state = MotionState(chunks, speed[..., 2:, :], acceleration[..., 1:, :])
         rounding = state.rounding
         obeys = (self.low <= chunks) & (chunks <= self.high)
         obeys &= np.abs(state.speed) <= self.velocity + 2 * rounding
@@ -171,13 +189,13 @@ class Motion:
         return obeys, state
 
     def _smoothed(self, past: np.ndarray, target: np.ndarray, braking: np.ndarray) -> np.ndarray:
-        """The target (H, A), smoothed as little as the limits allow; the first rows of `braking` where none is enough.
+        """Return the target (H, A), smoothed as little as the limits allow; if none suffices, the rows of `braking`.
 
-        The target goes on beyond its end as it came, mirrored in its last row, so that it does not seem to stop there.
-        What no motion could reach in time is brought closer first. No row goes beyond the target, unless braking does:
-        then by no more than twice as much.
+        The target is continued beyond its end, mirrored at its last row, so that it does not seem to stop there. What
+        no motion could reach in time is brought closer first. No row exceeds the range of the target, unless braking
+        does: then by at most twice as much.
         """
-        state = State.after(past)
+        state = MotionState.after(past)
         aim = np.pad(target, ((0, AHEAD), (0, 0)), mode="reflect", reflect_type="odd")
         once = np.arange(1.0, len(aim) + 1)[:, None]
         twice, thrice = once * (once + 1) / 2, once * (once + 1) * (once + 2) / 6  # sums, and sums of sums
@@ -196,18 +214,18 @@ class Motion:
         return np.where(obeys.any(axis=0), least, braking)[: len(target)]
 
     def _past(self, history: np.ndarray) -> np.ndarray:
-        """The last commands, float64 (HISTORY, A)."""
+        """Return the last commands, float64 (HISTORY, A), within `low` and `high`."""
         past = np.clip(history[-HISTORY:].astype(np.float64), self.low, self.high)
         return np.concatenate([np.repeat(past[:1], HISTORY - len(past), axis=0), past])
 
 
 @lru_cache(maxsize=4)
 def _smoothers(rows: int) -> np.ndarray:
-    """From three commands and a target to smooth chunks, (len(WIDTHS), rows, 3 + rows); the least smoothing first.
+    """Return matrices from three commands and a target to smooth chunks, (len(WIDTHS), rows, 3 + rows).
 
-    Whittaker-Henderson smoothing with differences of all orders: the chunk x that minimises, for a width w,
-    |x - target|^2 + 3 w^2 |D x|^2 + 3 w^4 |D^2 x|^2 + w^6 |D^3 x|^2. The weights are those of (1 + w^2 D'D)^3, which
-    answers a step with critical damping: from rest it does not overshoot.
+    The least smoothing comes first. Whittaker-Henderson smoothing with differences of all orders: for a width w, the
+    chunk x minimises |x - target|^2 + 3 w^2 |D x|^2 + 3 w^4 |D^2 x|^2 + w^6 |D^3 x|^2. The weights are those of
+    (1 + w^2 D'D)^3, whose step response is critically damped: from rest it does not overshoot.
     """
     d1, d2, d3 = (np.diff(np.eye(HISTORY + rows), order, axis=0)[-rows:] for order in (1, 2, 3))
     w = WIDTHS[:, None, None]

@@ -1,4 +1,5 @@
-"""What Linux does for a process that must be on time. Nothing here fails: what was refused is said."""
+# SPDX-License-Identifier: MIT
+"""Real-time rights of a Linux process. A refusal is no error: it is returned as text."""
 
 from __future__ import annotations
 
@@ -8,11 +9,17 @@ import os
 CURRENT_AND_FUTURE = 1 | 2  # MCL_CURRENT, MCL_FUTURE
 
 
-def run_first(priority: int) -> str:
-    """Schedule this thread and those it starts from now on by SCHED_FIFO with that priority, 1 to 99; 0 leaves it as it
-    is. Returns what became of it, in words."""
+def set_priority(priority: int) -> str:
+    """Schedule this thread, and threads that it starts later, by SCHED_FIFO.
+
+    Args:
+        priority: 1 to 99; 0: keep the scheduling policy.
+
+    Returns:
+        The result as text.
+    """
     if not priority:
-        return "as usual"
+        return "default"
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
     except OSError as error:
@@ -21,7 +28,7 @@ def run_first(priority: int) -> str:
 
 
 def lock_memory() -> str:
-    """Keep all pages of this process in memory. Returns what became of it, in words."""
+    """Keep all pages of this process in memory; return the result as text."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mlockall(CURRENT_AND_FUTURE):
         return f"refused: {os.strerror(ctypes.get_errno())}; allow it with memlock in /etc/security/limits.d"

@@ -1,1 +1,2 @@
-"""What the nodes share: messages to types and back, quality of service, diagnostics, the lifecycle base class."""
+# SPDX-License-Identifier: MIT
+"""ROS 2 side shared by the nodes: conversions, quality of service, diagnostics, base classes, bring-up and a client."""

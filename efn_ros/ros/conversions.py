@@ -1,44 +1,23 @@
-"""Messages to types and back. Arrays move through the buffer protocol; no number becomes a Python object."""
+# SPDX-License-Identifier: MIT
+"""Messages of this package to types and back."""
 
 from __future__ import annotations
 
-import array
 import math
-from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
-from sensor_msgs.msg import JointState
 
-from efn_ros import msg, types
+import efn_ros.msg as msg
+from efn_ros import types
+from efn_ros.ros.fields import from_field, from_time, to_field, to_time
 from efn_ros.ros.images import from_rgb, to_rgb
 from efn_ros.srv import RetrieveExperience
 
-_TYPECODES = {np.dtype(dtype): np.dtype(dtype).char for dtype in ("f4", "f8", "i1", "u1", "u4")}
-_COLUMNS = [f.name for f in fields(types.Experiences) if f.name not in ("rollout_id", "instruction")]  # numbers
-
-
-def to_field(values: np.ndarray) -> array.array:
-    """An array for a sequence field of its dtype, flattened row-major."""
-    field = array.array(_TYPECODES[values.dtype])
-    field.frombytes(np.ascontiguousarray(values).view(np.uint8).reshape(-1).data if values.size else b"")
-    return field
-
-
-def from_field(field: array.array, *shape: int) -> np.ndarray:
-    """A sequence field as an array of `shape` (flat without one), of which one entry may be -1: what is left.
-
-    Raises ValueError where its length does not fit.
-    """
-    values = np.frombuffer(field, dtype=field.typecode) if len(field) else np.empty(0, field.typecode)
-    if not shape:
-        return values
-    known = math.prod(n for n in shape if n != -1)
-    left = values.size // known if known else 0
-    if values.size != known * (left if -1 in shape else 1):
-        raise ValueError(f"a field holds {values.size} numbers, but its shape says {shape}")
-    return values.reshape([left if n == -1 else n for n in shape])
+_CONTEXT = [f.name for f in fields(types.StepContext) if f.name != "stamp_ns"]  # equal in StepHeader
+_COLUMNS = [f.name for f in fields(types.Experiences) if f.name not in ("rollout_id", "instruction")]  # of numbers
 
 
 def _nan_for_none(value: float | None) -> float:
@@ -49,90 +28,60 @@ def _none_for_nan(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def to_time(stamp_ns: int) -> Time:
-    return Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000)
-
-
-def from_time(stamp: Time) -> int:
-    """Nanoseconds."""
-    return stamp.sec * 1_000_000_000 + stamp.nanosec
-
-
-def positions_from_msg(message: JointState, joints: Sequence[str] = ()) -> tuple[list, np.ndarray]:
-    """Names, or numbers without, and positions, float32 (P,), of `joints` in that order, or of all as they come.
-
-    Raises ValueError for none, for names that do not fit, for joints that are not there and for what is not finite.
-    """
-    positions = from_field(message.position)
-    if not len(positions):
-        raise ValueError("joint_states holds no positions")
-    if len(message.name) not in (0, len(positions)):
-        raise ValueError(f"joint_states has {len(message.name)} names and {len(positions)} positions")
-    names = list(message.name) or list(range(len(positions)))
-    if joints:
-        missing = [joint for joint in joints if joint not in names]
-        if missing:
-            raise ValueError(f"joint_states lacks {', '.join(missing)}; it has {', '.join(map(str, names))}")
-        names, positions = list(joints), positions[[names.index(joint) for joint in joints]]
-    if not np.isfinite(positions).all():
-        entry = int(np.argmin(np.isfinite(positions)))
-        raise ValueError(f"joint_states position {names[entry]!r} is {positions[entry]}")
-    return names, positions.astype(np.float32)
-
-
 def context_to_msg(context: types.StepContext) -> msg.StepHeader:
-    message = msg.StepHeader(
-        episode_id=context.episode_id,
-        step=context.step,
-        task=context.task,
-        instruction=context.instruction,
-        seed=context.seed,
-        correct=context.correct,
-        record=context.record,
-    )
+    """Return the header of a decision."""
+    message = msg.StepHeader(**{name: getattr(context, name) for name in _CONTEXT})
     message.header.stamp = to_time(context.stamp_ns)
     return message
 
 
 def context_from_msg(message: msg.StepHeader) -> types.StepContext:
-    return types.StepContext(
-        episode_id=message.episode_id,
-        step=message.step,
-        stamp_ns=from_time(message.header.stamp),
-        task=message.task,
-        instruction=message.instruction,
-        seed=message.seed,
-        correct=message.correct,
-        record=message.record,
-    )
+    """Return the context of a decision."""
+    stamp_ns = from_time(message.header.stamp)
+    return types.StepContext(stamp_ns=stamp_ns, **{name: getattr(message, name) for name in _CONTEXT})
 
 
 def chunk_to_msg(chunk: np.ndarray) -> msg.ActionChunk:
+    """Return a message of an action chunk (H, A)."""
+    horizon, action_size = chunk.shape
     return msg.ActionChunk(
-        horizon=chunk.shape[0], action_size=chunk.shape[1], data=to_field(chunk.astype(np.float32, copy=False))
+        horizon=horizon, action_size=action_size, data=to_field(chunk.astype(np.float32, copy=False))
     )
 
 
 def chunk_from_msg(message: msg.ActionChunk) -> np.ndarray:
+    """Return an action chunk, float32 (H, A).
+
+    Raises:
+        ValueError: The data have another length.
+    """
     return from_field(message.data, message.horizon, message.action_size)
 
 
 def rows_to_msg(rows: types.Quantised) -> msg.QuantisedRows:
-    """One row for a vector (d,), T for a matrix (T, d)."""
+    """Return a message of one row for a vector (d,), of T rows for a matrix (T, d)."""
     q = np.atleast_2d(rows.q)
     scale = np.atleast_1d(rows.scale).astype(np.float32, copy=False)
     return msg.QuantisedRows(rows=q.shape[0], width=q.shape[1], data=to_field(q), scale=to_field(scale))
 
 
 def rows_from_msg(message: msg.QuantisedRows) -> types.Quantised:
-    """(T, d)."""
+    """Return the rows (T, d).
+
+    Raises:
+        ValueError: The data have another length.
+    """
     return types.Quantised(
         from_field(message.data, message.rows, message.width), from_field(message.scale, message.rows)
     )
 
 
 def row_from_msg(message: msg.QuantisedRows) -> types.Quantised:
-    """(d,), of a message of one row. Raises ValueError for any other number of them."""
+    """Return the only row (d,).
+
+    Raises:
+        ValueError: The message holds another number of rows, or the data have another length.
+    """
     if message.rows != 1:
         raise ValueError(f"a key holds {message.rows} rows; it must be one")
     rows = rows_from_msg(message)
@@ -140,6 +89,7 @@ def row_from_msg(message: msg.QuantisedRows) -> types.Quantised:
 
 
 def observation_to_msg(observation: types.Observation, created_ns: int) -> msg.ObservationStamped:
+    """Return a message of an observation; created_ns: when the observation was made."""
     context = context_to_msg(observation.context)
     return msg.ObservationStamped(
         context=context,
@@ -151,6 +101,11 @@ def observation_to_msg(observation: types.Observation, created_ns: int) -> msg.O
 
 
 def observation_from_msg(message: msg.ObservationStamped) -> types.Observation:
+    """Return an observation.
+
+    Raises:
+        ValueError: The message contradicts itself, or an image cannot be read.
+    """
     images = {name: to_rgb(image) for name, image in zip(message.cameras, message.images, strict=True)}
     return types.Observation(context_from_msg(message.context), images, from_field(message.proprio))
 
@@ -158,6 +113,14 @@ def observation_from_msg(message: msg.ObservationStamped) -> types.Observation:
 def policy_step_to_msg(
     step: types.PolicyStep, received_ns: int, created_ns: int, observed: Time | None = None
 ) -> msg.PolicyStepStamped:
+    """Return a message of a policy step.
+
+    Args:
+        step: The step.
+        received_ns: When its observation was received.
+        created_ns: When the step was made.
+        observed: When its observation was made.
+    """
     return msg.PolicyStepStamped(
         context=context_to_msg(step.context),
         base=chunk_to_msg(step.base),
@@ -176,47 +139,44 @@ def policy_step_to_msg(
 
 
 def policy_step_from_msg(message: msg.PolicyStepStamped) -> types.PolicyStep:
-    return types.PolicyStep(
-        context=context_from_msg(message.context),
-        base=chunk_from_msg(message.base),
-        key=row_from_msg(message.key),
-        sketch=rows_from_msg(message.sketch),
-        latent=from_field(message.latent, message.latent_tokens, -1),
-        instruction_embedding=from_field(message.instruction_embedding),
-        proprio=from_field(message.proprio),
-        policy=message.policy,
-        projection=message.projection,
-    )
+    """Return a policy step.
+
+    Raises:
+        ValueError: The message contradicts itself.
+    """
+    base, sketch = chunk_from_msg(message.base), rows_from_msg(message.sketch)
+    return types.PolicyStep(base=base, sketch=sketch, **_query_fields(message))
 
 
 def query_to_request(step: msg.PolicyStepStamped) -> RetrieveExperience.Request:
-    """The request of a policy step, whose fields are taken as they came."""
-    return RetrieveExperience.Request(
-        context=step.context,
-        instruction_embedding=step.instruction_embedding,
-        key=step.key,
-        latent_tokens=step.latent_tokens,
-        latent=step.latent,
-        proprio=step.proprio,
-        policy=step.policy,
-        projection=step.projection,
-    )
+    """Return the request of a policy step, whose fields are passed on unread."""
+    request = RetrieveExperience.Request
+    return request(**{name: getattr(step, name) for name in request.get_fields_and_field_types()})
 
 
 def query_from_request(request: RetrieveExperience.Request) -> types.RetrievalQuery:
-    """Raises ValueError for a request whose fields do not fit each other."""
-    return types.RetrievalQuery(
-        context=context_from_msg(request.context),
-        key=row_from_msg(request.key),
-        latent=from_field(request.latent, request.latent_tokens, -1),
-        instruction_embedding=from_field(request.instruction_embedding),
-        proprio=from_field(request.proprio),
-        policy=request.policy,
-        projection=request.projection,
-    )
+    """Return the query of a request.
+
+    Raises:
+        ValueError: The request contradicts itself.
+    """
+    return types.RetrievalQuery(**_query_fields(request))
+
+
+def _query_fields(message: msg.PolicyStepStamped | RetrieveExperience.Request) -> dict[str, Any]:
+    return {
+        "context": context_from_msg(message.context),
+        "key": row_from_msg(message.key),
+        "latent": from_field(message.latent, message.latent_tokens, -1),
+        "instruction_embedding": from_field(message.instruction_embedding),
+        "proprio": from_field(message.proprio),
+        "policy": message.policy,
+        "projection": message.projection,
+    }
 
 
 def experiences_to_msg(steps: types.Experiences) -> msg.ExperienceArray:
+    """Return a message of recalled steps."""
     return msg.ExperienceArray(
         rollout_id=list(steps.rollout_id),
         instruction=list(steps.instruction),
@@ -227,7 +187,11 @@ def experiences_to_msg(steps: types.Experiences) -> msg.ExperienceArray:
 
 
 def experiences_from_msg(message: msg.ExperienceArray) -> types.Experiences:
-    """Raises ValueError for a column that does not hold so many steps."""
+    """Return recalled steps.
+
+    Raises:
+        ValueError: A column holds another number of steps.
+    """
     count, columns = len(message.rollout_id), {name: from_field(getattr(message, name)) for name in _COLUMNS}
     if not count and any(column.size for column in columns.values()):
         raise ValueError("columns of recalled steps hold numbers, but rollout_id names no step")
@@ -238,8 +202,8 @@ def experiences_from_msg(message: msg.ExperienceArray) -> types.Experiences:
     return types.Experiences(tuple(message.rollout_id), instruction=tuple(message.instruction), **columns)
 
 
-def recall_to_response(recall: types.Recall, response):
-    """Fill a response of RetrieveExperience."""
+def recall_to_response(recall: types.Recall, response: RetrieveExperience.Response) -> RetrieveExperience.Response:
+    """Fill a response with a recall, and return it."""
     response.success = recall.selected >= 0
     response.reason = recall.reason
     response.steps = experiences_to_msg(recall.steps)
@@ -256,8 +220,12 @@ def recall_to_response(recall: types.Recall, response):
     return response
 
 
-def recall_from_response(response) -> types.Recall:
-    """Raises ValueError, naming the field, for an answer that contradicts itself."""
+def recall_from_response(response: RetrieveExperience.Response) -> types.Recall:
+    """Return the recall of a response.
+
+    Raises:
+        ValueError: The response contradicts itself; the message names the field.
+    """
     steps = experiences_from_msg(response.steps)
     if not -1 <= response.selected < len(steps):
         raise ValueError(f"selected is {response.selected}, but {len(steps)} steps were recalled")
@@ -282,7 +250,15 @@ def correction_to_msg(
     created_ns: int,
     step: msg.PolicyStepStamped | None = None,
 ) -> msg.CorrectedAction:
-    """step: the message that is answered, whose stamps are passed on."""
+    """Return a message of a correction.
+
+    Args:
+        correction: The correction.
+        recall_s: Duration of the recall; NaN without one.
+        received_ns: When its policy step was received.
+        created_ns: When the correction was made.
+        step: The message of its policy step, whose stamps are passed on.
+    """
     return msg.CorrectedAction(
         context=context_to_msg(correction.context),
         base=chunk_to_msg(correction.base),
@@ -308,6 +284,11 @@ def correction_to_msg(
 
 
 def correction_from_msg(message: msg.CorrectedAction) -> types.Correction:
+    """Return a correction.
+
+    Raises:
+        ValueError: The message contradicts itself.
+    """
     return types.Correction(
         context=context_from_msg(message.context),
         base=chunk_from_msg(message.base),

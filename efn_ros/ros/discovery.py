@@ -1,4 +1,5 @@
-"""How far nodes hear and are heard: on this machine alone, unless the environment says otherwise."""
+# SPDX-License-Identifier: MIT
+"""Discovery range of the nodes: this machine alone, unless the environment sets another one."""
 
 from __future__ import annotations
 
@@ -10,25 +11,23 @@ from rclpy.utilities import get_rmw_implementation_identifier
 
 RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
 LOCALHOST, AS_PROFILE = "LOCALHOST", "SYSTEM_DEFAULT"
-DEPRECATED = "ROS_LOCALHOST_ONLY"  # until Humble; later it would overrule the range
-BEYOND = ("ROS_STATIC_PEERS", "ROS_DISCOVERY_SERVER")  # who names others wants to hear them
-# As Fast DDS calls it from 3.0 on, and before.
-PROFILES_FILE = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+DEPRECATED = "ROS_LOCALHOST_ONLY"  # of Humble; in later versions it would overrule the range
+PEERS = ("ROS_STATIC_PEERS", "ROS_DISCOVERY_SERVER")  # name other machines
+PROFILES_FILE = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")  # of Fast DDS from 3.0 on, before
 LOOPBACK, NETWORK = (str(Path(__file__).resolve().with_name(f"fastdds_{name}.xml")) for name in ("loopback", "network"))
 
 
-def settle(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Before rclpy.init, in a process that is ours: the range is LOCALHOST where none is set, and then Fast DDS takes
-    what comes over the loopback interface alone.
+def configure(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Limit discovery to this machine if no range is set; to be called before rclpy.init.
 
-    With that range ROS 2 does not look beyond this machine, but its sockets are open to every other one. So a profile
-    does instead what ROS 2 would do, on the loopback interface. A profile that is named already stays.
+    With the range LOCALHOST ROS 2 does not search beyond this machine, but its sockets accept messages from every
+    other one. A profile of Fast DDS therefore binds them to the loopback interface. A profile that is set stays.
     """
-    reach = environment.setdefault(RANGE, LOCALHOST)
+    chosen = environment.setdefault(RANGE, LOCALHOST)
     if "fastrtps" not in get_rmw_implementation_identifier() or any(name in environment for name in PROFILES_FILE):
         return
-    local = reach == LOCALHOST or environment.get(DEPRECATED) == "1"
-    local = local and not any(environment.get(name) for name in BEYOND)
+    local = chosen == LOCALHOST or environment.get(DEPRECATED) == "1"
+    local = local and not any(environment.get(name) for name in PEERS)
     if local:
         environment[RANGE] = AS_PROFILE
         environment.pop(DEPRECATED, None)

@@ -1,6 +1,7 @@
+# SPDX-License-Identifier: MIT
 """Image messages to NumPy and back, without Python lists.
 
-Colours are converted by `cv_bridge` where it is importable and by OpenCV elsewhere, with the same results.
+Colours are converted by `cv_bridge` if it is installed and by OpenCV otherwise, with equal results.
 """
 
 from __future__ import annotations
@@ -12,11 +13,9 @@ import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-# Depth in this range becomes 0 to 255; what is nearer is 0 (as is 0, which means that nothing was measured), what is
-# farther 255.
-DEPTH_RANGE_MM = (0, 2000)
+DEPTH_RANGE_MM = (0, 2000)  # is mapped to 0 to 255 and clipped; a depth of 0 means no measurement
 
-# Encoding to what one channel is, how many there are, and OpenCV's conversion to RGB.
+# Encoding -> type of a channel, number of channels, and OpenCV's conversion to RGB.
 _ENCODINGS = {
     "rgb8": (np.uint8, 3, None),
     "bgr8": (np.uint8, 3, cv2.COLOR_BGR2RGB),
@@ -30,14 +29,19 @@ _ENDS = {"jpeg": b"\xff\xd9", "png": b"IEND\xaeB`\x82"}
 
 
 class ImageError(ValueError):
-    """An image message that cannot be read, or an array that cannot become one."""
+    """An image message that cannot be read, or an array that is no RGB image."""
 
 
 def to_rgb(message: Image | CompressedImage) -> np.ndarray:
-    """uint8 (height, width, 3) RGB, C-contiguous; it may share the message's memory.
+    """Return the RGB image of a message.
 
-    Alpha is left out, grey repeated, and depth (16UC1, millimetres) scaled from DEPTH_RANGE_MM. Raises ImageError for
-    an unknown encoding or format, zero size, a step below the width, truncated data and undecodable JPEG or PNG.
+    Alpha is dropped, grey is repeated, and depth (16UC1, millimetres) is scaled from DEPTH_RANGE_MM.
+
+    Returns:
+        uint8 (height, width, 3), C-contiguous; it may share the message's memory.
+
+    Raises:
+        ImageError: Unknown encoding or format, zero size, a step below the width, truncated or undecodable data.
     """
     pixels = to_array(message)
     if pixels.dtype == np.uint16:
@@ -46,17 +50,23 @@ def to_rgb(message: Image | CompressedImage) -> np.ndarray:
         if pixels.ndim == 2:
             return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
         return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if _is_stored_as_bgr(message) else pixels
-    if _bridge() is not None and _bridge_reads(message):
-        return np.ascontiguousarray(_bridge().imgmsg_to_cv2(message, "rgb8"))
+    bridge = _bridge()
+    if bridge is not None and _bridge_reads(message):
+        return np.ascontiguousarray(bridge.imgmsg_to_cv2(message, "rgb8"))
     conversion = _ENCODINGS[message.encoding][2]
     return np.ascontiguousarray(pixels) if conversion is None else cv2.cvtColor(pixels, conversion)
 
 
 def to_array(message: Image | CompressedImage) -> np.ndarray:
-    """The pixels as they are: uint8 or uint16 (height, width) or (height, width, channels), in this machine's bytes.
+    """Return the pixels of a message without conversion.
 
-    Channels are in the order of the encoding; of a decoded JPEG or PNG in that of OpenCV, without alpha. The array may
-    share the message's memory and its rows may be padded. Raises ImageError as `to_rgb` does.
+    Returns:
+        uint8 or uint16 (height, width) or (height, width, channels), in native byte order. Channels are in the order of
+        the encoding; of a decoded JPEG or PNG in the order of OpenCV, without alpha. The array may share the message's
+        memory, and its rows may be padded.
+
+    Raises:
+        ImageError: As for `to_rgb`.
     """
     if isinstance(message, CompressedImage):
         return _decode(message)
@@ -82,12 +92,20 @@ def to_array(message: Image | CompressedImage) -> np.ndarray:
 
 
 def from_rgb(image: np.ndarray, header: Header) -> Image:
-    """An rgb8 message of uint8 (height, width, 3) RGB, which is copied. Raises ImageError for anything else."""
+    """Return an rgb8 message with a copy of an image.
+
+    Args:
+        image: uint8 (height, width, 3) RGB.
+        header: Header of the message.
+
+    Raises:
+        ImageError: The array has another type or shape.
+    """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise ImageError(f"an image of {image.dtype} {image.shape} is no RGB image; give uint8 (height, width, 3)")
     height, width, _ = image.shape
     message = Image(header=header, height=height, width=width, encoding="rgb8", step=3 * width)
-    message.data.frombytes(np.ascontiguousarray(image))  # one copy; assigning it would make another
+    message.data.frombytes(np.ascontiguousarray(image).data)  # one copy; assigning it would make another
     return message
 
 
@@ -98,7 +116,7 @@ def _decode(message: CompressedImage) -> np.ndarray:
     if kind is None or "compresseddepth" in message.format.lower():
         raise ImageError(f"{what}: the format is unknown; send jpeg or png")
     data = bytes(message.data)
-    # Some versions of OpenCV decode what there is of a truncated file, and leave the rest grey.
+    # Some versions of OpenCV decode the beginning of a truncated file, and leave the rest grey.
     if not data.startswith(_SIGNATURES[kind]) or _ENDS[kind] not in data:
         raise ImageError(f"{what} is no whole {kind} file; send all of its bytes")
     try:
@@ -113,7 +131,7 @@ def _decode(message: CompressedImage) -> np.ndarray:
 
 
 def _is_stored_as_bgr(message: CompressedImage) -> bool:
-    """Whether a decoder's BGR is BGR; image_transport says so where it is not: "rgb8; jpeg compressed rgb8"."""
+    """Return whether a decoded file is BGR; the format names another order: "rgb8; jpeg compressed rgb8"."""
     return "compressed rgb" not in message.format
 
 
@@ -125,15 +143,15 @@ def _depth_to_grey(depth_mm: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _bridge():
-    """A CvBridge, or None where there is none."""
+    """Return a CvBridge, or None if it is not installed."""
     try:
         from cv_bridge import CvBridge
-        from cv_bridge.boost import cv_bridge_boost  # noqa: F401  what converts colours; it is imported late otherwise
+        from cv_bridge.boost import cv_bridge_boost  # noqa: F401  converts colours; otherwise imported late
     except ImportError:
         return None
     return CvBridge()
 
 
 def _bridge_reads(message: Image) -> bool:
-    """cv_bridge takes rows for whole pixels long, and stumbles over big-endian images with NumPy 2."""
+    """Return whether cv_bridge reads a message: it needs rows of whole pixels, and with NumPy 2 little-endian data."""
     return message.step % _ENCODINGS[message.encoding][1] == 0 and not message.is_bigendian

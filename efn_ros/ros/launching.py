@@ -1,4 +1,5 @@
-"""The launch description of a graph, for `ros2 launch`; thin over the same data as `./efn bringup`."""
+# SPDX-License-Identifier: MIT
+"""Launch description of a graph for `ros2 launch`, from the same document as `./efn bringup`."""
 
 import contextlib
 
@@ -14,13 +15,17 @@ FLAGS = {"true": True, "false": False}
 
 
 def describe(name: str) -> LaunchDescription:
-    """Return the launch description of a graph: arguments with the usual names, then one process for each node."""
+    """Return the launch description of a graph: its arguments, then one process for each node."""
     arguments = [
         DeclareLaunchArgument(
-            "graph", default_value=name, description="Graph to start: a name in config/graphs, or a document's path."
+            "graph",
+            default_value=name,
+            description="Graph to start: a name in config/graphs, or the path of a document.",
         ),
         DeclareLaunchArgument("namespace", default_value="efn", description="Namespace of every node and topic."),
-        DeclareLaunchArgument("params_file", default_value="", description="Parameters laid over the graph's own."),
+        DeclareLaunchArgument(
+            "params_file", default_value="", description="Parameter file that overrides the graph's own."
+        ),
         DeclareLaunchArgument(
             "use_sim_time", default_value="false", choices=list(FLAGS), description="Take time from /clock."
         ),
@@ -31,14 +36,12 @@ def describe(name: str) -> LaunchDescription:
             description="Nodes configure and activate themselves.",
         ),
         DeclareLaunchArgument("log_level", default_value="info", description="Log level of the nodes."),
-        DeclareLaunchArgument(
-            "bank", default_value="", description="Directory of the bank; empty: what the graph says."
-        ),
+        DeclareLaunchArgument("bank", default_value="", description="Directory of the bank; empty: the graph's own."),
         DeclareLaunchArgument(
             "on_exit",
             default_value="",
             choices=["", "restart", "stop"],
-            description="What follows when a node dies; empty: what the graph says.",
+            description="What happens if a node dies; empty: as in the graph.",
         ),
     ]
     with contextlib.suppress(FileNotFoundError):
@@ -48,7 +51,7 @@ def describe(name: str) -> LaunchDescription:
                 "dry_run",
                 default_value="false",
                 choices=list(FLAGS),
-                description="A simulated robot in place of the real one, on topics of its own; of agibot_g1.",
+                description="Simulate the robot, on topics of its own; for agibot_g1.",
             )
         )
     return LaunchDescription([*arguments, OpaqueFunction(function=_nodes)])

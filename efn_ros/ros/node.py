@@ -1,77 +1,91 @@
-"""What every node of this package has: declared parameters, diagnostics, lifecycle callbacks that cannot be forgotten.
+# SPDX-License-Identifier: MIT
+"""Base class of every node: declared parameters, diagnostics, and a lifecycle whose callbacks report their errors.
 
-A node starts by itself (configure, then activate) unless `autostart` is false; then a lifecycle manager does.
+A node configures and activates itself unless `autostart` is false; then a lifecycle manager does.
 """
 
 from __future__ import annotations
 
-import faulthandler
+import array
 import functools
-import gc
-import os
-import signal
+import math
 import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-from rclpy.action import ActionServer, CancelResponse
+from rclpy.action.server import ActionServer, CancelResponse, ServerGoalHandle
+from rclpy.client import Client
 from rclpy.clock import Clock
-from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, State, TransitionCallbackReturn
-from rclpy.signals import SignalHandlerOptions
+from rclpy.parameter import Parameter as RosParameter
+from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile
+from rclpy.subscription import Subscription
 from rclpy.task import Future
+from rclpy.timer import Timer
+from rclpy.utilities import try_shutdown
 
-from efn_ros.ros import discovery
 from efn_ros.ros.diagnostics import ERROR, OK, Diagnostics
-from efn_ros.ros.executor import make_executor, spin
 from efn_ros.runtime.experiments import OPTIONS
 from efn_ros.runtime.renamed import current_parameters
 
-MAX_INT = 2**31  # upper bound of an integer parameter that has none of its own
+MAX_INT = 2**31  # upper bound of an integer parameter without one
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A declared parameter, read once when the node is configured."""
+    """A declared parameter, which is read once when the node is configured."""
 
-    name: str
-    default: Any
-    description: str
+    name: str  # dotted
+    default: Any  # its type is the type of the parameter
+    description: str  # with the unit
     min: float | None = None  # smallest number allowed
     max: float | None = None  # largest number allowed
 
     def descriptor(self) -> ParameterDescriptor:
-        """Return its description for ROS 2."""
+        """Return the descriptor for ROS 2."""
         descriptor = ParameterDescriptor(description=self.description, read_only=True)
-        if self.min is not None or self.max is not None:
-            low, high = self.min, self.max
-            if isinstance(self.default, int):
-                bounds = IntegerRange(from_value=int(low or 0), to_value=int(high or MAX_INT), step=0)
-                descriptor.integer_range = [bounds]
-            else:
-                top = float("inf") if high is None else float(high)
-                descriptor.floating_point_range = [FloatingPointRange(from_value=float(low or 0.0), to_value=top)]
+        if self.min is None and self.max is None:
+            return descriptor
+        low, high = self.min or 0, self.max
+        if isinstance(self.default, int):
+            descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high or MAX_INT), step=0)]
+        else:
+            top = math.inf if high is None else float(high)
+            descriptor.floating_point_range = [FloatingPointRange(from_value=float(low), to_value=top)]
         return descriptor
 
 
 COMMON = (
     Parameter("autostart", True, "Configure and activate at start, without a lifecycle manager."),
-    Parameter("diagnostics_period_s", 1.0, "Period of /diagnostics, seconds.", 0.05, 60.0),
+    Parameter("diagnostics_period_s", 1.0, "Period of /diagnostics, s.", 0.05, 60.0),
 )
 
 
 class EfnNode(LifecycleNode):
-    """A lifecycle node, one a process."""
+    """A lifecycle node, the only one of its process.
 
-    PARAMETERS: tuple[Parameter, ...] = ()
-    OPTIONAL_TOPICS: tuple[str, ...] = ()  # it subscribes to them with some parameters, or where more is installed
+    Subclasses implement `setup`, `start`, `stop` and `teardown`. They create topics, services and timers with the
+    methods of this class: these are destroyed at cleanup, and report the errors of their callbacks.
+
+    Attributes:
+        diagnostics: Published on /diagnostics.
+        active: Whether the node is active.
+    """
+
+    PARAMETERS: tuple[Parameter, ...] = ()  # declared beside COMMON
+    OPTIONAL_TOPICS: tuple[str, ...] = ()  # subscribed to with some parameters only, or not published by every robot
 
     def __init__(self, name: str) -> None:
+        """Declare the parameters.
+
+        Args:
+            name: Executable, which is also the name unless a graph remaps it.
+        """
         super().__init__(name)
         self._read_old_names(name)
         for parameter in (*COMMON, *self.PARAMETERS):
@@ -85,10 +99,10 @@ class EfnNode(LifecycleNode):
         self._diagnostics_out = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_timer(self.parameter("diagnostics_period_s"), self._publish_diagnostics)
 
-    # What a node fills in.
+    # Hooks of subclasses.
 
     def setup(self) -> None:
-        """Read parameters, build the parts, create publishers and subscriptions. An exception refuses to configure."""
+        """Read parameters, build the parts, create topics and services. An exception refuses the configuration."""
 
     def start(self) -> None:
         """Become active."""
@@ -97,89 +111,130 @@ class EfnNode(LifecycleNode):
         """Become inactive."""
 
     def teardown(self) -> None:
-        """Release what `setup` built beyond publishers and subscriptions."""
+        """Release the parts that `setup` built; topics and services are destroyed afterwards."""
 
-    # What a node uses.
+    def request_shutdown(self) -> None:
+        """End the process; a subclass may do so later, once its robot is at rest."""
+        try_shutdown()
+
+    # Methods for subclasses.
 
     def parameter(self, name: str) -> Any:
         """Return the value of a parameter; an array as a list."""
         value = self.get_parameter(name).value
-        return list(value) if hasattr(value, "tolist") else value  # an array of numbers comes as array.array
+        return value.tolist() if isinstance(value, array.array) else value
 
     def parameters(self) -> dict[str, Any]:
-        """Return this node's own parameters by dotted name, with the options of an experiment."""
+        """Return this node's own parameters by dotted name, including the options of an experiment."""
         return {name: self.parameter(name) for name in (*(each.name for each in self.PARAMETERS), *self._options)}
 
     def now_ns(self) -> int:
         """Return the time of the node's clock, ns."""
         return self.get_clock().now().nanoseconds
 
-    def listen(self, kind, topic: str, callback: Callable, qos, *, inactive: bool = False):
-        """Subscribe. Messages that arrive while the node is not active are dropped, unless `inactive`."""
+    def subscribe(
+        self, kind: type, topic: str, callback: Callable, qos: QoSProfile, *, inactive: bool = False
+    ) -> Subscription:
+        """Subscribe to a topic.
 
-        def received(message) -> None:
-            if not (self.active or inactive):
-                self.diagnostics.counts["while_inactive"] += 1
-            else:
+        Args:
+            kind: Type of the messages.
+            topic: Name of the topic.
+            callback: Is called with each message.
+            qos: Quality of service.
+            inactive: Also call it while the node is not active; otherwise these messages are dropped.
+        """
+
+        def received(message: Any) -> None:
+            if self.active or inactive:
                 callback(message)
+            else:
+                self.diagnostics.counts["while_inactive"] += 1
 
         subscription = self.create_subscription(kind, topic, self.guard(received), qos)
-        self._made.append((self.destroy_subscription, subscription))
+        self._entities.append((self.destroy_subscription, subscription))
         return subscription
 
-    def serve(self, kind, name: str, callback: Callable) -> None:
-        """Offer a service. A callback that fails is answered with `success` false and the error in words."""
+    def serve(self, kind: Any, name: str, callback: Callable) -> None:
+        """Offer a service. If the callback fails, the response has `success` false and the text of the error."""
 
-        def refusal(error: Exception):
+        def refusal(error: Exception) -> Any:
             response = kind.Response()
             for field in ("message", "reason"):
                 if hasattr(response, field):
                     setattr(response, field, describe_error(error))
             return response
 
-        self._made.append((self.destroy_service, self.create_service(kind, name, self.guard(callback, refusal))))
+        self._entities.append((self.destroy_service, self.create_service(kind, name, self.guard(callback, refusal))))
 
-    def serve_action(self, kind, name: str, execute: Callable, cancel: Callable) -> None:
+    def serve_text(self, kind: Any, name: str, act: Callable[[Any], str], *refusals: type[Exception]) -> None:
+        """Offer a service with `success` and `message`.
+
+        Args:
+            kind: Type of the service.
+            name: Name of the service.
+            act: Handles a request and returns the message.
+            *refusals: Errors of `act` that are only the message of a failure, and are not reported.
+        """
+
+        def serve(request: Any, response: Any) -> Any:
+            try:
+                response.message, response.success = act(request), True
+            except refusals as error:
+                response.message, response.success = str(error), False
+            return response
+
+        self.serve(kind, name, serve)
+
+    def serve_action(
+        self, kind: Any, name: str, execute: Callable, cancel: Callable[[ServerGoalHandle], CancelResponse]
+    ) -> None:
         """Offer an action. `execute` is a coroutine of the goal handle; `cancel` decides whether a goal may end."""
         refuse = self.guard(cancel, lambda error: CancelResponse.REJECT)
         server = ActionServer(self, kind, name, execute, cancel_callback=refuse)
-        self._made.append((lambda made: made.destroy(), server))
+        self._entities.append((ActionServer.destroy, server))
+
+    def client(self, kind: Any, name: str) -> Client:
+        """Create a client of a service."""
+        client = self.create_client(kind, name)
+        self._entities.append((self.destroy_client, client))
+        return client
 
     def when_done(self, future: Future, callback: Callable[[Any], None]) -> None:
         """Call `callback` with the result of a future.
 
-        An exception there never reaches the executor: under rclpy's EventsExecutor one in a done-callback ends the
-        process with a segmentation fault (ros2/rclpy issue 1641).
+        An exception in it is reported and never reaches the executor: in rclpy's EventsExecutor an exception of a
+        done-callback ends the process with a segmentation fault (ros2/rclpy issue 1641).
         """
         future.add_done_callback(self.guard(lambda done: callback(done.result())))
 
-    def publisher(self, kind, topic: str, qos):
-        """Create a publisher that `cleanup` destroys."""
+    def publisher(self, kind: type, topic: str, qos: QoSProfile) -> Publisher:
+        """Create a publisher."""
         publisher = self.create_publisher(kind, topic, qos)
-        self._made.append((self.destroy_publisher, publisher))
+        self._entities.append((self.destroy_publisher, publisher))
         return publisher
 
-    def timer(self, period_s: float, callback: Callable, clock: Clock | None = None):
-        """Call `callback` every `period_s` seconds of `clock`, the node's own if none is given."""
+    def timer(self, period_s: float, callback: Callable, clock: Clock | None = None) -> Timer:
+        """Call `callback` every `period_s` seconds of a clock; None: of the node's own."""
         timer = self.create_timer(period_s, self.guard(callback), clock=clock)
-        self._made.append((self.destroy_timer, timer))
+        self._entities.append((self.destroy_timer, timer))
         return timer
 
     def guard(self, callback: Callable, on_error: Callable[[Exception], Any] = lambda error: None) -> Callable:
-        """Return `callback` made safe: its exceptions are reported, and then `on_error(error)` is returned."""
+        """Return a callback that reports the exceptions of `callback` and returns `on_error(error)` after one."""
 
         @functools.wraps(callback)
         def guarded(*arguments):
             try:
                 return callback(*arguments)
-            except Exception as error:  # noqa: BLE001 - whatever a message does, the node goes on
+            except Exception as error:  # noqa: BLE001 - no message may end the node
                 self.report(error)
                 return on_error(error)
 
         return guarded
 
     def report(self, error: Exception) -> None:
-        """Count and log an error: a ValueError is refused input, anything else a fault, logged with its traceback."""
+        """Count and log an error: a ValueError as refused input, any other one as a fault with its traceback."""
         text = describe_error(error)
         self.diagnostics.error(text)
         if isinstance(error, ValueError):
@@ -191,7 +246,7 @@ class EfnNode(LifecycleNode):
 
     def on_configure(self, state: State) -> TransitionCallbackReturn:
         """Run `setup`."""
-        self._made: list[tuple[Callable, Any]] = []
+        self._entities: list[tuple[Callable, Any]] = []  # how to destroy each entity of ROS, and the entity
         return self._transition(self.setup)
 
     def on_activate(self, state: State) -> TransitionCallbackReturn:
@@ -209,34 +264,32 @@ class EfnNode(LifecycleNode):
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: State) -> TransitionCallbackReturn:
-        """Release everything."""
+        """Release all parts and entities."""
         return self.release()
 
-    def on_shutdown(self, state: State) -> TransitionCallbackReturn:
-        """Release everything."""
-        self.active = False
-        return self.release()
+    on_shutdown = on_cleanup
 
     def release(self) -> TransitionCallbackReturn:
-        """Run `teardown` and destroy what `setup` created in ROS."""
+        """Run `teardown` and destroy the entities of ROS that `setup` created."""
+        self.active = False
         result = self._transition(self.teardown)
-        for destroy, made in getattr(self, "_made", []):
-            destroy(made)
-        self._made = []
+        for destroy, entity in getattr(self, "_entities", []):
+            destroy(entity)
+        self._entities = []
         return result
 
     def _transition(self, hook: Callable[[], None]) -> TransitionCallbackReturn:
         self.diagnostics.state(OK, "")
         try:
             hook()
-        except Exception as error:  # noqa: BLE001 - the lifecycle must get an answer, whatever went wrong
+        except Exception as error:  # noqa: BLE001 - the lifecycle needs a result after any error
             self.get_logger().error(f"{hook.__name__} failed: {type(error).__name__}: {error}")
             self.diagnostics.error(f"{hook.__name__}: {error}")
             self.diagnostics.state(ERROR, f"{hook.__name__} failed: {error}")
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
 
-    def start_by_itself(self) -> None:
+    def autostart(self) -> None:
         """Configure and activate.
 
         Raises:
@@ -248,7 +301,7 @@ class EfnNode(LifecycleNode):
         self.get_logger().info("active")
 
     def _read_old_names(self, executable: str) -> None:
-        """Replace overrides under names of an earlier version by the present ones."""
+        """Rename overrides that use parameter names of an earlier version."""
         values = {name: override.value for name, override in self._parameter_overrides.items()}
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -256,7 +309,7 @@ class EfnNode(LifecycleNode):
         for warning in caught:
             self.get_logger().warning(str(warning.message))
         if caught:
-            self._parameter_overrides = {name: rclpy.Parameter(name, value=value) for name, value in current.items()}
+            self._parameter_overrides = {name: RosParameter(name, value=value) for name, value in current.items()}
 
     def _publish_diagnostics(self) -> None:
         lifecycle = "active" if self.active else "inactive"
@@ -264,43 +317,5 @@ class EfnNode(LifecycleNode):
 
 
 def describe_error(error: Exception) -> str:
-    """Return an error in one line: the message of a ValueError, with the name of any other kind before it."""
+    """Return the text of an error; unless it is a ValueError, with the name of its type."""
     return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-
-
-def run(make_node: Callable[[], EfnNode], niceness: int = 0, *, leaves: bool = False) -> None:
-    """Spin one node until SIGINT or SIGTERM, then exit within a second. The main function of every executable.
-
-    Args:
-        make_node: Makes the node, after rclpy is initialised.
-        niceness: Above zero for a node that has time, so that it does not run where one in the robot's loop could.
-        leaves: At the first signal the node's `leave` is called, which ends rclpy when it is done; a second signal
-            does so at once.
-    """
-    faulthandler.enable()
-    os.nice(niceness)  # before there are threads: each has its own
-    discovery.settle()
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO if leaves else SignalHandlerOptions.ALL)
-    node = make_node()
-    if leaves:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: node.leave())
-    executor = make_executor()
-    executor.add_node(node)
-    code = 0
-    try:
-        if node.parameter("autostart"):
-            node.start_by_itself()
-        gc.freeze()  # what exists now stays; collecting it again and again would only cost time
-        spin(executor, node.get_logger().error)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except SystemExit as failure:
-        node.get_logger().fatal(str(failure))
-        code = 1
-    node.active = False
-    node.release()
-    executor.shutdown(timeout_sec=0.2)
-    node.destroy_node()
-    rclpy.try_shutdown()
-    raise SystemExit(code)

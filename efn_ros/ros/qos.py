@@ -1,4 +1,5 @@
-"""Quality of service after REP-2003: sensor data in, reliable steps and actions, latched state."""
+# SPDX-License-Identifier: MIT
+"""Quality of service after REP 2003: sensor data best effort, steps and actions reliable, state latched."""
 
 from rclpy.qos import QoSDurabilityPolicy, QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
 
@@ -13,11 +14,10 @@ def _profile(depth: int, reliable: bool = True, latched: bool = False) -> QoSPro
 
 
 SENSOR_DATA = _profile(5, reliable=False)  # images and joint states of a robot
-LOSSLESS_SENSOR_DATA = _profile(5)  # of a world in lockstep, which waits for each
+LOSSLESS_SENSOR_DATA = _profile(5)  # of a world in lockstep, which waits for each message
 STEPS = _profile(10)  # observation, policy step, corrected action
-# As these are published: whoever asks for it like this gets the last ones, also from before it was discovered.
-KEPT_STEPS = _profile(64, latched=True)
-EVERY_STEP = _profile(2000)  # for whoever must miss none even when busy
-EVERY_KEPT_STEP = _profile(2000, latched=True)  # nor the first ones, although it has just come
+LATCHED_STEPS = _profile(64, latched=True)  # with which these are published: a late subscriber can get the last ones
+ALL_STEPS = _profile(2000)  # for a subscriber that must miss none, even when busy
+ALL_LATCHED_STEPS = _profile(2000, latched=True)  # nor those published just before it subscribed
 LATCHED = _profile(1, latched=True)  # the present episode, the bank's revision
 EVENTS = _profile(50)

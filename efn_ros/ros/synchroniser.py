@@ -1,4 +1,5 @@
-"""Approximate-time synchronisation of several streams: the newest complete set wins, what it overtakes is dropped."""
+# SPDX-License-Identifier: MIT
+"""Approximate time synchronisation: the newest complete set of items is used, older items are dropped."""
 
 from __future__ import annotations
 
@@ -8,25 +9,30 @@ from typing import Any
 
 
 class Synchroniser:
-    """Keeps a few items a source and gives out one from each whose stamps lie within `slop_ns` of one another.
+    """Combines one item of each source into a set whose stamps differ by at most `slop_ns`.
 
-    dropped: items that were, or will be, part of no set.
+    Attributes:
+        dropped: Number of items that were, or will be, part of no set.
     """
 
     def __init__(self, sources: Sequence[str], slop_ns: int, depth: int = 8) -> None:
+        """Keep at most `depth` items of each source."""
         self._queues: dict[str, deque[tuple[int, Any]]] = {source: deque(maxlen=depth) for source in sources}
-        self._given: dict[str, int] = {}  # source -> stamp of what it gave last
+        self._used: dict[str, int] = {}  # source -> stamp of its last item that was part of a set
         self._slop_ns = slop_ns
         self.dropped = 0
 
     def add(self, source: str, stamp_ns: int, item: Any) -> dict[str, tuple[int, Any]] | None:
-        """Add one item; the complete set source -> (stamp, item) that it makes, if any.
+        """Add one item.
 
-        What is older than what its source gave last comes too late. The same stamp may come again: a world in
-        lockstep that asks once more.
+        An item older than the last used one of its source is dropped. An equal stamp is accepted: a world in lockstep
+        publishes an image again.
+
+        Returns:
+            The set source -> (stamp, item) that the item completes, if any.
         """
         queue = self._queues[source]
-        if stamp_ns < self._given.get(source, stamp_ns):
+        if stamp_ns < self._used.get(source, stamp_ns):
             self.dropped += 1
             return None
         self.dropped += len(queue) == queue.maxlen
@@ -41,7 +47,7 @@ class Synchroniser:
         if max(stamps) - min(stamps) > self._slop_ns:
             return None
         for name, candidates in self._queues.items():
-            self._given[name] = chosen[name][0]
+            self._used[name] = chosen[name][0]
             later = [entry for entry in candidates if entry[0] > chosen[name][0]]
             self.dropped += len(candidates) - len(later) - 1
             candidates.clear()
@@ -49,8 +55,8 @@ class Synchroniser:
         return chosen
 
     def clear(self) -> None:
-        """Forget everything, also how far the stamps had come."""
-        self._given.clear()
+        """Remove all items, and accept any stamp."""
+        self._used.clear()
         for queue in self._queues.values():
             self.dropped += len(queue)
             queue.clear()

@@ -1,1 +1,2 @@
-"""A robot at work in one process: its graph, its parts out of parameters, its agent and its episodes."""
+# SPDX-License-Identifier: MIT
+"""The loop in one process: graphs, parts from parameters, the agent and its episodes."""

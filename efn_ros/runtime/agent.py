@@ -1,6 +1,7 @@
-"""observe -> infer -> recall -> correct -> act -> remember, in one process and without ROS.
+# SPDX-License-Identifier: MIT
+"""The loop in one process and without ROS: observe, infer, recall, correct, act, store.
 
-The nodes are these same parts with topics between them; in lockstep both give the same actions, bit for bit.
+The nodes run the same parts with topics between them; in lockstep both give the same actions, bit for bit.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ from efn_ros.worlds.world import World
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """What came of one episode."""
+    """Result of one episode."""
 
-    episode_id: str
-    task: str
+    episode_id: str  # as of `StepContext`
+    task: str  # name
     scene: int  # seed of the scene
-    success: bool
+    success: bool  # whether the task succeeded
     length: int  # control steps
-    corrections: tuple[Correction, ...]  # one a decision
+    corrections: tuple[Correction, ...]  # one per decision
 
 
 class Agent:
-    """The frozen policy with its memory. Without a retriever it is the base policy; without a writer it forgets."""
+    """The frozen policy with its memory."""
 
     def __init__(
         self,
@@ -40,9 +41,17 @@ class Agent:
         writer: BankWriter | None = None,
         robot: str = "simulated",
     ) -> None:
+        """Assemble the parts.
+
+        Args:
+            inference: The policy.
+            corrector: Of its actions.
+            retriever: Of experience; None: the base policy alone.
+            writer: Of the bank; None: no episode is stored.
+            robot: Name of the robot, stored with each episode.
+        """
         self._inference, self._corrector, self._retriever, self._writer = inference, corrector, retriever, writer
-        self._recorder = RolloutRecorder()
-        self._robot = robot
+        self._recorder, self._robot = RolloutRecorder(), robot
 
     def act(self, observation: Observation) -> tuple[PolicyStep, Recall, Correction]:
         """Make one decision."""
@@ -65,11 +74,11 @@ class Agent:
         record: bool = True,
         seed: int | None = None,
     ) -> EpisodeResult:
-        """Run one whole episode; it is remembered on return, if there is a writer and `record` is set.
+        """Run one whole episode, and store it if there is a writer and `record` is set.
 
         The arguments are those of `Episode`.
         """
-        records = record and self._writer is not None
+        writer = self._writer if record else None
         if self._retriever and correct:
             self._retriever.prefetch()
         episode = Episode(
@@ -82,7 +91,7 @@ class Agent:
             correct=correct,
             record=record,
         )
-        if records:
+        if writer:
             self._recorder.begin(
                 episode_id,
                 robot=self._robot,
@@ -94,20 +103,16 @@ class Agent:
         corrections = []
         for observation in episode:
             step, _, correction = self.act(observation)
-            if records:
+            if writer:
                 for item in (observation, step, correction):
                     self._recorder.add(item)
             episode.execute(correction.corrected)
             corrections.append(correction)
-        if records:
-            self._remember(Outcome.SUCCESS if episode.success else Outcome.FAILURE, episode.length)
-        return EpisodeResult(episode_id, task, scene, episode.success, episode.length, tuple(corrections))
-
-    def _remember(self, outcome: Outcome, length: int) -> None:
-        rollout = self._recorder.finish(outcome, length=length)
-        if rollout and self._writer:
-            self._writer.append(rollout)
-            self._writer.retain()
+        length, outcome = episode.control_step, Outcome.SUCCESS if episode.success else Outcome.FAILURE
+        if writer and (rollout := self._recorder.finish(outcome, length=length)):
+            writer.append(rollout)
+            writer.prune()
+        return EpisodeResult(episode_id, task, scene, episode.success, length, tuple(corrections))
 
     def close(self) -> None:
         """Release the bank."""

@@ -1,4 +1,5 @@
-"""From parameters to the parts of a robot's bridge."""
+# SPDX-License-Identifier: MIT
+"""From the parameters of a robot's bridge to its parts."""
 
 from __future__ import annotations
 
@@ -16,22 +17,25 @@ if TYPE_CHECKING:
 
 
 def make_bridge(p: Parameters) -> tuple[Bridge, list[Gripper]]:
-    """Of a robot's bridge, and its grippers. A limit of one entry stands for every joint. Raises ValueError for
-    parameters that do not fit each other."""
-    from efn_ros.robots.bridge import Bridge, Timeouts
-    from efn_ros.robots.description import Gripper, Layout
+    """Build a bridge and its grippers; a limit of one entry is that of every joint.
+
+    Raises:
+        ValueError: Parameters do not fit each other.
+    """
+    from efn_ros.robots.bridge import Bridge
+    from efn_ros.robots.description import Gripper, Layout, Timeouts
     from efn_ros.robots.streaming import JointLimits, Stream
 
-    def each(name: str) -> np.ndarray:
+    def joint_values(name: str) -> np.ndarray:
         values = np.asarray(p[f"joints.{name}"], np.float64)
         if len(values) not in (1, len(joints)):
-            raise ValueError(f"joints.{name} has {len(values)} entries; there are {len(joints)} joints")
+            raise ValueError(f"joints.{name} has {len(values)} entries; the robot has {len(joints)} joints")
         return np.repeat(values, len(joints)) if len(values) == 1 else values
 
-    def named(name: str) -> list:
+    def gripper_values(name: str) -> list[float]:
         values = p[f"grippers.{name}"]
         if len(values) != len(names):
-            raise ValueError(f"grippers.{name} has {len(values)} entries; there are {len(names)} grippers")
+            raise ValueError(f"grippers.{name} has {len(values)} entries; the robot has {len(names)} grippers")
         return values
 
     joints, names = p["joints.names"], [name for name in p["grippers.names"] if name]
@@ -43,21 +47,26 @@ def make_bridge(p: Parameters) -> tuple[Bridge, list[Gripper]]:
             f"an action has {len(p['action.joints'])} joints and {len(entries)} grippers; the robot has {len(joints)} "
             f"and {len(names)}"
         )
-    limits = {field.name: each(field.name) for field in fields(JointLimits)}
+    limits = {field.name: joint_values(field.name) for field in fields(JointLimits)}
     for name in ("velocity", "acceleration", "jerk"):
         limits[name] = limits[name] * p["speed_scale"]
-    workspace = make_workspace(p)
+    workspace = _make_workspace(p)
     if workspace:
         workspace.inside(np.zeros((1, len(joints))))  # refuses another number of joints
     stream = Stream(JointLimits(**limits), p["command_rate_hz"], workspace.inside if workspace else None)
     layout = Layout(p["action.joints"], entries, p["action.kind"])
     timeouts = Timeouts(**{name: p[f"timeouts.{name}"] for name in ("state_s", "action_s", "late_s", "stop_s")})
-    grippers = [Gripper(*one) for one in zip(names, named("opened"), named("closed"), strict=True)] if names else []
+    ends = (gripper_values("opened"), gripper_values("closed")) if names else ([], [])
+    grippers = [Gripper(*one) for one in zip(names, *ends, strict=True)]
     return Bridge(stream, layout, p["action_rate_hz"], timeouts), grippers
 
 
-def make_workspace(p: Parameters) -> Workspace | None:
-    """Of a robot's bridge; None where postures are not checked. Raises ValueError for a model that is not known."""
+def _make_workspace(p: Parameters) -> Workspace | None:
+    """Build the workspace of a bridge; None if postures are not checked.
+
+    Raises:
+        ValueError: The model is unknown, or bounds have no model.
+    """
     from efn_ros.robots import agibot_g1
     from efn_ros.robots.workspace import Workspace
 
@@ -66,7 +75,7 @@ def make_workspace(p: Parameters) -> Workspace | None:
             raise ValueError("workspace has bounds but no model to check them with; name one in workspace.model")
         return None
     if p["workspace.model"] != "agibot_g1":
-        raise ValueError(f"workspace.model is {p['workspace.model']!r}; there is 'agibot_g1'")
+        raise ValueError(f"workspace.model is {p['workspace.model']!r}; choose 'agibot_g1', or leave it empty")
     box, keep_out = (list(p[f"workspace.{name}"]) for name in ("box", "keep_out"))
     return Workspace.create(
         agibot_g1.load_arms(),

@@ -1,8 +1,9 @@
-"""From parameters, by the names of the nodes that declare them, to the parts of the loop; for nodes and agent alike."""
+# SPDX-License-Identifier: MIT
+"""From the parameters of the nodes to the parts of the loop, for nodes and agent."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,9 @@ from efn_ros.correction.corrector import Residual
 from efn_ros.correction.exploration import Exploration, actor_sampler
 from efn_ros.correction.registry import Registry
 from efn_ros.efn.config import PACKAGED, WEIGHTS
-from efn_ros.features.codes import Codes
+from efn_ros.features.codes import SketchEncoder
 from efn_ros.features.sketches import Projection
+from efn_ros.plugins import PluginGroup
 from efn_ros.policies import FrozenPolicy, load_policy
 from efn_ros.resources import checkpoint_directory
 from efn_ros.retrieval import RetrievalConfig, Retriever
@@ -26,7 +28,7 @@ from efn_ros.runtime.agent import Agent
 from efn_ros.runtime.experiments import EXPERIMENT, load_experiment
 from efn_ros.runtime.graph import Graph
 from efn_ros.runtime.inference import Inference
-from efn_ros.worlds import Deployment, World, make_world
+from efn_ros.worlds import Deployment, TrainingWorld, make_world
 from efn_ros.worlds.deployment import KINDS
 
 if TYPE_CHECKING:
@@ -34,20 +36,30 @@ if TYPE_CHECKING:
 
 Parameters = Mapping[str, Any]
 LIMITS = ("low", "high", "velocity", "acceleration", "jerk", "reject", "residual", "holds_last")
+# An entry point of another distribution names a function (parameters of efn_corrector) -> Residual.
+RESIDUALS = PluginGroup(
+    group="efn_ros.residuals",
+    kind="method",
+    own=("recalled_action", "learned"),
+    interface="Residual",
+    members={"__call__": Callable},
+)
 
 
 def make_policy(p: Parameters) -> FrozenPolicy:
-    """Build the policy of vla_policy. Sizes are those of a policy without a checkpoint; a checkpoint has its own."""
+    """Build the policy of vla_policy; the parameters have the sizes of a policy without a checkpoint."""
     name, settings = p["policy"], {}
     if name in ("untrained", "constant", "sine"):
+        needed = ("image_size", "proprio_size", "action_size", "horizon", "cameras")
+        if missing := [key for key in needed if key not in p]:
+            raise ValueError(f"policy {name!r} has no checkpoint that tells its sizes: set {', '.join(missing)} too")
         proprio, size = p["proprio_size"], p["action_size"]
-        settings = {"image_size": p["image_size"], "proprio_size": proprio, "horizon": p["horizon"]}
-        settings["cameras"] = tuple(p["cameras"])
+        settings = {key: p[key] for key in ("image_size", "proprio_size", "horizon")} | {"cameras": tuple(p["cameras"])}
         if name == "constant":
             settings["action"] = [0.0] * size
         elif name == "sine":
-            settings |= {"action": p["sine.posture"], "amplitude": p["sine.amplitude"]}
-            settings |= {"frequency_hz": p["sine.frequency_hz"], "action_rate_hz": p["sine.action_rate_hz"]}
+            settings |= {key: p[f"sine.{key}"] for key in ("amplitude", "frequency_hz", "action_rate_hz")}
+            settings["action"] = p["sine.posture"]
         else:
             settings |= {"action_low": (-1.0,) * size, "action_high": (1.0,) * size}
             settings |= {"proprio_mean": (0.0,) * proprio, "proprio_std": (1.0,) * proprio}
@@ -66,11 +78,6 @@ def make_inference(p: Parameters) -> Inference:
     return Inference(make_policy(p), make_projection(p))
 
 
-def make_codes(checkpoint: str) -> Codes | None:
-    """Load the codes of the EFN in a directory, or in the package; None for an empty name."""
-    return Codes.load(checkpoint_directory(checkpoint, PACKAGED) / WEIGHTS) if checkpoint else None
-
-
 def make_retrieval_config(p: Parameters) -> RetrievalConfig:
     """Build the settings of experience_retrieval."""
     return RetrievalConfig(
@@ -80,7 +87,7 @@ def make_retrieval_config(p: Parameters) -> RetrievalConfig:
         max_steps=p["max_steps"],
         k=p["k"],
         random_steps=p["random_steps"],
-        codes=make_codes(p["codes"]),
+        codes=SketchEncoder.load(checkpoint_directory(p["codes"], PACKAGED) / WEIGHTS) if p["codes"] else None,
         temperature=p["temperature"],
         lambda_=p["similarity_weight"],
         beta=p["length_decay"],
@@ -103,20 +110,23 @@ def make_writer(p: Parameters, bank: str | Path) -> BankWriter:
     """Open the bank of bank_writer.
 
     Raises:
-        ValueError: The budget cannot be kept.
+        ValueError: The budget does not fit the strategy.
         BankError: As `BankWriter` raises it.
     """
     budget = {name: p[f"retention.{name}"] for name in ("strategy", "rollouts", "steps")}
-    retention = Retention(**budget, bytes=p["retention.megabytes"] * MEGABYTE)
-    settings = {"projection": make_projection(p), "image_quality": p["image_quality"], "retention": retention}
-    return BankWriter(Path(bank).expanduser(), **settings)
+    return BankWriter(
+        Path(bank).expanduser(),
+        projection=make_projection(p),
+        image_quality=p["image_quality"],
+        retention=Retention(**budget, bytes=p["retention.megabytes"] * MEGABYTE),
+    )
 
 
 def make_residual(p: Parameters) -> Residual:
     """Build the residual of efn_corrector.
 
     Raises:
-        ValueError: The method is unknown, or the checkpoint does not fit.
+        ValueError: The method is unknown, cannot be used, or its checkpoint does not fit.
         FileNotFoundError: There is no checkpoint.
     """
     if name := p.get(EXPERIMENT):
@@ -127,11 +137,16 @@ def make_residual(p: Parameters) -> Residual:
         from efn_ros.correction.learned import LearnedResidual
 
         return LearnedResidual(p["checkpoint"], gain=p["gain"], check_memory=p["check_memory"])
-    raise ValueError(f"method {p['method']!r} is unknown; there are 'recalled_action' and 'learned'")
+    return RESIDUALS.make(p["method"], p)
 
 
 def make_corrector(p: Parameters) -> Corrector:
-    """Build the corrector of efn_corrector. A limit of one entry stands for every dimension."""
+    """Build the corrector of efn_corrector; a limit of one entry is that of every dimension.
+
+    Raises:
+        ValueError: Parameters do not fit each other.
+        FileNotFoundError: There is no checkpoint.
+    """
     values = {name: list(p[f"limits.{name}"]) for name in LIMITS}
     size = max(map(len, values.values()))
     values = {name: value * size if len(value) == 1 else value for name, value in values.items()}
@@ -148,12 +163,16 @@ def make_corrector(p: Parameters) -> Corrector:
 
 
 def make_exploration(p: Parameters, bound: np.ndarray) -> Exploration:
-    """Build the exploration of efn_corrector within the largest residual, (A,).
+    """Build the exploration of efn_corrector.
+
+    Args:
+        p: Parameters.
+        bound: Largest residual, (A,).
 
     Raises:
         ValueError: Parameters do not fit each other.
     """
-    samples = p["exploration.mode"] == "residual" and p["method"] == "learned"
+    sampled = p["exploration.mode"] == "residual" and p["method"] == "learned"
     return Exploration(
         mode=p["exploration.mode"],
         scale=p["exploration.scale"],
@@ -162,19 +181,19 @@ def make_exploration(p: Parameters, bound: np.ndarray) -> Exploration:
         bound=bound,
         control_steps=p["control_steps"],
         rate_hz=p["rate_hz"],
-        sampler=actor_sampler(p["checkpoint"], gain=p["gain"]) if samples else None,
+        sampler=actor_sampler(p["checkpoint"], gain=p["gain"]) if sampled else None,
     )
 
 
 def make_switching(p: Parameters, corrector: Corrector) -> Switching | None:
-    """Build the switching of efn_corrector; None where it does not learn at work."""
+    """Build the switching of checkpoints of efn_corrector; None if it does not learn at work."""
     if not p["learn"] or p["method"] != "learned":
         return None
     from efn_ros.correction.switching import Switching
 
     def make(checkpoint: Path) -> tuple[Residual, Exploration]:
-        named = {**p, "checkpoint": str(checkpoint)}
-        return make_residual(named), make_exploration(named, corrector.limits.residual)
+        q = {**p, "checkpoint": str(checkpoint)}
+        return make_residual(q), make_exploration(q, corrector.limits.residual)
 
     return Switching(corrector, Registry(p["bank"]), checkpoint_directory(p["checkpoint"], PACKAGED), make)
 
@@ -184,24 +203,19 @@ def make_deployment(p: Parameters) -> Deployment:
     return Deployment.draw(p["deployment.seed"], {kind: p[f"deployment.{kind}"] for kind in KINDS})
 
 
-def make_simulation(p: Parameters) -> World:
+def make_simulation(p: Parameters) -> TrainingWorld:
     """Build the world of sim_bridge."""
     settings = {"assets": p["libero_assets"]} if p["world"] == "libero" else {}
     return make_world(p["world"], deployment=make_deployment(p), image_size=p["image_size"], **settings)
 
 
 def make_agent(graph: Graph, bank: str | Path | None) -> Agent:
-    """Build the agent of a graph in this process; without a bank, the base policy alone."""
+    """Build the agent of a graph with a bank, or with the base policy alone."""
     inference = make_inference(graph.parameters("vla_policy"))
     corrector = make_corrector(graph.parameters("efn_corrector"))
     if bank is None:
         return Agent(inference, corrector)
     source = BankReader(Path(bank).expanduser(), skip_corrupt=True)
-    writing = graph.parameters("bank_writer")
-    return Agent(
-        inference,
-        corrector,
-        make_retriever(graph.parameters("experience_retrieval"), source),
-        make_writer(writing, bank),
-        robot=writing["robot"],
-    )
+    retriever = make_retriever(graph.parameters("experience_retrieval"), source)
+    p = graph.parameters("bank_writer")
+    return Agent(inference, corrector, retriever, make_writer(p, bank), p["robot"])

@@ -1,14 +1,15 @@
-"""The graph of a robot as data: `config/graphs/<name>.yaml` with its parameter files, read by every front end.
+# SPDX-License-Identifier: MIT
+"""Graphs as data: `config/graphs/<name>.yaml` with its parameter files, read by every front end.
 
-A graph document holds:
+A graph document has these entries:
 
-    extends: <another graph>, whose nodes and parameters come first
-    nodes: name -> executable (the name, if not given), remap (from -> to), when (a parameter that must be true)
-    without: names of inherited nodes that are left out
-    parameters: names of files in config/parameters, or paths (*.yaml) beside the document, laid one over another
-    on_exit: what follows when a node dies: restart it, or stop the graph
+    extends: another graph, whose nodes and parameters come first
+    nodes: name -> executable (default: the name), remap (from -> to), when (a parameter that must be true)
+    without: names of inherited nodes to leave out
+    parameters: names of files in config/parameters, or paths (*.yaml) relative to the document; later ones override
+    on_exit: reaction to the end of a node: restart it, or stop the graph
 
-A section of a parameter file is a node's name, its executable, or `**` for all nodes.
+A section of a parameter file is named by a node, an executable, or `**` for all nodes.
 """
 
 from __future__ import annotations
@@ -30,39 +31,39 @@ ALL_NODES = "**"
 SIMULATION = "sim_bridge"  # the executable of every simulated world
 DOCUMENT = ("extends", "nodes", "without", "parameters", "on_exit")
 NODE = ("executable", "remap", "when")
-HIDDEN = "_"  # begins the name of a graph that is only extended
+HIDDEN = "_"  # prefix of the names of graphs that are only extended
 
 
 @dataclass(frozen=True)
 class NodeSpec:
     """One process of a graph."""
 
-    name: str
-    executable: str
+    name: str  # of the node
+    executable: str  # of this package
     parameters: dict[str, Any]  # by dotted name
     remappings: tuple[tuple[str, str], ...] = ()  # (from, to)
 
 
 @dataclass(frozen=True)
 class Graph:
-    """The processes of a robot, in the order they are started."""
+    """The processes of a robot, in the order of their start."""
 
-    name: str
-    nodes: tuple[NodeSpec, ...]
-    on_exit: str = RESTART  # what follows when one of them dies
-    optional: dict[str, list[str]] = field(default_factory=dict)  # parameter -> nodes that it adds where it is true
+    name: str  # of the document
+    nodes: tuple[NodeSpec, ...]  # in the order in which they start
+    on_exit: str = RESTART  # reaction to the end of a node: RESTART or STOP
+    optional: dict[str, list[str]] = field(default_factory=dict)  # parameter -> nodes that it adds if it is true
 
     @classmethod
     def load(cls, name: str, overlays: Iterable[str | Path] = (), **parameters: Any) -> Graph:
-        """Read a graph and lay parameters over it.
+        """Read a graph and override its parameters.
 
         Args:
             name: One of `graphs()`, or the path of a document.
-            overlays: Parameter files, laid over the graph's own in their order.
-            **parameters: Laid over every node.
+            overlays: Parameter files that override those of the graph; later ones override earlier ones.
+            **parameters: Override those of every node.
 
         Raises:
-            FileNotFoundError: There is no such graph or file.
+            FileNotFoundError: The graph or a file does not exist.
             ValueError: A file does not fit; the message names it and the entry.
         """
         document = _document(name)
@@ -111,9 +112,9 @@ class Graph:
         """Return the parameters of one node by dotted name.
 
         Raises:
-            KeyError: The node is not part of the graph.
+            KeyError: The graph has no such node.
         """
-        return {each.name: each for each in self.nodes}[node].parameters
+        return {each.name: each.parameters for each in self.nodes}[node]
 
     @property
     def world(self) -> dict[str, Any]:
@@ -122,10 +123,10 @@ class Graph:
         Raises:
             KeyError: The graph has none.
         """
-        for node in self.nodes:
-            if node.executable == SIMULATION:
-                return node.parameters
-        raise KeyError(f"graph {self.name!r} has no simulated world: none of its nodes is a {SIMULATION}")
+        found = [node.parameters for node in self.nodes if node.executable == SIMULATION]
+        if not found:
+            raise KeyError(f"graph {self.name!r} has no simulated world: none of its nodes is a {SIMULATION}")
+        return found[0]
 
 
 def graphs() -> list[str]:
@@ -135,47 +136,45 @@ def graphs() -> list[str]:
 
 
 def dry_run(name: str) -> str:
-    """Return the graph in which a simulated robot takes the place of a graph's own.
+    """Return the graph in which a simulated robot replaces the robot of a graph.
 
     Raises:
-        FileNotFoundError: It has none.
+        FileNotFoundError: The graph has no dry run.
     """
     found = f"{name}_dry_run"
     if found not in graphs():
-        raise FileNotFoundError(f"{name} has no dry run: there is no graph {found}")
+        raise FileNotFoundError(f"{name} has no dry run: graph {found} does not exist")
     return found
 
 
 def enclave(namespace: str, name: str) -> str:
-    """Return where the keys of a process are in a keystore of SROS2: those of each node apart."""
+    """Return the enclave of a node in a keystore of SROS2; each node has its own."""
     return "/".join(("", *filter(None, [namespace.strip("/")]), name))
 
 
 def enclave_arguments(namespace: str, name: str) -> list[str]:
-    """Return the ROS arguments that name the enclave, where the environment asks for security."""
+    """Return the ROS arguments that set the enclave of a node; none unless the environment enables security."""
     return ["--enclave", enclave(namespace, name)] if os.environ.get("ROS_SECURITY_ENABLE") == "true" else []
 
 
 def _document(name: str) -> dict[str, Any]:
-    """A graph document with what it extends."""
+    """A graph document, merged with the documents that it extends."""
     path = _beside(Path(), "graphs", name)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no graph {name!r}; there are {', '.join(graphs())}")
+        raise FileNotFoundError(f"graph {name!r} does not exist; choose one of {', '.join(graphs())}")
     own = _read(path)
     if unknown := set(own) - set(DOCUMENT):
-        raise ValueError(f"{path}: {sorted(unknown)[0]!r} is no entry of a graph; there are {', '.join(DOCUMENT)}")
+        raise ValueError(f"{path}: {sorted(unknown)[0]!r} is no entry of a graph; use {', '.join(DOCUMENT)}")
     for node, entry in (own.get("nodes") or {}).items():
         if unknown := set(entry or {}) - set(NODE):
-            raise ValueError(
-                f"{path}: {sorted(unknown)[0]!r} is no entry of node {node!r}; there are {', '.join(NODE)}"
-            )
+            raise ValueError(f"{path}: {sorted(unknown)[0]!r} is no entry of node {node!r}; use {', '.join(NODE)}")
     own["parameters"] = [_beside(path, "parameters", each) for each in own.get("parameters") or []]
     base = {"nodes": {}, "without": [], "parameters": [], "on_exit": RESTART}
     return _merge(_document(str(_beside(path, "graphs", own["extends"]))) if own.get("extends") else base, own)
 
 
 def _beside(document: Path, kind: str, name: str) -> Path:
-    """The file that a document names: a path relative to it, or the name of one that comes with the package."""
+    """The file that a document names: a path relative to it, or the name of a file of the package."""
     return document.parent / name if name.endswith(".yaml") else config_directory() / kind / f"{name}.yaml"
 
 
@@ -198,7 +197,7 @@ def _executable_of(document: dict[str, Any], node: str) -> str:
 
 
 def _document_of_section(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A section `graph` of a parameter file, as version 0.1 had it."""
+    """The graph document of a section `graph` in a parameter file of version 0.1."""
     warnings.warn(
         f"{path} changes the graph in a section 'graph'; write a document that extends it instead (see config/graphs)",
         FutureWarning,
@@ -218,7 +217,7 @@ def _document_of_section(values: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise FileNotFoundError(f"there is no parameter file {path}")
+        raise FileNotFoundError(f"parameter file {path} does not exist")
     try:
         document = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:

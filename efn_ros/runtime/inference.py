@@ -1,4 +1,5 @@
-"""From an observation to the compact policy step that travels, is recalled by and is remembered."""
+# SPDX-License-Identifier: MIT
+"""From an observation to the compact policy step that is published, compared and stored."""
 
 from __future__ import annotations
 
@@ -10,7 +11,12 @@ from efn_ros.types import Observation, PolicyStep
 
 
 class Inference:
-    """The frozen policy with the bank's projection."""
+    """The frozen policy with the projection of the bank.
+
+    Attributes:
+        policy: The policy.
+        projection: Of its visual tokens.
+    """
 
     def __init__(self, policy: FrozenPolicy, projection: Projection) -> None:
         self.policy, self.projection = policy, projection
@@ -19,9 +25,7 @@ class Inference:
         """Run the policy on an observation.
 
         Raises:
-            ValueError: It cannot take the images, the proprioception or the instruction; the message names the entry.
-
-        Source: equations (1) and (2).
+            ValueError: The images, the proprioception or the instruction do not fit; the message names the entry.
         """
         self._check(observation)
         return self.compact(observation, self.policy.infer(observation))
@@ -44,7 +48,9 @@ class Inference:
         spec = self.policy.spec
         for camera in spec.cameras:
             if camera not in observation.images:
-                raise ValueError(f"image of camera {camera!r} is missing; there are {sorted(observation.images)}")
+                raise ValueError(
+                    f"image of camera {camera!r} is missing; the observation has {sorted(observation.images)}"
+                )
             expected, shape = (spec.image_size, spec.image_size, 3), observation.images[camera].shape
             if shape != expected:
                 raise ValueError(f"image of camera {camera!r} has shape {shape}; the policy takes {expected}")

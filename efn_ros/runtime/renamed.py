@@ -1,4 +1,5 @@
-"""Parameters that had other names before version 0.2; the old ones are read for one version, with a warning."""
+# SPDX-License-Identifier: MIT
+"""Parameters that had other names before version 0.2; the old names work for one version, with a warning."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-# Executable -> old name -> new name. "patience." and the like stand for all names that begin so.
+# Executable -> old name -> new name. A name that ends with "." stands for all names with this prefix.
 RENAMED: dict[str, dict[str, str]] = {
     "experience_retrieval": {
         "rollouts": "max_rollouts",
@@ -39,6 +40,7 @@ RENAMED: dict[str, dict[str, str]] = {
     "trajectory_bridge": {"patience.": "timeouts."},
     "agibot_g1_driver": {"judge_rates": "check_rates"},
 }
+# Executable -> name -> old value -> new value.
 VALUES: dict[str, dict[str, dict[str, str]]] = {
     "vla_policy": {"policy": {"sway": "sine"}},
     "efn_trainer": {"rule": {"when proven": "when accepted"}},
@@ -54,9 +56,12 @@ def current_name(executable: str, name: str) -> str:
 
 
 def current_parameters(executable: str, parameters: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """Return parameters under their present names and values, and warn of each that had another.
+    """Return parameters under their present names and with their present values, and warn of each old one.
 
-    where: said in the warnings, such as the file that they are from.
+    Args:
+        executable: Whose parameters they are.
+        parameters: By name.
+        where: Begins each warning, such as the name of a file.
     """
     renamed = {}
     for name, value in parameters.items():
@@ -64,7 +69,7 @@ def current_parameters(executable: str, parameters: Mapping[str, Any], where: st
         new_value = values.get(value, value) if isinstance(value, str) else value
         if new != name or new_value != value:
             warnings.warn(
-                f"{where}{name}: {value} of {executable} is now {new}: {new_value}; the old form goes with version 0.3",
+                f"{where}{name}: {value} of {executable} is now {new}: {new_value}; version 0.3 drops the old form",
                 FutureWarning,
                 stacklevel=3,
             )

@@ -1,1 +1,2 @@
-"""Training of networks: one loop, the data it learns from, and the recipes."""
+# SPDX-License-Identifier: MIT
+"""Training of networks: the loop, the datasets and the recipes."""

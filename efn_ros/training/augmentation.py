@@ -1,4 +1,5 @@
-"""Augmentation of training samples: other arms behind the same motion, and memories of other deployments."""
+# SPDX-License-Identifier: MIT
+"""Augmentation of training samples: the same motion by other arms, and memories of other deployments."""
 
 from __future__ import annotations
 
@@ -11,14 +12,14 @@ from torch import Tensor
 from efn_ros.efn.batching import Present
 from efn_ros.worlds.deployment import MAX_GAIN_LOG, MAX_OFFSET, MAX_YAW_RAD, arm_coordinates
 
-# What a command shift changes; what the base had said would otherwise give the shift away.
+# Columns that a shift of the arm changes. The base action is among them: it would otherwise reveal the shift.
 COMMANDS = ("executed", "base", "executed_before")
-ARM_COORDINATES = 5  # of the coordinates of a deployment
+ARM_COORDINATES = 5  # the first coordinates of a deployment, those of its arm
 
 
 @dataclass(frozen=True)
 class Arm:
-    """How B arms answer commands, as in `Deployment`."""
+    """How B arms respond to commands, as in `Deployment`."""
 
     offset: np.ndarray  # (B, 3)
     gain: np.ndarray  # (B,)
@@ -26,7 +27,7 @@ class Arm:
 
     @classmethod
     def draw(cls, count: int, rng: np.random.Generator) -> Arm:
-        """Draw arms; each shift is present in half of the rows."""
+        """Draw arms at random; each shift is present in half of the rows."""
         present, size = rng.random((3, count)) < 0.5, rng.uniform(-1, 1, (5, count))
         return cls(
             offset=MAX_OFFSET * (size[:3] * present[0]).T,
@@ -35,13 +36,13 @@ class Arm:
         )
 
     @classmethod
-    def of(cls, coordinates: np.ndarray) -> Arm:
-        """Return the arms of the first five of `Deployment.coordinates`, (B, 5)."""
+    def from_coordinates(cls, coordinates: np.ndarray) -> Arm:
+        """Return the arms of the first ARM_COORDINATES of `Deployment.coordinates`, (B, 5)."""
         offset, gain, yaw = np.split(coordinates.astype(np.float64), (3, 4), axis=1)
         return cls(MAX_OFFSET * offset, np.exp(MAX_GAIN_LOG * gain[:, 0]), MAX_YAW_RAD * yaw[:, 0])
 
     def after(self, first: Arm) -> Arm:
-        """Return the arm that is commanded what `first` makes of a command."""
+        """Return the composition: the arm that executes the output of `first` as its command."""
         cos, sin = np.cos(self.yaw_rad), np.sin(self.yaw_rad)
         x, y, z = first.offset.T
         turned = np.column_stack([cos * x - sin * y, sin * x + cos * y, z])
@@ -49,7 +50,7 @@ class Arm:
         return Arm(offset, self.gain * first.gain, self.yaw_rad + first.yaw_rad)
 
     def inverse(self, actions: np.ndarray) -> np.ndarray:
-        """Return actions (B, ..., A), float32 in [-1, 1], whose translation this arm turns into that of `actions`."""
+        """Return commands (B, ..., A), float32 in [-1, 1], whose translation this arm turns into that of `actions`."""
         axes = (slice(None), *(None,) * (actions.ndim - 2))
         x, y, z = np.moveaxis((actions[..., :3] - self.offset[(*axes, slice(None))]) / self.gain[(*axes, None)], -1, 0)
         cos, sin = np.cos(self.yaw_rad)[axes], np.sin(self.yaw_rad)[axes]
@@ -64,34 +65,34 @@ def augment_arms(
     bound: tuple[float, ...],
     rng: np.random.Generator,
 ) -> None:
-    """Change rows of a batch in place as if their arm had answered otherwise.
+    """Change rows of a batch in place as if another arm had executed the same motion.
 
-    A shift T, drawn at random, comes before that of the deployment: the command that moved the arm as u did is now the
-    inverse of T on u. So every sample serves for as many arms as there are draws.
+    A random shift T is applied before that of the deployment, so the command that causes the motion of u becomes the
+    inverse of T applied to u. Every sample thus serves for as many arms as are drawn.
 
     Args:
         memory: Columns of recalled and recent steps.
         samples: Columns of the samples: base, target and deployment.
-        rows: That are changed.
+        rows: Rows to change.
         bound: Largest residual, (A,).
-        rng: Of the shifts.
+        rng: Draws the shifts.
     """
     arm = Arm.draw(len(rows), rng)
     for name in (n for n in memory if n.removeprefix("recent_") in COMMANDS):
-        was = memory[name][rows]
-        memory[name][rows] = arm.inverse(was) * was.any(axis=(-2, -1), keepdims=True)  # no command stays none
+        commands = memory[name][rows]
+        memory[name][rows] = arm.inverse(commands) * commands.any(axis=(-2, -1), keepdims=True)  # zero stays zero
     base, target = samples["base"][rows], samples["target"][rows]
     limit = np.array(bound, np.float32)
     samples["target"][rows] = np.clip(arm.inverse(base + target) - base, -limit, limit)
-    whole = Arm.of(samples["deployment"][rows, :ARM_COORDINATES]).after(arm)
+    whole = Arm.from_coordinates(samples["deployment"][rows, :ARM_COORDINATES]).after(arm)
     samples["deployment"][rows, :ARM_COORDINATES] = arm_coordinates(whole.offset, whole.gain, whole.yaw_rad)
 
 
 def negative_memories(present: Present, deployment: Tensor, rng: np.random.Generator, fraction: float) -> np.ndarray:
-    """Return the row whose memory each row of a batch gets, int (B,).
+    """Return for each row of a batch the row whose memory it gets, int (B,).
 
-    It is its own, or, in a fraction of the rows, that of the row of another deployment whose robot is nearest, so that
-    it was recalled for nearly the same.
+    In a fraction of the rows, the negative samples, it is the row of another deployment with the most similar
+    proprioception, whose memory was recalled for nearly the same state. In the others it is the row itself.
     """
     distance = torch.cdist(present.proprio, present.proprio)
     distance[(deployment[:, None] == deployment[None]).all(dim=-1)] = torch.inf

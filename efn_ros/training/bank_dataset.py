@@ -1,4 +1,5 @@
-"""Training samples out of a bank: each decision with what the other rollouts recall for it."""
+# SPDX-License-Identifier: MIT
+"""Training samples from a bank: each decision with what is recalled for it from the other rollouts."""
 
 from __future__ import annotations
 
@@ -10,28 +11,29 @@ import numpy as np
 import torch
 
 from efn_ros.bank import StoredRollout
-from efn_ros.bank.format.steps import before, successors
 from efn_ros.bank.store.snapshot import FixedSnapshot, Snapshot
 from efn_ros.efn.actor import Efn
 from efn_ros.efn.batching import MOTION, Present, Recalled
 from efn_ros.retrieval import RetrievalConfig, Retriever
-from efn_ros.types import Mode, Outcome, Quantised, RetrievalQuery, StepContext
+from efn_ros.training.decisions import concatenate, decision_columns
+from efn_ros.types import Mode, Quantised, RetrievalQuery, StepContext
 
-MIN_BOUND = 1e-6  # a dimension that may not be corrected trains nothing
-DECIDED = (Mode.CORRECTED, Mode.BASE, Mode.SHADOW)  # a hold or a stop trains nothing
+MIN_BOUND = 1e-6  # keeps the loss finite in a dimension that may not be corrected
+DECIDED = (Mode.CORRECTED, Mode.BASE, Mode.SHADOW)  # modes of decisions that become samples; not a hold or a stop
 
 
 def is_held_out(rollout_id: str, fraction: float) -> bool:
-    """Return whether a rollout is held out; by a hash of its identifier, so that it stays on its side."""
+    """Return whether a rollout is held out for validation, by a hash of its identifier: a growing bank changes none."""
     digest = hashlib.blake2b(rollout_id.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") < fraction * 2**64
 
 
 class BankDataset:
-    """Decisions of some rollouts, N in all, each with what the others recall for it.
+    """Decisions of some rollouts, N in all, each with what is recalled for it from the other rollouts.
 
     Attributes:
-        rollout: int (N,), index of each decision's rollout among the samples' rollouts.
+        rollout: int (N,), index of each decision's rollout among the sampled rollouts.
+        row: int (N,), row of each decision among the decisions of the whole memory.
         success: bool (N,), of the rollout.
         corrected: bool (N,), of the decision.
         target: float32 (N, H, A), what was added to the base action.
@@ -51,27 +53,26 @@ class BankDataset:
         """Recall for every decision.
 
         Args:
-            sampled: Rollouts that samples are taken of; a rollout may stand there more than once.
-            memory: Rollouts that are recalled, those of `sampled` among them.
-            retrieval: As the robot recalls at work.
+            sampled: Rollouts whose decisions become samples; the same rollout may occur more than once.
+            memory: Rollouts to recall from, those of `sampled` among them.
+            retrieval: Settings of recall on the robot.
             efn: The network that the samples are for.
-            projection: Identity of the one behind the rollouts' keys.
+            projection: Identity of the projection of the rollouts' keys.
             pause: Called before every rollout; may raise to interrupt.
-            subsets: Where given, each rollout recalls from a subset of the others that it draws, of a size that is
-                uniform on the scale of logarithms; else from all.
+            subsets: Draws for each rollout a subset of the others to recall from, of log-uniform size; None: recall
+                from all others.
 
         Raises:
-            ValueError: The rollouts are of other sizes than the network.
+            ValueError: The sizes of rollouts and network differ.
         """
-        self._memory, self._columns = memory, _columns(memory)
-        self._sketches: dict[int, list[Quantised]] = {}
-        _check_fit(memory[0], efn)
-        first = dict(zip((r.record.id for r in memory), _offsets(memory), strict=True))
-        rows = {r.record.id: {step: row for row, step in enumerate(r.arrays.steps.tolist())} for r in memory}
-        self._columns["code"] = np.concatenate([_codes(rollout, efn) for rollout in memory])
+        _check_sizes(memory[0], efn)
+        self._memory, self._sketches = memory, dict[int, list[Quantised]]()
+        self._columns = concatenate([_columns(owner, rollout, efn) for owner, rollout in enumerate(memory)])
+        decisions = ((rollout.record.id, step) for rollout in memory for step in rollout.arrays.steps.tolist())
+        row_of = {decision: row for row, decision in enumerate(decisions)}
         retrieval = replace(retrieval, codes=None)  # every rollout is encoded above
         count = retrieval.k + retrieval.random_steps
-        row_of, rollout_of, recalled, similarity, mask = [], [], [], [], []
+        row, rollout_of, recalled, similarity, lengths = [], [], [], [], []
         for index, rollout in enumerate(sampled):
             pause()
             others = tuple(r for r in memory if r.record.id != rollout.record.id)
@@ -79,23 +80,24 @@ class BankDataset:
                 chosen = subsets.permutation(len(others))[: int(len(others) ** subsets.random())]
                 others = tuple(others[i] for i in np.sort(chosen))
             retriever = Retriever(FixedSnapshot(Snapshot.of(others, 1, projection)), retrieval)
-            for row in np.flatnonzero(np.isin(rollout.arrays.modes, DECIDED)):
-                steps = retriever.recall(_query(rollout, row, projection)).steps
-                found = [first[s.rollout_id] + rows[s.rollout_id][s.step] for s in steps]
-                padding = count - len(found)
-                row_of.append(first[rollout.record.id] + row)
+            for i in np.flatnonzero(np.isin(rollout.arrays.modes, DECIDED)).tolist():
+                query = _query(rollout, i, projection)
+                steps = retriever.recall(query).steps
+                padding = [0] * (count - len(steps))
+                row.append(row_of[rollout.record.id, query.context.step])
                 rollout_of.append(index)
-                recalled.append(found + [0] * padding)
-                similarity.append([*steps.similarity, *[0.0] * padding])
-                mask.append([True] * len(found) + [False] * padding)
-        self.rollout, self.row = np.array(rollout_of, int), np.array(row_of, int)
+                recalled.append([row_of[step.rollout_id, step.step] for step in steps] + padding)
+                similarity.append([*steps.similarity, *padding])
+                lengths.append(len(steps))
+        self.row, self.rollout = np.array(row, int), np.array(rollout_of, int)
         self._recalled = np.array(recalled, int).reshape(-1, count)
         self._similarity = np.array(similarity, np.float32).reshape(-1, count)
-        self._mask = np.array(mask, bool).reshape(-1, count)
+        self._mask = np.arange(count) < np.array(lengths, int)[:, None]
         self.success = self._columns["success"][self.row] > 0
-        self.corrected = self._columns["corrected"][self.row] > 0
+        self.corrected = self._columns["corrected"][self.row]
         added = self._columns["executed"][self.row] - self._columns["base"][self.row]
-        self.target = added * self.corrected[:, None, None]  # a limit's smoothing of the base is no correction
+        # The limits may smooth the base action of a decision without correction; that is nothing to learn.
+        self.target = added * self.corrected[:, None, None]
 
     def __len__(self) -> int:
         return len(self.row)
@@ -105,7 +107,7 @@ class BankDataset:
         return np.where(self.success, np.where(self.corrected, 1.0, base_weight), 0.0).astype(np.float32)
 
     def batch(self, rows: np.ndarray) -> tuple[Present, Recalled]:
-        """Return the decisions `rows`, (B,), as the network read them, or would have read them, at work."""
+        """Return the decisions `rows`, (B,), as the network would read them on the robot."""
         columns, here, chosen = self._columns, self.row[rows], self._recalled[rows]
         sketches = [self._sketch(i) for i in here]
         names = (*MOTION, "base", "code", "success")
@@ -119,13 +121,13 @@ class BankDataset:
         )
 
     def recalled_rollouts(self, sample: int) -> set[str]:
-        """Return the identifiers of the rollouts that a sample's memory is from."""
+        """Return the identifiers of the rollouts that are recalled for a sample."""
         owner = self._columns["owner"][self._recalled[sample][self._mask[sample]]]
         return {self._memory[i].record.id for i in owner}
 
     @torch.inference_mode()
     def residuals(self, efn: Efn, gain: float, batch_size: int, pause: Callable[[], None] = lambda: None) -> np.ndarray:
-        """Return what a network adds in every decision, float32 (N, H, A), before the limits of the robot."""
+        """Return the residual of a network in every decision, float32 (N, H, A), before the limits of the robot."""
         parts = []
         for rows in np.split(np.arange(len(self)), range(batch_size, len(self), batch_size)):
             pause()
@@ -134,50 +136,34 @@ class BankDataset:
 
     def _sketch(self, row: int) -> np.ndarray:
         owner = int(self._columns["owner"][row])
-        if owner not in self._sketches:  # else a file would be opened for every decision of every batch
+        if owner not in self._sketches:  # else every decision of every batch would open a file
             rollout = self._memory[owner]
             self._sketches[owner] = rollout.sketches(*range(len(rollout.arrays.steps)))
         return self._sketches[owner][self._columns["index"][row]].dequantise()
 
 
+def _columns(owner: int, rollout: StoredRollout, efn: Efn) -> dict[str, np.ndarray]:
+    """Columns of a rollout's decisions; (owner, index) identifies each."""
+    count = len(rollout.arrays.steps)
+    return decision_columns(rollout) | {
+        "corrected": rollout.arrays.modes == Mode.CORRECTED,
+        "owner": np.full(count, owner),
+        "index": np.arange(count),
+        "code": _codes(rollout, efn),
+    }
+
+
 @torch.inference_mode()
 def _codes(rollout: StoredRollout, efn: Efn) -> np.ndarray:
-    """What the network keeps of what each decision saw, float32 (N, code_size)."""
+    """Codes of the sketches of all decisions, float32 (N, code_size)."""
     if not efn.config.code_size:
         return np.zeros((len(rollout.arrays.steps), 0), np.float32)
     sketches = rollout.sketches(*range(len(rollout.arrays.steps)))
     return efn.code(torch.from_numpy(np.stack([sketch.dequantise() for sketch in sketches]))).numpy()
 
 
-def _offsets(rollouts: Sequence[StoredRollout]) -> list[int]:
-    return np.cumsum([0, *(len(r.arrays.steps) for r in rollouts)])[:-1].tolist()
-
-
-def _columns(rollouts: Sequence[StoredRollout]) -> dict[str, np.ndarray]:
-    """All decisions of all rollouts, one below the other; owner and index say which each is."""
-    columns: dict[str, list[np.ndarray]] = {}
-    for owner, rollout in enumerate(rollouts):
-        arrays, count = rollout.arrays, len(rollout.arrays.steps)
-        executed_before, proprio_before = before(arrays)
-        for name, values in (
-            ("executed", arrays.executed),
-            ("base", arrays.base),
-            ("proprio", arrays.proprio),
-            ("proprio_next", arrays.proprio[successors(arrays.steps)]),
-            ("executed_before", executed_before),
-            ("proprio_before", proprio_before),
-            ("latent", arrays.latent),
-            ("success", np.full(count, rollout.record.outcome == Outcome.SUCCESS, np.float32)),
-            ("corrected", arrays.modes == Mode.CORRECTED),
-            ("owner", np.full(count, owner)),
-            ("index", np.arange(count)),
-        ):
-            columns.setdefault(name, []).append(values)
-    return {name: np.concatenate(parts) for name, parts in columns.items()}
-
-
 def _query(rollout: StoredRollout, row: int, projection: str) -> RetrievalQuery:
-    """What the decision asked memory with, or would have; the same draw for the same seed and step."""
+    """The query of a decision; recall draws the same random steps for the same seed and step."""
     record, arrays = rollout.record, rollout.arrays
     stamp_ns, step = int(arrays.stamps_ns[row]), int(arrays.steps[row])
     return RetrievalQuery(
@@ -191,7 +177,7 @@ def _query(rollout: StoredRollout, row: int, projection: str) -> RetrievalQuery:
     )
 
 
-def _check_fit(rollout: StoredRollout, efn: Efn) -> None:
+def _check_sizes(rollout: StoredRollout, efn: Efn) -> None:
     arrays, c = rollout.arrays, efn.config
     for name, found, expected in (
         ("base action", arrays.base.shape[1:], (c.horizon, c.action_size)),

@@ -1,9 +1,10 @@
+# SPDX-License-Identifier: MIT
 """Training samples from a simulated deployment, with the frozen policy itself as the teacher.
 
-The simulator knows the shift that it hides. So the policy can be shown the scene as it was trained, and its action rid
-of the shift: what it does at its best. The difference to what it does in the deployment is the residual to learn, and
-the rollouts of the deployment are all that the network may learn it from. No expert and no human is asked, so any
-backbone can be trained like this.
+The simulator knows the shift of the deployment. The teacher is the frozen policy with the nominal cameras and with the
+shift of the arm removed from its action. The residual to learn is the difference between its action and the action of
+the policy in the deployment; the network must infer it from the deployment's rollouts alone. No expert and no human
+labels are needed, so that any backbone can be trained like this.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from pathlib import Path
 import numpy as np
 
 from efn_ros.bank import BankReader
-from efn_ros.bank.format.steps import before, successors
 from efn_ros.correction.learned import LearnedResidual
 from efn_ros.retrieval import Retriever
 from efn_ros.retrieval.config import INSTRUCTION, RetrievalConfig
@@ -25,6 +25,8 @@ from efn_ros.runtime.episode import Episode
 from efn_ros.runtime.factory import make_inference, make_retrieval_config, make_simulation, make_writer
 from efn_ros.runtime.graph import Graph
 from efn_ros.runtime.inference import Inference
+from efn_ros.training.config import CollectionConfig
+from efn_ros.training.decisions import concatenate, decision_columns
 from efn_ros.types import (
     Correction,
     Mode,
@@ -36,31 +38,10 @@ from efn_ros.types import (
     RolloutStep,
 )
 from efn_ros.worlds import TrainingWorld
-from efn_ros.worlds.deployment import SAMPLED, Deployment, sample_strengths
+from efn_ros.worlds.deployment import Deployment, sample_strengths
 
-BANK_SCENE, SAMPLE_SCENE = 200_000, 300_000  # scenes that neither evaluation nor the policy's training has met
-EXTRA_CAMERAS = "_extra_cameras"  # in the name of the file of samples whose memory is of other cameras
-
-
-@dataclass(frozen=True)
-class CollectionConfig:
-    """What is collected in one deployment."""
-
-    seed: int  # of the deployment and of everything drawn in it
-    strengths: tuple[tuple[str, float], ...] = ()  # of its shifts; empty: drawn too
-    other_cameras: int = 2  # other deployments in which the same motion is seen, each with a memory of its own
-    extra_cameras: int = 4  # cameras, drawn anew, that also see each sample; their memory is the deployment's own
-    bank_rollouts: int = 8  # that fill the bank
-    sample_rollouts: int = 10  # that samples are taken of
-    bound: tuple[float, ...] = (0.6, 0.6, 0.6, 1.0)  # largest residual of the teacher, (A,), in the action's units
-    noise: float = 0.1  # standard deviation of the actions' noise, smooth over a rollout
-    nearest_steps: int = 8  # most similar recalled steps
-    random_steps: int = 16  # more recalled steps, at random
-    checkpoint: str = ""  # of a network that drives half of the rollouts (DAgger); empty: none yet
-    graph: str = "metaworld_sim"
-    overlays: tuple[str, ...] = ()  # parameter files laid over those of the graph
-    kinds: tuple[str, ...] = SAMPLED  # of shifts that are drawn
-    tasks: tuple[str, ...] = ()  # empty: all of the world's
+BANK_SCENE, SAMPLE_SCENE = 200_000, 300_000  # first scenes; neither evaluation nor the policy's training uses them
+EXTRA_CAMERAS = "_extra_cameras"  # in the name of the file of samples from extra cameras
 
 
 def sample_files(seed: int, directory: Path) -> list[Path]:
@@ -71,12 +52,14 @@ def sample_files(seed: int, directory: Path) -> list[Path]:
 def collect(config: CollectionConfig, directory: Path, collector: type[Collector] | None = None) -> list[Path]:
     """Run one deployment and write its samples, NumPy archives without pickle; its own file comes last.
 
-    Every motion is also seen as other cameras would have shown it in another light, each a file of its own. Columns
-    bank_*: one row for each remembered decision: rollout, executed, base, executed_before (H, A), proprio,
-    proprio_next, proprio_before (P,), latent (dz,), success. Others: one row for each sample: latent (L, dz), proprio,
-    base, target (H, A), the teacher's residual; similarity (M,), to every remembered decision; deployment, (12,),
-    coordinates. Both: sketch int8 (T, d) and sketch_scale (T,). outcomes: shares of success of the remembered rollouts
-    and of those that samples are of.
+    Every motion is also rendered for other cameras and another light, each in a file of its own.
+
+    * Columns bank_*, one row for each decision in the bank: rollout, executed, base, executed_before (H, A), proprio,
+      proprio_next, proprio_before (P,), latent (dz,), success.
+    * Other columns, one row for each sample: latent (L, dz), proprio, base, target (H, A), which is the residual of the
+      teacher, similarity (M,) to each decision in the bank, deployment (12,), its coordinates.
+    * Both: sketch int8 (T, d) and sketch_scale (T,).
+    * outcomes: success rates of the bank's rollouts and of those that samples are taken of.
 
     Args:
         config: What to collect.
@@ -90,9 +73,9 @@ def collect(config: CollectionConfig, directory: Path, collector: type[Collector
     graph = Graph.load(config.graph, config.overlays)
     with tempfile.TemporaryDirectory() as banks:
         robot = (collector or Collector)(config, deployment, graph, Path(banks))
-        remembered = [robot.fill_banks(i) for i in range(config.bank_rollouts)]
+        banked = [robot.fill_banks(i) for i in range(config.bank_rollouts)]
         sampled = [robot.collect(i) for i in range(config.sample_rollouts)]
-        outcomes = np.array([np.mean(remembered), np.mean(sampled)], np.float32)
+        outcomes = np.array([np.mean(banked), np.mean(sampled)], np.float32)
         own, *others = robot.views
         named = {f"_view{i}": view for i, view in enumerate(others, 1)} | {EXTRA_CAMERAS: robot.extra_view, "": own}
         files = {name: view.arrays() | {"outcomes": outcomes} for name, view in named.items() if view.rows}
@@ -101,28 +84,30 @@ def collect(config: CollectionConfig, directory: Path, collector: type[Collector
         path = directory / f"{config.seed}{name}.npz"
         partial = path.with_suffix(".tmp")
         with partial.open("wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType] - the stub takes ** for `allow_pickle`
         partial.replace(path)
     return sample_files(config.seed, directory)
 
 
 @dataclass
 class View:
-    """One deployment as its cameras see it: its bank, and the samples before its cameras."""
+    """One deployment as its cameras observe it."""
 
-    deployment: Deployment
-    bank: Path
-    rows: list[dict[str, np.ndarray]] = field(default_factory=list)
+    deployment: Deployment  # the shift that it shows
+    bank: Path  # directory of its bank
+    rows: list[dict[str, np.ndarray]] = field(default_factory=list)  # the samples
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return all columns of the file of this view."""
-        remembered = remembered_decisions(BankReader(self.bank))
-        samples = {name: np.stack([row[name] for row in self.rows]) for name in self.rows[0]}
-        return {**{f"bank_{name}": array for name, array in remembered.items()}, **samples}
+        bank = {f"bank_{name}": array for name, array in bank_columns(BankReader(self.bank)).items()}
+        return bank | {name: np.stack([row[name] for row in self.rows]) for name in self.rows[0]}
 
 
 class Collector:
-    """A simulated robot in one deployment, seen through its own cameras (the first view) and through others."""
+    """A simulated robot in one deployment, observed by its own cameras (the first view) and by others.
+
+    An experiment may override `make_inference`, `make_student` and `columns`.
+    """
 
     def __init__(self, config: CollectionConfig, deployment: Deployment, graph: Graph, banks: Path) -> None:
         self.config, self._graph = config, graph
@@ -140,8 +125,6 @@ class Collector:
         self.views = [View(each, banks / str(i)) for i, each in enumerate([deployment, *others])]
         self.extra_view = View(deployment, self.views[0].bank)
 
-    # What an experiment may fill in.
-
     def make_inference(self, inference: Inference) -> Inference:
         """Return the inference that samples are made with."""
         return inference
@@ -154,26 +137,34 @@ class Collector:
         """Return further columns of a sample."""
         return {}
 
-    # One rollout each.
-
     def fill_banks(self, index: int) -> bool:
-        """Run the base alone, for one episode, into the bank of every view."""
-        kept: list[list[RolloutStep]] = [[] for _ in self.views]
-        episode = self._episode(f"remembered-{index}", BANK_SCENE + index)
+        """Run the base policy alone for one episode and store it in the bank of every view.
+
+        Returns:
+            Whether the episode succeeded.
+        """
+        rollouts: list[list[RolloutStep]] = [[] for _ in self.views]
+        episode = self._episode(f"bank-{index}", BANK_SCENE + index)
         for observation in episode:
-            seen, steps = self._see(observation)
+            observations, steps = self._observe(observation)
             executed = steps[0].base
-            for rollout, seen_by, step in zip(kept, seen, steps, strict=True):
-                said = replace(step, base=executed)  # a policy before those cameras would have said what it did
-                rollout.append(RolloutStep(seen_by, said, uncorrected(step, executed)))
+            for rollout, observed, step in zip(rollouts, observations, steps, strict=True):
+                # A robot with the cameras of this view would have executed the base action of its own policy.
+                rollout.append(RolloutStep(observed, replace(step, base=executed), uncorrected(step, executed)))
             episode.execute(executed)
-        for view, rollout in zip(self.views, kept, strict=True):
+        for view, rollout in zip(self.views, rollouts, strict=True):
             with make_writer(self._graph.parameters("bank_writer"), view.bank) as writer:
-                writer.append(rollout_of(rollout, "simulated", episode.success, episode.length, index))
+                writer.append(rollout_of(rollout, "simulated", episode.success, episode.control_step, index))
         return episode.success
 
     def collect(self, index: int) -> bool:
-        """Run one episode driven by base, teacher or student, with noise; every decision is a sample of every view."""
+        """Run one episode driven by base policy, teacher or student, with noise.
+
+        Every decision becomes a sample of every view.
+
+        Returns:
+            Whether the episode succeeded.
+        """
         config, rng, bound = self.config, self._rng, self._bound
         retrievers = [Retriever(BankReader(view.bank), self._retrieval()) for view in self.views]
         share, noise = np.float32(rng.choice([0.0, 0.5, 1.0])), np.zeros(len(bound), np.float32)
@@ -182,15 +173,15 @@ class Collector:
         past: list[PastDecision] = []
         episode = self._episode(f"sample-{index}", SAMPLE_SCENE + config.seed * config.sample_rollouts + index)
         for observation in episode:
-            seen, steps = self._see(observation)
-            wish = np.clip(self._teacher(seen[0], steps[0]), low, high)
-            targets = [np.clip(wish - step.base, -bound, bound) for step in steps]
+            observations, steps = self._observe(observation)
+            reference = np.clip(self._teacher(observation, steps[0]), low, high)
+            targets = [np.clip(reference - step.base, -bound, bound) for step in steps]
             for view, step, target, retriever in zip(self.views, steps, targets, retrievers, strict=True):
                 self._add(view, step, target, retriever.similarities(step.query), view.deployment)
             for _ in range(config.extra_cameras):
                 shift = self.views[0].deployment.with_other_cameras(int(rng.integers(2**31)))
-                step = self._inference(replace(seen[0], images=self.world.observe_as(shift)[0]))
-                target = np.clip(wish - step.base, -bound, bound)
+                step = self._inference(replace(observation, images=self.world.observe_as(shift)[0]))
+                target = np.clip(reference - step.base, -bound, bound)
                 self._add(self.extra_view, step, target, retrievers[0].similarities(step.query), shift)
             residual = share * targets[0].astype(np.float32)
             if student:
@@ -201,17 +192,17 @@ class Collector:
             episode.execute(executed)
         return episode.success
 
-    def _teacher(self, seen: Observation, step: PolicyStep) -> np.ndarray:
-        """What the policy does at its best, float64 (H, A): with the nominal cameras, and the arm's shift undone."""
-        deployment, wish = self.views[0].deployment, step.base.astype(np.float64)
+    def _teacher(self, observation: Observation, step: PolicyStep) -> np.ndarray:
+        """Action of the teacher, float64 (H, A): inferred with nominal cameras, with the shift of the arm removed."""
+        deployment, action = self.views[0].deployment, step.base.astype(np.float64)
         if deployment != deployment.with_nominal_cameras():
-            nominal = replace(seen, images=self.world.observe_as(Deployment())[0])
-            wish = self._inference.policy.infer(nominal).action.astype(np.float64)
-        wish[:, :3] = deployment.inverse(wish[:, :3])
-        return wish
+            nominal = replace(observation, images=self.world.observe_as(Deployment())[0])
+            action = self._inference.policy.infer(nominal).action.astype(np.float64)
+        action[:, :3] = deployment.inverse(action[:, :3])
+        return action
 
     def _retrieval(self) -> RetrievalConfig:
-        """Of search "instruction", which compares all that is remembered; with the codes of the student."""
+        """Settings that compare a query with all decisions of a bank, with the codes of the student."""
         config = make_retrieval_config({**self._graph.parameters("experience_retrieval"), "codes": ""})
         return replace(
             config,
@@ -222,16 +213,19 @@ class Collector:
             random_steps=self.config.random_steps,
         )
 
-    def _see(self, observation: Observation) -> tuple[list[Observation], list[PolicyStep]]:
-        """What each view shows, and what the policy makes of it."""
+    def _observe(self, observation: Observation) -> tuple[list[Observation], list[PolicyStep]]:
+        """Observation and policy step of each view."""
         others = [self.world.observe_as(view.deployment) for view in self.views[1:]]
-        seen = [observation, *(replace(observation, images=images, proprio=proprio) for images, proprio in others)]
-        return seen, [self._inference(each) for each in seen]
+        observations = [
+            observation,
+            *(replace(observation, images=images, proprio=proprio) for images, proprio in others),
+        ]
+        return observations, [self._inference(each) for each in observations]
 
     def _add(
-        self, view: View, step: PolicyStep, target: np.ndarray, similarity: np.ndarray, seen_as: Deployment
+        self, view: View, step: PolicyStep, target: np.ndarray, similarity: np.ndarray, deployment: Deployment
     ) -> None:
-        """Add a sample to a view; seen_as: the deployment whose cameras saw it."""
+        """Add a sample to a view; deployment: whose cameras observed it."""
         row = {
             "latent": step.latent,
             "sketch_scale": step.sketch.scale,
@@ -239,13 +233,13 @@ class Collector:
             "base": step.base,
             "target": target,
             "similarity": similarity,
-            "deployment": seen_as.coordinates(),
+            "deployment": deployment.coordinates(),
         }
         row = {name: array.astype(np.float32) for name, array in row.items()}
         view.rows.append(row | {"sketch": step.sketch.q} | self.columns(step))
 
     def _episode(self, name: str, scene: int) -> Episode:
-        """Of a task drawn at random."""
+        """Start an episode of a random task."""
         task = str(self._rng.choice(self._tasks))
         return Episode(
             self.world, task, scene, episode_id=name, execute_steps=self._execute_steps, seed=self.config.seed
@@ -259,23 +253,23 @@ def uncorrected(step: PolicyStep, executed: np.ndarray) -> Correction:
 
 
 def rollout_of(steps: Sequence[RolloutStep], robot: str, success: bool, length: int, start_ns: int) -> Rollout:
-    """Return the rollout of an episode's decisions.
+    """Return the rollout of an episode.
 
     Args:
-        steps: Of the episode.
-        robot: That is remembered with it.
+        steps: Its decisions.
+        robot: Name of the robot.
         success: Whether it succeeded.
         length: Control steps.
-        start_ns: Of its beginning.
+        start_ns: Its start.
     """
-    context, outcome = steps[0].observation.context, Outcome.SUCCESS if success else Outcome.FAILURE
+    context = steps[0].observation.context
     return Rollout(
         context.episode_id,
         robot,
         context.task,
         context.instruction,
         context.seed,
-        outcome,
+        Outcome.SUCCESS if success else Outcome.FAILURE,
         length,
         start_ns,
         steps[0].policy_step.policy,
@@ -285,32 +279,22 @@ def rollout_of(steps: Sequence[RolloutStep], robot: str, success: bool, length: 
 
 @cache
 def simulated_robot(graph: str, overlays: tuple[str, ...] = ()) -> tuple[Inference, TrainingWorld]:
-    """Return policy and world, once for each process: to build all scenes takes as long as a few rollouts."""
+    """Return policy and world, one instance in each process: to build all scenes takes as long as a few rollouts."""
     loaded = Graph.load(graph, overlays)
     return make_inference(loaded.parameters("vla_policy")), make_simulation(loaded.world)
 
 
-def remembered_decisions(reader: BankReader) -> dict[str, np.ndarray]:
+def bank_columns(reader: BankReader) -> dict[str, np.ndarray]:
     """Return every recallable decision of a bank as columns, in the order of `Retriever.similarities`."""
-    columns: dict[str, list[np.ndarray]] = {}
+    parts = []
     for index, rollout in enumerate(reader.snapshot().rollouts):
-        arrays = rollout.arrays
-        kept = np.flatnonzero(arrays.recallable)
-        after = successors(arrays.steps)[kept]
-        executed_before, proprio_before = before(arrays)
-        for name, values in (
-            ("rollout", np.full(len(kept), index)),
-            ("executed", arrays.executed[kept]),
-            ("base", arrays.base[kept]),
-            ("proprio", arrays.proprio[kept]),
-            ("proprio_next", arrays.proprio[after]),
-            ("executed_before", executed_before[kept]),
-            ("proprio_before", proprio_before[kept]),
-            ("latent", arrays.latent[kept].mean(axis=1)),
-            ("success", np.full(len(kept), rollout.record.outcome == Outcome.SUCCESS)),
-        ):
-            columns.setdefault(name, []).append(values.astype(np.float32))
-        sketches = rollout.sketches(*kept)
-        columns.setdefault("sketch", []).append(np.stack([sketch.q for sketch in sketches]))
-        columns.setdefault("sketch_scale", []).append(np.stack([sketch.scale for sketch in sketches]))
-    return {name: np.concatenate(parts) for name, parts in columns.items()}
+        rows = np.flatnonzero(rollout.arrays.recallable)
+        columns = {"rollout": np.full(len(rows), index)}
+        columns |= {name: column[rows] for name, column in decision_columns(rollout).items()}
+        columns["latent"] = columns["latent"].mean(axis=1)
+        columns = {name: column.astype(np.float32) for name, column in columns.items()}
+        sketches = rollout.sketches(*rows.tolist())
+        columns["sketch"] = np.stack([sketch.q for sketch in sketches])
+        columns["sketch_scale"] = np.stack([sketch.scale for sketch in sketches])
+        parts.append(columns)
+    return concatenate(parts)

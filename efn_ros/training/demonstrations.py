@@ -1,22 +1,23 @@
-"""Demonstrations: what a scripted expert would do, in states that it, noise or the student itself has led to."""
+# SPDX-License-Identifier: MIT
+"""Demonstrations: the actions of a scripted expert, in states that expert, noise or student have led to."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 
 from efn_ros.policies.policy import FrozenPolicy
 from efn_ros.runtime.episode import Episode
-from efn_ros.types import Observation
 from efn_ros.worlds.world import TrainingWorld
 
-NOISE_SCALES = (0.0, 0.2, 0.4, 0.7)  # standard deviation of an episode's action noise, of full speed
-ROTATION_NOISE = 0.3  # of that of translation
-STUDENT_NOISE = 0.3  # of that of an episode that the expert drives
+NOISE_SCALES = (0.0, 0.2, 0.4, 0.7)  # standard deviation of an episode's action noise, relative to full speed
+ROTATION_NOISE = 0.3  # relative to the noise of translation
+STUDENT_NOISE = 0.3  # in an episode that the student drives, relative to one that the expert drives
 DECISIONS_AFTER_SUCCESS = 2  # so that the student learns to stay
 MAX_STEPS = 200  # control steps of an episode
-MAX_EXPERT_PREFIX, PREFIX_FRACTION = 15, 0.3  # decisions before the student drives; share of episodes with some
+MAX_EXPERT_PREFIX, PREFIX_FRACTION = 15, 0.3  # decisions before the student drives; fraction of episodes with some
 
 
 @dataclass
@@ -25,8 +26,8 @@ class Demonstrations:
 
     images: np.ndarray  # uint8 (N, C, S, S, 3)
     proprio: np.ndarray  # (N, P)
-    actions: np.ndarray  # (N, H, A), what the expert would do from here
-    landmarks: np.ndarray  # (N, C, 3, 2), where hand, object and goal appear, for the grounding loss alone
+    actions: np.ndarray  # (N, H, A), the next actions of the expert
+    landmarks: np.ndarray  # (N, C, 3, 2), image positions of hand, object and goal, for the grounding loss alone
     task: np.ndarray  # int64 (N,)
     succeeded: np.ndarray  # bool (N,), of its episode
 
@@ -38,22 +39,36 @@ class Demonstrations:
         """Return all demonstrations of the parts, in their order."""
         return Demonstrations(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Demonstrations)))
 
+    def save(self, path: Path) -> None:
+        """Write a NumPy archive; the file exists only when it is complete."""
+        partial = path.with_suffix(".tmp.npz")
+        np.savez(partial, **vars(self))
+        partial.rename(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Demonstrations:
+        """Read what `save` wrote."""
+        with np.load(path) as arrays:
+            return cls(**arrays)
+
 
 def demonstrate(
     world: TrainingWorld, task: str, scene: int, horizon: int, student: FrozenPolicy | None
 ) -> Demonstrations:
     """Return the decisions of one episode, labelled by the expert.
 
-    With a student, it drives and the expert only says what it would have done (DAgger, Ross et al. 2011); else the
-    expert drives, disturbed by noise. Labels are always the undisturbed expert's next `horizon` actions, found by
-    letting it act and restoring the simulation.
+    With a student, the student drives and the expert only labels (DAgger); else the expert drives, disturbed by noise.
+    Labels are always the undisturbed expert's next `horizon` actions, found by letting it act and restoring the
+    simulation.
 
     Args:
-        world: With an expert for the task.
+        world: Has an expert for the task.
         task: Of the world.
-        scene: Seed of the scene, and of all that is drawn.
+        scene: Seed of the scene, and of every random draw.
         horizon: H of the labels, and control steps of a decision.
-        student: That drives; None: the expert does.
+        student: The policy that drives; None: the expert does.
+
+    Source: arXiv:1011.0686.
     """
     index = list(world.spec.tasks).index(task)
     rng = np.random.default_rng([scene, index, student is not None])
@@ -64,7 +79,7 @@ def demonstrate(
         scene,
         episode_id="demonstration",
         execute_steps=horizon,
-        lingers=DECISIONS_AFTER_SUCCESS,
+        decisions_after_success=DECISIONS_AFTER_SUCCESS,
         max_steps=steps,
     )
     scale = rng.choice(NOISE_SCALES) * (STUDENT_NOISE if student else 1.0)
@@ -77,7 +92,7 @@ def demonstrate(
         landmarks = world.landmarks()
         images = np.stack([observation.images[camera] for camera in world.spec.cameras])
         rows.append((images, observation.proprio, _labels(world, horizon), landmarks))
-        chunk = _chunk(student, observation) if episode.decision >= prefix else None
+        chunk = student.infer(observation).action if student and episode.decision >= prefix else None
         for h in range(horizon):
             action = (world.expert() if chunk is None else chunk[h]).copy()
             action[:moves] += bias + share * rng.normal(scale=scale, size=moves)
@@ -88,12 +103,8 @@ def demonstrate(
     return Demonstrations(images, proprio, actions, landmarks, np.full(n, index), np.full(n, episode.success))
 
 
-def _chunk(student: FrozenPolicy | None, observation: Observation) -> np.ndarray | None:
-    return student.infer(observation).action if student else None
-
-
 def _labels(world: TrainingWorld, horizon: int) -> np.ndarray:
-    """The expert's next actions, (horizon, A); the simulation is as before."""
+    """The expert's next actions, (horizon, A); the simulation is restored."""
     saved, actions = world.save(), []
     for _ in range(horizon):
         actions.append(world.expert())

@@ -1,16 +1,19 @@
-"""The first EFN for a policy that no simulator can shift, trained by what its bank's rollouts did and how they ended.
+# SPDX-License-Identifier: MIT
+"""The first EFN for a policy without a simulator, trained on the outcomes of a bank's rollouts.
 
-The samples are those of `BankDataset`: where a corrected or explored rollout succeeded, what was added to the base
-action is the target; where the base alone did, nothing. What the other rollouts recall is the input, out of another
-subset of the bank each time, so that one set of weights serves any volume. Exploration differs from rollout to rollout,
-so what is common to those that succeeded is what was needed; squares, unlike absolute values, find that mean. Most of
-it is chance, and a bank is small: kept are the weights that did best on held-out rollouts, no residual among them.
+The samples are those of `BankDataset`. Where a corrected or explored rollout succeeded, the target is what was added to
+the base action; where the base policy alone succeeded, it is zero. The input is recalled from a random subset of the
+other rollouts, drawn anew for each repetition of a rollout, so that one set of weights serves any size of bank.
+
+Exploration differs from rollout to rollout, so the mean over successes is what was needed; the squared error, unlike
+the absolute error, finds that mean. Most of the remaining differences are random and a bank is small, so the checkpoint
+holds the weights with the lowest loss on held-out rollouts, the untrained ones without a residual among them.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,50 +28,50 @@ from efn_ros.efn.config import SIZES, EfnConfig
 from efn_ros.runtime.factory import make_retrieval_config
 from efn_ros.runtime.graph import Graph
 from efn_ros.training.bank_dataset import DECIDED, MIN_BOUND, BankDataset, is_held_out
-from efn_ros.training.dataset import MAX_SKETCHES
+from efn_ros.training.dataset import MAX_SKETCHES, MAX_VALIDATED
 from efn_ros.training.loop import LoopConfig, TrainingLoop, warmup_cosine
-from efn_ros.training.state import check_settings
-from efn_ros.training.supervised import FACTS, MAX_VALIDATED, set_codes, std_or_one
+from efn_ros.training.state import check_settings, settings_of
+from efn_ros.training.supervised import FACTS, set_codes, std_or_one
 from efn_ros.types import Mode, Outcome
 
-BEST = "best.json"  # validation of the weights beside it, while a training is under way
+BEST = "best.json"  # validation of the weights beside it, until the training is finished
 
 
 @dataclass(frozen=True)
 class FromBankConfig:
-    """Settings of `train_from_bank`. Its network trusts memory blindly: trust is trained in many deployments."""
+    """Settings of `train_from_bank`. The network has no trust, which is trained in many deployments."""
 
-    directory: str
+    directory: str  # of the run: state, log, checkpoint
     bank: str  # directory of rollouts of one policy
-    graph: str = "metaworld_sim"  # whose recall and largest residual
+    graph: str = "metaworld_sim"  # for the settings of recall and the largest residual
     overlays: tuple[str, ...] = ()  # parameter files laid over those of the graph
     size: str = "small"  # of the network, one of SIZES
     code_size: int = 64  # of `EfnConfig`
     use_memory: bool = True  # of `EfnConfig`
-    draws: int = 3  # how often each decision recalls, each time out of another subset of the bank
-    updates: int = 1000
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    dropout: float = 0.1
-    base_weight: float = 0.25  # of a decision that the base alone made in a success, against 1 for a corrected one
+    draws: int = 3  # repetitions of each rollout, each with another subset of the bank
+    updates: int = 1000  # number of optimiser steps
+    batch_size: int = 128  # decisions an update
+    learning_rate: float = 1e-3  # largest, of AdamW
+    weight_decay: float = 0.01  # of AdamW
+    dropout: float = 0.1  # rate in the encoder
+    base_weight: float = 0.25  # of a decision of the base policy alone in a success, against 1 for a corrected one
     held_out_fraction: float = 0.1  # of rollouts that only validate
     validate_every: int = 250  # updates
-    seed: int = 0
-    threads: int = 1
+    seed: int = 0  # of all random choices
+    threads: int = 1  # of torch
 
 
 def train_from_bank(config: FromBankConfig) -> Path:
-    """Train from nothing, or go on where a call with the same settings was interrupted.
+    """Train a new network, or resume an interrupted training with the same settings.
 
-    A network that is finished is not trained again.
+    A finished network is not trained again.
 
     Returns:
         The directory of the checkpoint, whose facts.json holds its validation.
 
     Raises:
-        ValueError: The directory holds a network of other settings or of a bank that has grown since; or the bank has
-            no success that was corrected or explored, on either side of what is held out.
+        ValueError: The directory holds a network of other settings or of a bank that has grown since; or no corrected
+            or explored success is in the bank, either to train on or held out.
         BankError: As `BankReader.snapshot` raises it.
     """
     torch.manual_seed(config.seed)
@@ -78,8 +81,7 @@ def train_from_bank(config: FromBankConfig) -> Path:
     memory = [r for r in memory if r.record.policy == memory[-1].record.policy]
     training, held_out = _split(memory, config)
     rng, directory = np.random.default_rng(config.seed), Path(config.directory)
-    settings = {name: value for name, value in asdict(config).items() if name != "directory"}
-    settings |= {"rollouts": len(memory)}
+    settings = settings_of(config, "directory") | {"rollouts": len(memory)}
     facts_file = directory / FACTS
     if facts_file.exists():
         check_settings(directory, json.loads(facts_file.read_text())["config"], settings)
@@ -93,7 +95,7 @@ def train_from_bank(config: FromBankConfig) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     log, state, best = SummaryWriter(directory / "log"), directory / "from_bank.safetensors", directory / BEST
 
-    def keep_best() -> dict[str, float]:
+    def save_best() -> dict[str, float]:
         losses = validate(efn.eval(), validation, config)
         if not best.exists() or losses["memory"] < json.loads(best.read_text())["memory"]:
             efn.save_pretrained(directory)
@@ -102,12 +104,12 @@ def train_from_bank(config: FromBankConfig) -> Path:
 
     if not state.exists():
         best.unlink(missing_ok=True)
-        keep_best()
+        save_best()
     rate = warmup_cosine(config.learning_rate, config.updates)
     how = LoopConfig(config.updates, rate, config.weight_decay, config.seed, config.validate_every, settings)
     parameters = {name: p for name, p in efn.named_parameters() if not name.startswith("identify.")}
     loop = TrainingLoop(parameters, how, state, log=log)
-    loop.run(lambda _, batch_rng: _loss(efn.train(), samples, config, batch_rng), keep_best)
+    loop.run(lambda _, batch_rng: _loss(efn.train(), samples, config, batch_rng), save_best)
     log.close()
     facts = {
         "config": settings,
@@ -123,9 +125,11 @@ def train_from_bank(config: FromBankConfig) -> Path:
 
 
 def validate(efn: Efn, samples: BankDataset, config: FromBankConfig) -> dict[str, float]:
-    """Return mean square distances, in shares of the bound, to what was added in held-out successes.
+    """Return mean square distances to what was added in held-out successes, in units of the bound.
 
-    `none` without a residual, `memory` with the network's; `corrected_` over decisions that were corrected.
+    Returns:
+        none: without a residual; memory: with the network's; corrected_none, corrected_memory: over corrected
+        decisions alone.
     """
     rows = np.flatnonzero(samples.success)
     rows = np.random.default_rng(config.seed).permutation(rows)[:MAX_VALIDATED]
@@ -139,14 +143,13 @@ def validate(efn: Efn, samples: BankDataset, config: FromBankConfig) -> dict[str
 
 
 def _split(memory: list[StoredRollout], config: FromBankConfig) -> tuple[list[StoredRollout], list[StoredRollout]]:
-    """The rollouts that are trained on, and those that are held out."""
-    parts = [
-        [r for r in memory if is_held_out(r.record.id, config.held_out_fraction) == held] for held in (False, True)
-    ]
-    for part, what in zip(parts, ("to train on", f"held out ({config.held_out_fraction:g} of all)"), strict=True):
+    """Split rollouts into those to train on and those held out."""
+    held_out = [r for r in memory if is_held_out(r.record.id, config.held_out_fraction)]
+    training = [r for r in memory if not is_held_out(r.record.id, config.held_out_fraction)]
+    for part, what in ((training, "to train on"), (held_out, f"held out ({config.held_out_fraction:g} of all)")):
         if not any(r.record.outcome == Outcome.SUCCESS and (r.arrays.modes == Mode.CORRECTED).any() for r in part):
-            raise ValueError(f"{config.bank} holds no corrected or explored success {what}; let exploration act")
-    return parts[0], parts[1]
+            raise ValueError(f"{config.bank} holds no corrected or explored success {what}; enable exploration")
+    return training, held_out
 
 
 def _loss(
@@ -159,7 +162,7 @@ def _loss(
 
 
 def _distance(efn: Efn, residual: Tensor, target: np.ndarray) -> Tensor:
-    """Mean square share of the bound, (B,)."""
+    """Mean square error in units of the bound, (B,)."""
     bound = efn.bound.clamp(min=MIN_BOUND)
     return ((residual - torch.from_numpy(target).clamp(-bound, bound)) / bound).square().mean((1, 2))
 
@@ -184,7 +187,7 @@ def _network(
             latent=arrays[0].latent.shape[1:],
             sketch=sketches[0].shape,
             bound=bound,
-            proprio_mean=proprio.mean(axis=0).tolist(),
+            proprio_mean=tuple(proprio.mean(axis=0).tolist()),
             proprio_std=std_or_one(proprio),
             motion_std=std_or_one(motion),
             dropout=config.dropout,

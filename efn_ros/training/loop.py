@@ -1,6 +1,7 @@
-"""The one training loop: it may be killed at any time and goes on from its last state, to the same weights bit for bit.
+# SPDX-License-Identifier: MIT
+"""The training loop: a process killed at any time resumes from its last state, to the same weights bit for bit.
 
-All that is drawn in an update comes from the seed and the update's number, so a state holds no random generators.
+Every random draw of an update comes from the seed and the number of the update, so a state holds no random generators.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from efn_ros.training.state import check_settings, read_state, write_state
 
-WARM_UP, FIRST_RATE = 0.1, 0.04  # share of the updates; share of the learning rate at the first one
+WARM_UP, FIRST_RATE = 0.1, 0.04  # fraction of the updates; fraction of the learning rate at the first one
 MAX_GRADIENT_NORM = 1.0
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
@@ -29,24 +30,24 @@ Loss = Callable[[int, np.random.Generator], "tuple[Tensor, dict[str, float]]"]
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How a loop runs."""
+    """Settings of a training loop."""
 
     updates: int  # in all
     learning_rate: Callable[[int], float]  # at an update
-    weight_decay: float
-    seed: int | tuple[int, ...]
+    weight_decay: float  # of AdamW
+    seed: int | tuple[int, ...]  # of the order of samples and of dropout
     save_every: int  # updates from one state, and one validation, to the next
-    settings: dict[str, Any] = field(default_factory=dict)  # that a state must have been made with to be gone on with
+    settings: dict[str, Any] = field(default_factory=dict)  # a state that was made with other settings is refused
 
 
 class TrainingLoop:
     """AdamW on named parameters, with gradient clipping.
 
     Attributes:
-        update: Updates done, those of an earlier, interrupted run counted.
-        seconds: That they took.
-        validation: What `validate` gave last.
-        losses: Mean loss of each stretch between two states.
+        update: Updates done, those of an earlier, interrupted run included.
+        seconds: Their duration.
+        validation: Scalars of the last validation.
+        losses: Mean loss from each state to the next.
     """
 
     def __init__(
@@ -60,16 +61,16 @@ class TrainingLoop:
         pause: Callable[[], None] = lambda: None,
         quiet: bool = False,
     ) -> None:
-        """Begin, or go on where a loop with the same settings was interrupted.
+        """Begin, or resume an interrupted loop with the same settings.
 
         Args:
-            parameters: That are trained.
-            config: How.
-            state: File of the state; its stem names what is logged. It is not removed at the end.
+            parameters: The parameters to train.
+            config: Settings.
+            state: File of the state; its stem is the prefix of logged scalars. It is not removed at the end.
             extra: Further tensors that belong to the state, such as moving averages.
             log: Where losses and validations are logged.
             pause: Called before every update; may raise to interrupt the loop.
-            quiet: Show no progress.
+            quiet: Whether to hide the progress bar.
 
         Raises:
             ValueError: The state was made with other settings, or is damaged.
@@ -95,18 +96,23 @@ class TrainingLoop:
         """Train.
 
         Args:
-            loss: Of the batch of an update, drawn with a generator of its own, and scalars to log beside it.
-            validate: Scalars of a validation, whenever a state is written.
-            until: Stop after so many updates in all; None: at the end.
-            after_update: Called with the updates done.
-            saved: Called whenever a state was written.
+            loss: Maps the number of an update and its random generator to its loss and to scalars to log.
+            validate: Returns scalars of a validation; called before a state is written.
+            until: Number of updates to stop after; None: the end.
+            after_update: Called with the number of updates done.
+            saved: Called after a state was written.
         """
-        config, name = self._config, self._state.stem
-        end = config.updates if until is None else until
-        began, total, count = time.monotonic() - self.seconds, 0.0, 0
+        config, end = self._config, self._config.updates if until is None else until
+        started, total, count = time.monotonic() - self.seconds, 0.0, 0
         seed = config.seed if isinstance(config.seed, tuple) else (config.seed,)
-        steps = range(self.update, end)
-        progress = tqdm(steps, desc=name, total=end, initial=self.update, mininterval=5.0, disable=self._quiet)
+        progress = tqdm(
+            range(self.update, end),
+            desc=self._state.stem,
+            total=end,
+            initial=self.update,
+            mininterval=5.0,
+            disable=self._quiet,
+        )
         for update in progress:
             self._pause()
             for group in self._optimiser.param_groups:
@@ -126,7 +132,7 @@ class TrainingLoop:
                 self._write_log(self.validation, update)
                 progress.set_postfix({label: f"{number:.4f}" for label, number in (scalars | self.validation).items()})
                 self.losses.append(total / count)
-                self.seconds, total, count = time.monotonic() - began, 0.0, 0
+                self.seconds, total, count = time.monotonic() - started, 0.0, 0
                 self._save()
                 saved()
 
@@ -138,7 +144,7 @@ class TrainingLoop:
     def _save(self) -> None:
         arrays = {f"parameter.{name}": p.detach() for name, p in self._parameters.items()}
         arrays |= {f"extra.{name}": tensor.detach() for name, tensor in self._extra.items()}
-        for name, p in self._parameters.items():  # those without a gradient have no moments
+        for name, p in self._parameters.items():  # a parameter without a gradient has no moments
             arrays |= {f"{moment}.{name}": tensor for moment, tensor in self._optimiser.state.get(p, {}).items()}
         facts = {"update": self.update, "seconds": self.seconds, "validation": self.validation, "losses": self.losses}
         numpy = {name: tensor.cpu().contiguous().numpy() for name, tensor in arrays.items()}
@@ -160,7 +166,7 @@ class TrainingLoop:
 
 
 def warmup_cosine(rate: float, updates: int) -> Callable[[int], float]:
-    """Return a learning rate that rises over the first updates and falls to zero as a cosine."""
+    """Return a learning-rate schedule with a linear warm-up and a cosine decay to zero."""
 
     def at(update: int) -> float:
         progress = update / updates

@@ -1,12 +1,13 @@
+# SPDX-License-Identifier: MIT
 """Supervised training of the EFN on samples from many simulated deployments, in rounds.
 
-In round 0 the samples are of states that base policy and teacher lead to; in every later round the network of the round
-before drives half of the rollouts (DAgger, Ross et al. 2011), so that it learns in the states to which it leads. For
-each sample a batch draws a bank of another size out of its deployment's rollouts, so that one set of weights serves any
-volume of memory.
+In round 0 the samples come from rollouts driven by base policy and teacher. In every later round the network of the
+previous round drives half of the rollouts (DAgger, arXiv:1011.0686), so that it learns in the states that it leads to.
+Each sample of a batch gets a bank of another size, drawn from its deployment's rollouts, so that one set of weights
+serves any size of bank.
 
-The paper argues for reinforcement learning (appendix C) where no label of the residual exists; a simulator that knows
-the shift it hides has one. docs/reference/paper.md names this difference and the others.
+The paper argues for reinforcement learning (appendix C) because no label of the residual exists; a simulator that
+knows the hidden shift provides one. docs/reference/paper.md describes this difference and the others.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +32,20 @@ from efn_ros.efn.config import SIZES, EfnConfig
 from efn_ros.features.codes import principal_components
 from efn_ros.training.collection import Collector, collect, sample_files
 from efn_ros.training.config import TrainConfig
-from efn_ros.training.dataset import SampleDataset
+from efn_ros.training.dataset import MAX_VALIDATED, SampleDataset
 from efn_ros.training.loop import LoopConfig, TrainingLoop, warmup_cosine
-from efn_ros.training.state import check_settings
+from efn_ros.training.state import check_settings, settings_of
 from efn_ros.training.trust import trust_loss, validate_trust
 
-RESIDUAL_SCALE = 0.1  # of the action's range, where the loss turns from squares to absolute values
+RESIDUAL_SCALE = 0.1  # in the action's units, where the loss turns from quadratic to linear
 MIN_STD = 1e-6
 SAMPLES, SETTINGS, FACTS = "samples", "settings.json", "facts.json"
-MAX_VALIDATED = 1024  # samples in one validation
-# Settings of a whole training, not of one round: others may follow it, on another machine.
+# Settings of a whole training, not of one round: other rounds may follow, on another machine.
 NOT_OF_A_ROUND = ("directory", "deployments", "updates", "processes", "threads", "collection")
 
 
 class SupervisedTraining:
-    """One training in a directory: its samples and, for each round, a checkpoint with its facts."""
+    """A training in a directory: its samples and, for each round, a checkpoint with its facts."""
 
     collector: type[Collector] = Collector
     dataset: type[SampleDataset] = SampleDataset
@@ -55,7 +55,7 @@ class SupervisedTraining:
         self._directory = Path(config.directory)
 
     def run(self) -> Path:
-        """Run, or go on with, all rounds.
+        """Run all rounds, or resume.
 
         Returns:
             The directory of the last checkpoint.
@@ -70,29 +70,30 @@ class SupervisedTraining:
             target = self._directory / f"round_{round_}"
             if (target / FACTS).exists():
                 facts = json.loads((target / FACTS).read_text())
-                made = _of_a_round(facts["config"], facts["updates"])
-                check_settings(target, made, _of_a_round(asdict(config), updates))
+                made = {name: value for name, value in facts["config"].items() if name not in NOT_OF_A_ROUND}
+                asked = settings_of(config, *NOT_OF_A_ROUND) | {"updates": updates}
+                check_settings(target, made | {"updates": facts["updates"]}, asked)
             else:
                 self.fit(range(config.first_seed, seed), updates, target)
             checkpoint = str(target)
         return Path(checkpoint)
 
     def collect(self, seeds: range, checkpoint: str) -> None:
-        """Collect the samples of every deployment that are not there yet.
+        """Collect the samples of every deployment whose files are missing.
 
         Raises:
-            ValueError: Those that are there were collected with other settings, which lie beside them.
+            ValueError: The existing files were collected with other settings, which are stored beside them.
         """
         config, directory = self.config, self._directory / SAMPLES
-        settings = {n: v for n, v in asdict(config.collection).items() if n not in ("seed", "checkpoint")}
-        said = directory / SETTINGS
-        if said.exists():
-            check_settings(directory, json.loads(said.read_text()), settings)
+        settings = settings_of(config.collection, "seed", "checkpoint")
+        file = directory / SETTINGS
+        if file.exists():
+            check_settings(directory, json.loads(file.read_text()), settings)
         missing = [s for s in seeds if not (directory / f"{s}.npz").exists()]
         if not missing:
             return
         directory.mkdir(parents=True, exist_ok=True)
-        said.write_text(json.dumps(settings, indent=1) + "\n")
+        file.write_text(json.dumps(settings, indent=1) + "\n")
         with ProcessPoolExecutor(config.processes, mp_context=multiprocessing.get_context("spawn")) as executor:
             jobs = [replace(config.collection, seed=s, checkpoint=checkpoint) for s in missing]
             futures = [executor.submit(collect, job, directory, self.collector) for job in jobs]
@@ -105,7 +106,7 @@ class SupervisedTraining:
         return Efn(EfnConfig(**self.network_settings(samples)))
 
     def network_settings(self, samples: SampleDataset) -> dict[str, Any]:
-        """Return the fields of its configuration."""
+        """Return the fields of the network's configuration."""
         config = self.config
         proprio = np.concatenate([part["bank_proprio"] for part in samples.parts])
         motion = np.concatenate([part["bank_proprio_next"] for part in samples.parts]) - proprio
@@ -128,7 +129,7 @@ class SupervisedTraining:
         }
 
     def fit(self, seeds: Sequence[int], updates: int, target: Path) -> None:
-        """Train from nothing on the samples of deployments, or go on where that was interrupted.
+        """Train a new network on the samples of deployments, or resume an interrupted training.
 
         Args:
             seeds: Of the deployments.
@@ -136,17 +137,18 @@ class SupervisedTraining:
             target: Directory of checkpoint and facts.
 
         Raises:
-            ValueError: It was interrupted with other settings, or there is too little to train trust with.
+            ValueError: It was interrupted with other settings, or the banks are too small to train trust.
         """
         config = self.config
         if config.recent_steps and config.collection.bank_rollouts < 2:
             raise ValueError(
-                f"trust is trained with one rollout held out of a bank; {config.collection.bank_rollouts} is too few"
+                f"bank_rollouts is {config.collection.bank_rollouts}; trust is trained with one rollout of a bank held "
+                "out, so it needs at least 2"
             )
         torch.manual_seed(config.seed)
         torch.set_num_threads(config.threads)
         held_out = max(1, round(config.validation_fraction * len(seeds)))
-        validating = seeds[:: len(seeds) // held_out][:held_out]  # of every round some
+        validating = seeds[:: len(seeds) // held_out][:held_out]  # some of every round
         files = {seed: sample_files(seed, self._directory / SAMPLES) for seed in seeds}
         training = self.dataset([path for s in seeds if s not in validating for path in files[s]], config)
         validation = self.dataset([files[s][0] for s in validating], config)
@@ -158,9 +160,8 @@ class SupervisedTraining:
         target.mkdir(parents=True, exist_ok=True)
         losses, seconds = self._train(efn, training, validation, seeds, updates, target)
         efn.save_pretrained(target)
-        settings = _without_directory(config)
         facts = {
-            "config": settings,
+            "config": settings_of(config, "directory"),
             "updates": updates,
             "decisions": len(training),
             "deployments": len(seeds) - held_out,
@@ -182,9 +183,9 @@ class SupervisedTraining:
         updates: int,
         target: Path,
     ) -> tuple[dict[str, float], float]:
-        """The residual, then trust. Returns the last validation and the seconds that it took."""
+        """Train the residual, then trust; return the last validation and the duration in seconds."""
         config, log = self.config, SummaryWriter(target / "log")
-        settings = _without_directory(config) | {"updates": updates, "seeds": list(seeds)}
+        settings = settings_of(config, "directory") | {"updates": updates, "seeds": list(seeds)}
 
         def loop(name: str, parameters: dict[str, Tensor], count: int) -> TrainingLoop:
             rate = warmup_cosine(config.learning_rate, count)
@@ -210,27 +211,27 @@ class SupervisedTraining:
 
 
 def train(config: TrainConfig) -> Path:
-    """Run, or go on with, a training; as `SupervisedTraining.run`."""
+    """Run or resume a training; see `SupervisedTraining.run`."""
     return SupervisedTraining(config).run()
 
 
 def set_codes(efn: Efn, sketches: np.ndarray) -> None:
-    """Let a network encode what was seen by the principal components of sketches (N, T d)."""
+    """Set the encoder of a network to the principal components of sketches (N, T d)."""
     mean, basis = principal_components(sketches, efn.config.code_size)
     efn.code_mean.copy_(torch.from_numpy(mean))
     efn.code_basis.copy_(torch.from_numpy(basis))
 
 
-def std_or_one(values: np.ndarray) -> list[float]:
-    """Return the standard deviation of each column; 1 for one that never changes."""
+def std_or_one(values: np.ndarray) -> tuple[float, ...]:
+    """Return the standard deviation of each column; 1 for a constant column."""
     std = values.std(axis=0)
-    return np.where(std > MIN_STD, std, 1.0).tolist()
+    return tuple(np.where(std > MIN_STD, std, 1.0).tolist())
 
 
 def residual_loss(
     efn: Efn, samples: SampleDataset, config: TrainConfig, rng: np.random.Generator
 ) -> tuple[Tensor, dict[str, float]]:
-    """Return the distance to the teacher's residual plus the error of the estimated deployment, of one batch."""
+    """Return the distance to the teacher's residual plus the error of the estimated deployment, for one batch."""
     rows = rng.integers(len(samples), size=config.batch_size)
     batch = samples.batch(rows, rng, augmentation_rate=config.augmentation_rate)
     features = efn.features(batch.present, batch.recalled)
@@ -248,10 +249,13 @@ def residual_distance(residual: Tensor, target: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def validate(efn: Efn, samples: SampleDataset, config: TrainConfig) -> dict[str, float]:
-    """Return losses on deployments that were not trained on: without a residual, with banks of each size, and of the
-    estimated deployment."""
+    """Return losses on held-out deployments.
+
+    Returns:
+        none: without a residual; volume_<n>: with a bank of n rollouts; identification: of the estimated deployment.
+    """
     rng = np.random.default_rng(config.seed)
-    rows = rng.choice(len(samples), min(len(samples), MAX_VALIDATED), replace=False)
+    rows = samples.draw(MAX_VALIDATED, rng)
     losses = {}
     for size in config.bank_sizes:
         batch = samples.batch(rows, rng, bank_size=size)
@@ -262,11 +266,3 @@ def validate(efn: Efn, samples: SampleDataset, config: TrainConfig) -> dict[str,
         losses[f"volume_{size}"] = residual_distance(residual, batch.target).item()
         losses["identification"] = F.mse_loss(efn.identify(features), batch.deployment).item()
     return losses
-
-
-def _without_directory(config: TrainConfig) -> dict[str, Any]:
-    return {name: value for name, value in asdict(config).items() if name != "directory"}
-
-
-def _of_a_round(config: dict[str, Any], updates: int) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name not in NOT_OF_A_ROUND} | {"updates": updates}

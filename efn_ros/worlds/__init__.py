@@ -1,4 +1,5 @@
-"""Simulated worlds: what the robot runs in when there is no robot."""
+# SPDX-License-Identifier: MIT
+"""Simulated worlds, with the shifts of a deployment and scripted experts."""
 
 from efn_ros.worlds.deployment import Deployment
 from efn_ros.worlds.registry import make_world, world_tasks

@@ -1,4 +1,5 @@
-"""./efn bank: what it prints of a bank, and what it says where there is none."""
+# SPDX-License-Identifier: MIT
+"""./efn bank: its tables and JSON, and its errors."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from efn_ros.types import Mode
 
 @pytest.fixture
 def bank(tmp_path):
-    """Two rollouts: one in shadow, one that learned from it."""
+    """Two rollouts: one in shadow, one that was corrected by it."""
     with BankWriter(tmp_path, projection=PROJECTION) as writer:
         for name, change in (
             ("first", {"mode": Mode.SHADOW, "proposed": np.full((4, 3), 0.125, np.float32)}),
@@ -45,21 +46,21 @@ def test_a_shadow_is_a_table_with_a_column_for_each_dimension(bank, capsys):
 
 
 @pytest.mark.parametrize("action", ["stats", "shadow"])
-def test_json_holds_the_same(bank, capsys, action):
+def test_json_holds_the_rows_of_the_tables(bank, capsys, action):
     assert main(["bank", action, str(bank), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     rows = found["credited"] if action == "stats" else found
     assert rows[0]["corrections" if action == "stats" else "decisions"] == 3
 
 
-def test_a_bank_without_shadow_says_how_to_get_one(tmp_path, capsys):
+def test_for_a_bank_without_shadow_the_parameter_is_named(tmp_path, capsys):
     with BankWriter(tmp_path, projection=PROJECTION) as writer:
         writer.append(make_rollout())
     assert main(["bank", "shadow", str(tmp_path)]) == 1
     assert "set shadow: true of efn_corrector" in capsys.readouterr().err
 
 
-def test_a_shadow_without_a_proposal_has_no_sizes_to_show(tmp_path, capsys):
+def test_a_shadow_without_a_proposal_has_no_sizes(tmp_path, capsys):
     made = make_rollout(decisions=1)
     correction = dataclasses.replace(made.steps[0].correction, mode=Mode.SHADOW)
     with BankWriter(tmp_path, projection=PROJECTION) as writer:
@@ -69,7 +70,7 @@ def test_a_shadow_without_a_proposal_has_no_sizes_to_show(tmp_path, capsys):
     assert "|      0 % |" in text and "Residual proposed" not in text
 
 
-def test_where_there_is_no_bank_none_is_made(tmp_path, capsys):
+def test_a_missing_bank_is_refused_and_not_created(tmp_path, capsys):
     assert main(["bank", "stats", str(tmp_path / "none")]) == 2
     assert "there is no bank in" in capsys.readouterr().err and not (tmp_path / "none").exists()
 
@@ -78,20 +79,20 @@ def test_a_corrupt_rollout_is_named_and_left_out(bank, capsys):
     record = BankReader(bank).rollouts()[1]
     (bank / PAYLOADS / record.payload).unlink()
     assert main(["bank", "stats", str(bank)]) == 0
-    said = capsys.readouterr()
-    assert "rollout 'second' is corrupt" in said.err and "| all            |        1 |" in said.out
+    out, err = capsys.readouterr()
+    assert "rollout 'second' is corrupt" in err and "| all            |        1 |" in out
 
 
-# Looking, forgetting, merging
+# List, show, verify, forget, merge
 
 
 def run(capsys, *words):
     code = main(["bank", *map(str, words)])
-    said = capsys.readouterr()
-    return code, said.out, said.err
+    out, err = capsys.readouterr()
+    return code, out, err
 
 
-def test_ls_lists_what_filters_let_pass(bank, capsys):
+def test_ls_lists_the_rollouts_that_match(bank, capsys):
     code, out, _ = run(capsys, "ls", bank)
     assert code == 0 and "first" in out and "second" in out and "2 rollouts, 6 decisions" in out
     assert "1 rollouts, 3 decisions" in run(capsys, "ls", bank, "--where", "explored=noise", "outcome=success")[1]
@@ -111,7 +112,7 @@ def test_show_draws_a_contact_sheet(bank, capsys, tmp_path):
     assert code == 2 and "rollout 'third' is not in" in err
 
 
-def test_verify_says_what_is_damaged_and_fails(bank, capsys):
+def test_verify_names_what_is_damaged_and_fails(bank, capsys):
     assert run(capsys, "verify", bank)[:2] == (0, "2 rollouts read, nothing damaged\n")
     path = bank / PAYLOADS / BankReader(bank).rollouts()[0].payload
     content = bytearray(path.read_bytes())
@@ -123,23 +124,23 @@ def test_verify_says_what_is_damaged_and_fails(bank, capsys):
     assert finding["rollout"] == "first"
 
 
-def test_forget_prints_what_it_would_do_and_does_it_with_yes(bank, capsys):
+def test_forget_lists_rollouts_and_removes_them_with_yes(bank, capsys):
     assert run(capsys, "forget", bank)[0] == 2
     code, out, _ = run(capsys, "forget", bank, "--where", "id=first")
-    assert code == 0 and "1 rollouts would be forgotten" in out and len(BankReader(bank).rollouts()) == 2
-    assert "1 rollouts are forgotten" in run(capsys, "forget", bank, "--where", "id=first", "--yes")[1]
+    assert code == 0 and "1 rollouts would be removed" in out and len(BankReader(bank).rollouts()) == 2
+    assert "1 rollouts are removed" in run(capsys, "forget", bank, "--where", "id=first", "--yes")[1]
     assert [r.id for r in BankReader(bank).rollouts()] == ["second"]
     result = json.loads(run(capsys, "forget", bank, "--where", "id=nobody", "--yes", "--json")[1])
     assert result == {"forgotten": [], "matching": []}
 
 
-def test_a_bank_that_is_in_use_is_not_forgotten_in(bank, capsys):
+def test_no_rollout_is_removed_from_a_bank_with_a_writer(bank, capsys):
     with BankWriter(bank, projection=PROJECTION):
         code, _, err = run(capsys, "forget", bank, "--where", "id=first", "--yes")
     assert code == 2 and "has a writer already" in err and len(BankReader(bank).rollouts()) == 2
 
 
-def test_merge_adds_what_is_not_there(bank, capsys, tmp_path):
+def test_merge_adds_the_missing_rollouts(bank, capsys, tmp_path):
     target = tmp_path / "all"
     other = tmp_path / "other"
     with BankWriter(other, projection=PROJECTION) as writer:
@@ -150,7 +151,7 @@ def test_merge_adds_what_is_not_there(bank, capsys, tmp_path):
     assert [r.id for r in BankReader(target).rollouts()] == ["first", "second", "third"]
     assert run(capsys, "verify", target)[0] == 0
     run(capsys, "forget", target, "--where", "id=third", "--yes")
-    assert "1 were forgotten there and stay so" in run(capsys, "merge", target, other)[1]
+    assert "1 were removed from it before; --forgotten adds them" in run(capsys, "merge", target, other)[1]
     assert json.loads(run(capsys, "merge", target, other, "--forgotten", "--json")[1])["added"] == ["third"]
     with BankWriter(tmp_path / "different", projection=PROJECTION) as writer:
         writer.append(make_rollout("third", seed=9))
@@ -161,15 +162,15 @@ def test_merge_adds_what_is_not_there(bank, capsys, tmp_path):
     assert code == 2 and "there is no bank in" in err
 
 
-def test_rebuild_and_migrate_are_commands_too(bank, capsys):
+def test_rebuild_and_migrate(bank, capsys):
     (bank / "catalogue.sqlite").unlink()
     assert run(capsys, "ls", bank)[0] == 2
     assert "2 rollouts are in the new catalogue, nothing damaged" in run(capsys, "rebuild", bank)[1]
-    assert "of the present format already" in run(capsys, "migrate", bank)[1]
+    assert "has the present format already" in run(capsys, "migrate", bank)[1]
     assert json.loads(run(capsys, "migrate", bank, "--json")[1]) == {"migrated": 0, "left_behind": []}
 
 
-def test_plot_draws_what_filters_let_pass(bank, capsys, tmp_path):
+def test_plot_draws_the_rollouts_that_match(bank, capsys, tmp_path):
     figure = tmp_path / "figures" / "bank.png"
     assert run(capsys, "plot", bank, "--output", figure)[1] == f"figure: {figure}\n"
     assert figure.read_bytes().startswith(b"\x89PNG")
@@ -179,7 +180,7 @@ def test_plot_draws_what_filters_let_pass(bank, capsys, tmp_path):
     assert code == 2 and "holds no rollout" in err
 
 
-def test_a_bank_exported_and_imported_is_remembered_as_the_packaged_policy_sees_it(capsys, tmp_path):
+def test_an_exported_bank_is_imported_with_the_packaged_policy(capsys, tmp_path):
     seed = tmp_path / "seed"
     shutil.copytree(SEED_BANKS / "actuation", seed)
     where = ["--where", "id=seed-2,seed-3"]
@@ -199,7 +200,7 @@ def test_a_bank_exported_and_imported_is_remembered_as_the_packaged_policy_sees_
     assert code == 2 and "--camera 'left' is no pair" in err
 
 
-# Out of a rosbag2
+# Import of a rosbag2
 
 BEGIN, MS = 1_700_000_000 * 10**9, 10**6
 TELEOPERATED = ["--state", "/state", "--action", "/action", "--rate", "5", "--instruction", "push the puck"]
@@ -208,18 +209,18 @@ CAMERAS = ["--camera", "left=/top", "right=/wrist"]
 
 @pytest.fixture
 def teleoperated(tmp_path):
-    """A second of somebody operating a robot of four joints, with two cameras."""
+    """One second of teleoperation of a robot with four joints and two cameras."""
     bags = pytest.importorskip("sample_bags", reason="no ROS 2 here")
-    said = []
+    messages = []
     for t in range(0, 1001, 50):
         stamp = BEGIN + t * MS
-        said += [("/state", bags.joints(stamp, 0.0, 0.1, 0.2, t / 1000, names=("x", "y", "z", "gripper")), stamp)]
-        said += [(topic, bags.picture(stamp, 90, (120, 160)), stamp + MS) for topic in ("/top", "/wrist")]
-        said += [("/action", bags.numbers(t / 1000, 0.0, 0.0, 1.0), stamp + 2 * MS)]
-    return bags.write_bag(tmp_path / "monday", said)
+        messages += [("/state", bags.joints(stamp, 0.0, 0.1, 0.2, t / 1000, names=("x", "y", "z", "gripper")), stamp)]
+        messages += [(topic, bags.picture(stamp, 90, (120, 160)), stamp + MS) for topic in ("/top", "/wrist")]
+        messages += [("/action", bags.numbers(t / 1000, 0.0, 0.0, 1.0), stamp + 2 * MS)]
+    return bags.write_bag(tmp_path / "monday", messages)
 
 
-def test_a_teleoperated_robot_is_remembered_as_the_packaged_policy_sees_it(capsys, teleoperated, tmp_path):
+def test_a_teleoperated_robot_is_imported_with_the_packaged_policy(capsys, teleoperated, tmp_path):
     words = ["import", tmp_path / "bank", teleoperated, *TELEOPERATED, *CAMERAS, "--json"]
     words += ["--task", "push", "--outcome", "success"]
     assert json.loads(run(capsys, *words)[1]) == {"added": ["monday-0"], "already_present": []}
@@ -227,7 +228,7 @@ def test_a_teleoperated_robot_is_remembered_as_the_packaged_policy_sees_it(capsy
     (rollout,) = BankReader(tmp_path / "bank").snapshot(verified=True).rollouts
     record, arrays = rollout.record, rollout.arrays
     assert (record.task, record.instruction, record.outcome.name) == ("push", "push the puck", "SUCCESS")
-    assert (record.start_ns, record.decisions) == (BEGIN + 2 * MS, 6), "from when the last topic had spoken"
+    assert (record.start_ns, record.decisions) == (BEGIN + 2 * MS, 6), "from the first message of the last topic on"
     np.testing.assert_array_equal(arrays.stamps_ns, BEGIN + 2 * MS + np.arange(6) * 200 * MS)
     np.testing.assert_allclose(arrays.proprio[:, 3], np.arange(6) / 5, atol=1e-6)
     np.testing.assert_allclose(arrays.executed[:, 0, 0], np.arange(6) / 5, atol=1e-6)
@@ -245,17 +246,17 @@ def test_the_state_is_of_the_joints_that_camera_ingest_names(capsys, teleoperate
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (CAMERAS, "is a bag of a teleoperated robot; add --state"),
         (TELEOPERATED, "is a bag of a teleoperated robot; add --camera"),
         (
             [*TELEOPERATED, "--camera", "left=/top"],
-            "the dataset has no camera 'right'; there are /top: say which is which",
+            "the dataset has no camera 'right', only /top; map",
         ),
         (
             [*TELEOPERATED, "--camera", "left=/top", "right=/left"],
-            "holds no message of topic '/left'; there are /state, ",
+            "holds no message of topic '/left', only /state, ",
         ),
         (
             [*TELEOPERATED, *CAMERAS, "--state", "/top"],
@@ -265,12 +266,12 @@ def test_the_state_is_of_the_joints_that_camera_ingest_names(capsys, teleoperate
         ([*TELEOPERATED, *CAMERAS, "--state", "/action", "--action", "/state", "--rate", "-5"], "the rate is -5.0"),
     ],
 )
-def test_a_bag_of_which_too_little_is_named_is_refused(capsys, teleoperated, tmp_path, words, says):
+def test_a_bag_with_missing_options_is_refused(capsys, teleoperated, tmp_path, words, message):
     code, _, err = run(capsys, "import", tmp_path / "bank", teleoperated, *words)
-    assert code == 2 and says in err and not BankReader(tmp_path / "bank").rollouts()
+    assert code == 2 and message in err and not BankReader(tmp_path / "bank").rollouts()
 
 
-def test_a_recorded_graph_needs_no_words_and_takes_none(capsys, tmp_path):
+def test_a_recorded_graph_takes_no_options(capsys, tmp_path):
     bags = pytest.importorskip("sample_bags", reason="no ROS 2 here")
     path = bags.write_bag(tmp_path / "bag", bags.at(bags.of_graph(make_rollout("a"))[:-2]))
     code, out, err = run(capsys, "import", tmp_path / "bank", path, "--json")
@@ -281,7 +282,7 @@ def test_a_recorded_graph_needs_no_words_and_takes_none(capsys, tmp_path):
         assert code == 2 and f"is a bag of the graph itself; leave out {words[0]}" in err
 
 
-def test_what_is_no_recording_is_refused_with_what_was_expected(capsys, tmp_path):
+def test_another_file_is_refused_with_the_expected_kinds(capsys, tmp_path):
     (tmp_path / "notes.txt").write_text("notes")
     for source in (tmp_path / "notes.txt", tmp_path, tmp_path / "nothing.mcap"):
         code, _, err = run(capsys, "import", tmp_path / "bank", source)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """./efn checkpoints: what it prints of a registry, and that it switches and undoes without a graph."""
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def bank(tmp_path):
     registry.begin(tmp_path / "origin")
     for accepted, reason in ((True, "error 0.2 -> 0.1"), (False, "error 0.2 -> 0.3")):
         said = {**report(registry, accepted, reason), "revision": 7, "change": CHANGE}
-        registry.add(fill(reason), said, kept=5)
+        registry.add(fill(reason), said, keep=5)
     return tmp_path / "bank"
 
 
@@ -31,7 +32,7 @@ def test_the_status_is_a_table_of_checkpoints_and_one_of_switches(bank, capsys):
     text = capsys.readouterr().out
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
     assert rows == [
-        ["0", "in use", "-", "-", "-", "what learning began with"],
+        ["0", "in use", "-", "-", "-", "the origin of learning"],
         ["1", "offered", "0", "7", "50 %", "error 0.2 -> 0.1"],
         ["2", "rejected", "0", "7", "50 %", "error 0.2 -> 0.3"],
     ]

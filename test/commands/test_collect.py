@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """./efn collect: a robot that works for a while leaves a bank, which an evaluation can recall from."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""./efn report: what documents say and show is what the results files say, here and after any change of them."""
+# SPDX-License-Identifier: MIT
+"""./efn report: documents and figures show the results files, in this checkout and after any change of them."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ COMPARISON = {
     "trust": 0.9,
 }
 ALONE = {**COMPARISON, "condition": "base", "volume": 0, "success": BASE, "fixed": 0, "broke": 0, "residual": 0.0}
-WRONG = {**COMPARISON, "condition": "wrong memory", "success": {"value": 0.42, "low": 0.3, "high": 0.5}}
+OTHER = {**COMPARISON, "condition": "other memory", "success": {"value": 0.42, "low": 0.3, "high": 0.5}}
 WORK = {**COMPARISON, "condition": "memory from work with noise", "success": {"value": 0.75, "low": 0.6, "high": 0.8}}
 NEVER = {**COMPARISON, "removed": None, "steps": None, "base_steps": None, "pairs": 20}
 EVALUATION = {
@@ -54,9 +55,9 @@ EVALUATION = {
         COMPARISON,
         {**WORK, "volume": 1},
         WORK,
-        WRONG,
-        *({**c, "group": "task", "of": "push", "pairs": 20} for c in (ALONE, COMPARISON, WRONG)),
-        *({**c, "group": "task", "of": "reach"} for c in (NEVER, {**WRONG, "pairs": 20})),
+        OTHER,
+        *({**c, "group": "task", "of": "push", "pairs": 20} for c in (ALONE, COMPARISON, OTHER)),
+        *({**c, "group": "task", "of": "reach"} for c in (NEVER, {**OTHER, "pairs": 20})),
         *({**c, "group": "shift", "of": "yaw", "pairs": 20} for c in (ALONE, {**COMPARISON, "volume": 1}, COMPARISON)),
     ],
     "episodes": [],
@@ -219,12 +220,12 @@ EXPECTED = {
     ],
     "confidence": [
         "| the success probability, as learned from the bank             |       0.100 |             0.012 |",
-        "| confidence, as it is                                          |       0.100 |             0.250 |",
-        "8 deployments, 100 rollouts at work in each with the packaged network (91 % succeed)",
+        "| confidence, uncalibrated                                      |       0.100 |             0.250 |",
+        "8 deployments, 100 rollouts in each with the packaged network (91 % succeed)",
         "over 2 bins of as many episodes",
         "n = 1440",
     ],
-    "bank-crashes": ["Of 5000 rollouts", "in 1000 runs", "0 were lost and 0 torn", "`verify` found 200."],
+    "bank-crashes": ["Of 5000 rollouts", "in 1000 runs", "0 were lost and 0 incomplete", "`verify` found 200."],
     "bank": [
         "| 10 000 000 |   100000 |       0.44 | 1.00 |          0.30 |           0.20 |            4.00 |    40.00 |",
         "recall takes 1.10 x as long in the largest bank",
@@ -265,9 +266,7 @@ EXPECTED = {
     "evaluation-volumes": ["50 % without memory, 62 % with 10 rollouts", "n = 240"],
     "evaluation-by-shift": ["| yaw           | 20 | 50 % |   62 % |", "Memory of 10 rollouts."],
     "as-trained": ["Success as trained: 50 % without memory", "2 tasks, 1 scene of each", "n = 20"],
-    "evaluation-libero": [
-        "Success in deployments that nothing was trained in, of these shifts alone: offset, gain: 50 %"
-    ],
+    "evaluation-libero": ["Success in held-out deployments, with these shifts alone: offset, gain: 50 %"],
     "policy": ["| push |    95 % |    60 |", "n = 20"],
     "policy-libero": ["| push |    95 % |    60 |", "n = 20"],
 }
@@ -290,12 +289,12 @@ def put_results(root: Path, **changed: dict) -> None:
         path.write_text(json.dumps(results))
 
 
-def test_the_documents_say_what_the_results_files_say():
+def test_the_documents_of_this_checkout_are_up_to_date():
     assert main(["report", "--check"]) == 0, "run ./efn report"
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_a_block_holds_the_figures_and_where_they_come_from(checkout, name):
+def test_a_block_holds_results_and_provenance(checkout, name):
     put_results(checkout)
     block = render(checkout)[name]
     for part in (*EXPECTED[name], "A CPU, 2 cores, Linux; 2026-01-02; commit abc1234"):
@@ -304,7 +303,7 @@ def test_a_block_holds_the_figures_and_where_they_come_from(checkout, name):
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_without_a_results_file_a_block_says_which_command_makes_it(checkout, name):
+def test_a_block_without_a_results_file_names_the_command_that_writes_it(checkout, name):
     assert BLOCKS[name].command in render(checkout)[name]
 
 
@@ -316,26 +315,40 @@ def test_filling_is_checked_then_done_then_stable(checkout, capsys):
     assert report() == 0 and report("--check") == 0
     put_results(checkout)
     assert report("--check") == 1
-    said = capsys.readouterr().out
+    out = capsys.readouterr().out
     for stale in ("docs/deep/page.md", "docs/images/volumes.png"):
-        assert f"{stale} differs from the results files: run ./efn report" in said
+        assert f"{stale} differs from the results files: run ./efn report" in out
     assert report() == 0 and report("--check") == 0
     text = (checkout / "docs/deep/page.md").read_text()
     assert "stale" not in text and text.count("before\n") == text.count("after\n") == len(BLOCKS)
 
 
-def test_figures_are_drawn_anew_where_they_show_other_results(checkout):
+def test_figures_are_drawn_again_after_their_results_change(checkout):
     put_results(checkout)
     assert refresh(checkout, draw=False) == list(FIGURES) and not (checkout / "docs/images").exists()
     assert refresh(checkout, draw=True) == list(FIGURES) and refresh(checkout, draw=False) == []
     drawn = (checkout / "docs/images/volumes.png").read_bytes()
     put_results(checkout, evaluation={**EVALUATION, "date": "2026-01-03"})
-    assert refresh(checkout, draw=False) == [], "a figure shows no date"
+    assert refresh(checkout, draw=False) == [], "a figure does not show the date"
     put_results(checkout, evaluation={**EVALUATION, "comparisons": [ALONE, *EVALUATION["comparisons"][2:]]})
     assert refresh(checkout, draw=True) == ["docs/images/volumes.png", "docs/images/changes.png"]
     assert (checkout / "docs/images/volumes.png").read_bytes() != drawn
     (checkout / "docs/images/changes.png").unlink()
     assert refresh(checkout, draw=False) == ["docs/images/changes.png"]
+
+
+def test_banks_that_existed_before_the_measurement_have_no_write_rate(checkout):
+    banks = [{name: value for name, value in bank.items() if name != "ingest"} for bank in RESULTS["bank"]["banks"]]
+    put_results(checkout, bank={**RESULTS["bank"], "banks": banks})
+    text = render(checkout)["bank"]
+    assert "rollouts a second" not in text
+    assert "as in the smallest. The instruction filter over 100000 rollouts" in text
+
+
+def test_results_of_version_0_1_have_the_present_names_of_conditions(checkout):
+    before = {**OTHER, "condition": "wrong memory"}
+    put_results(checkout, evaluation={**EVALUATION, "comparisons": [ALONE, COMPARISON, before]})
+    assert "| memory of another deployment |" in render(checkout)["evaluation"]
 
 
 def test_without_results_there_is_no_figure_to_draw(checkout):
@@ -345,7 +358,7 @@ def test_without_results_there_is_no_figure_to_draw(checkout):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("<!-- results:nothing -->\n<!-- /results:nothing -->\n", "no results 'nothing'"),
+        ("<!-- results:nothing -->\n<!-- /results:nothing -->\n", "results 'nothing' are unknown"),
         ("<!-- results:policy -->\nwithout an end", "lacks its beginning, its end"),
         ("<!-- results:policy --><!-- /results:policy -->", "lacks its beginning, its end"),
     ],

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Who may say what: the shipped policy, read by this file alone, and what makes it and keys of it."""
 
 from __future__ import annotations

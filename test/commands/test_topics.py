@@ -1,4 +1,5 @@
-"""./efn topics: what it says of streams and actions, and that it hears a graph whatever its quality of service."""
+# SPDX-License-Identifier: MIT
+"""./efn topics: its lines about topics and actions, and its subscriptions whatever the quality of service."""
 
 from __future__ import annotations
 
@@ -13,21 +14,21 @@ import pytest
 from efn_ros.msg import ActionChunk, CorrectedAction
 from harness import own_domain
 
-from efn_ros.commands.topics import Stream, describe, message_class
+from efn_ros.commands._watch import Stream, describe, message_class
 
-# One node of a graph: images as a robot sends them, kept actions, a latched episode, what it says of itself, and an
-# input from outside of its namespace.
+# One node of a graph: images as a robot sends them, latched actions and episode, diagnostics, and an input from outside
+# of its namespace.
 PUBLISHER = """
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from efn_ros.msg import ActionChunk, CorrectedAction, EpisodeState
-from efn_ros.ros.qos import KEPT_STEPS, LATCHED, SENSOR_DATA
+from efn_ros.ros.qos import LATCHED_STEPS, LATCHED, SENSOR_DATA
 from sensor_msgs.msg import Image, JointState
 
 rclpy.init()
 node = rclpy.create_node("camera_ingest", namespace="efn")
 image = node.create_publisher(Image, "camera/left/image", SENSOR_DATA)
-action = node.create_publisher(CorrectedAction, "corrected_action", KEPT_STEPS)
+action = node.create_publisher(CorrectedAction, "corrected_action", LATCHED_STEPS)
 episode = node.create_publisher(EpisodeState, "episode", LATCHED)
 diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
 node.create_subscription(JointState, "/hal/arm_joint_state", print, SENSOR_DATA)
@@ -62,28 +63,28 @@ def test_rate_age_and_size_are_those_of_the_last_seconds():
     assert stream.row(200.0) == ("0.0", "89.0 s", "123 kB")
 
 
-def test_a_corrected_action_is_told_in_words():
+def test_a_corrected_action_is_described():
     action = CorrectedAction(mode=CorrectedAction.HOLD, reason="action[0][1] is nan", recall_s=math.nan)
     action.context.episode_id, action.context.step, action.context.instruction = "e1", 7, "open the drawer"
     action.corrected = ActionChunk(horizon=2, action_size=2, data=[0.5, -0.25, 9.0, 9.0])
     text = "\n".join(describe(action))
-    for part in ("e1, step 7: open the drawer", "holding: action[0][1] is nan", "+0.500  -0.250", "nothing recalled"):
+    for part in ("e1, step 7: open the drawer", "holding: action[0][1] is nan", "+0.500  -0.250", "no recall"):
         assert part in text
-    assert "9.000" not in text and "answered" not in text
+    assert "9.000" not in text and "recalled in" not in text
     action.rollout_id, action.rollout_step, action.recall_s = "r2", 4, 0.0031
     text = "\n".join(describe(action))
-    assert "step 4 of rollout r2" in text and "answered in 3.1 ms" in text
+    assert "step 4 of rollout r2" in text and "recalled in 3.1 ms" in text
 
 
-def test_a_shadow_and_a_probe_are_told_in_words():
+def test_a_shadow_and_an_exploration_are_described():
     shadow = CorrectedAction(mode=CorrectedAction.SHADOW, proposed=ActionChunk(horizon=1, action_size=1, data=[0.125]))
     text = "\n".join(describe(shadow))
     assert "shadow: base action unchanged" in text and "proposed    +0.125" in text
-    probe = CorrectedAction(mode=CorrectedAction.CORRECTED, exploration="noise")
-    assert "base + memory, exploring (noise)" in "\n".join(describe(probe))
+    exploring = CorrectedAction(mode=CorrectedAction.CORRECTED, exploration="noise")
+    assert "base + memory, exploring (noise)" in "\n".join(describe(exploring))
 
 
-def test_a_type_is_found_by_its_name_or_refused():
+def test_a_message_type_is_found_by_its_name_or_refused():
     assert message_class("efn_ros/msg/CorrectedAction") is CorrectedAction
     for kind in ("genie_msgs_not_here/msg/ArmState", "efn_ros/msg/Nothing", "nonsense"):
         with pytest.raises((ImportError, AttributeError, ValueError)):
@@ -97,7 +98,7 @@ def environment(monkeypatch):
 
 
 @pytest.mark.integration
-def test_it_hears_every_topic_of_a_graph_and_ends_on_ctrl_c(environment):
+def test_every_topic_of_a_graph_is_listed_until_ctrl_c(environment):
     publisher = subprocess.Popen([sys.executable, "-c", PUBLISHER], env=environment)
     try:
         once = subprocess.run(
@@ -121,7 +122,7 @@ def test_it_hears_every_topic_of_a_graph_and_ends_on_ctrl_c(environment):
         "kB",
     ]
     assert 10 < float(rows["/efn/camera/left/image"][2]) < 25
-    assert rows["/efn/episode"][-1] == "B", "the latched episode was not heard"
+    assert rows["/efn/episode"][-1] == "B", "the latched episode was not received"
     assert rows["/hal/arm_joint_state"][-3:-1] == ["no", "publisher"]
     assert "/rosout" not in rows
     for part in ("base action unchanged: the bank is empty", "+0.250  -1.000", "camera_ingest  ok     active"):
@@ -129,7 +130,7 @@ def test_it_hears_every_topic_of_a_graph_and_ends_on_ctrl_c(environment):
 
 
 @pytest.mark.integration
-def test_where_nothing_runs_it_says_so_and_fails(environment):
+def test_without_a_graph_the_command_fails_with_a_message(environment):
     done = subprocess.run([*COMMAND, "--once", "--seconds", "0.5"], env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     assert f"no topic of namespace /efn in ROS domain {environment['ROS_DOMAIN_ID']}" in done.stdout

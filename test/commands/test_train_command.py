@@ -1,4 +1,5 @@
-"""./efn train: the settings of a training, and which options do not go together."""
+# SPDX-License-Identifier: MIT
+"""Settings of ./efn train, and options that exclude each other."""
 
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def test_a_quick_run_has_fewer_deployments_and_updates(monkeypatch, words, deplo
     assert (configs[0].deployments, configs[0].updates) == (deployments, updates)
 
 
-def test_samples_are_of_the_tasks_shifts_and_cameras_that_are_named_with_the_bound_of_the_graph(monkeypatch, tmp_path):
+def test_tasks_shifts_cameras_and_the_bound_of_the_graph_are_settings_of_collection(monkeypatch, tmp_path):
     configs, overlay = [], tmp_path / "bound.yaml"
     overlay.write_text(yaml.safe_dump({"/efn/efn_corrector": {"ros__parameters": {"limits.residual": [0.1] * 4}}}))
     monkeypatch.setattr(supervised, "train", lambda config: configs.append(config) or Path("round_1"))
@@ -51,14 +52,17 @@ def test_old_names_of_options_are_read_with_a_warning(monkeypatch, capsys):
     assert main(["train", "--robot", "metaworld_sim", "--views", "1", "--glimpses", "0", "--memoryless"]) == 0
     collection = configs[0].collection
     assert (collection.other_cameras, collection.extra_cameras, configs[0].use_memory) == (1, 0, False)
-    assert "--views is now --other-cameras; the old name goes with 0.3" in capsys.readouterr().err
+    assert "--views is now --other-cameras; version 0.3 removes the old name" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "words, message",
     [
-        (("--bank", "b", "--install"), "--install is of training in simulated deployments; drop it"),
-        (("--bank", "b", "--kinds", "yaw"), "--kinds is of training in simulated deployments; drop it"),
+        (("--bank", "b", "--install"), "--install is of training in simulated deployments; leave it out with --bank"),
+        (
+            ("--bank", "b", "--kinds", "yaw"),
+            "--kinds is of training in simulated deployments; leave it out with --bank",
+        ),
         (("--bank", "b", "--updates", "3", "4"), "names 2 rounds; with --bank there is one"),
         (("--deployments", "3", "4", "--updates", "3"), "--deployments names 2 rounds, --updates 1"),
         (("--finetune", "c"), "--finetune is an experiment now: ./efn experiment sac c"),
@@ -66,6 +70,6 @@ def test_old_names_of_options_are_read_with_a_warning(monkeypatch, capsys):
         (("--tasks", "juggle"), "unknown task juggle; there are reach"),
     ],
 )
-def test_options_that_do_not_go_together_are_named(words, message):
+def test_options_that_exclude_each_other_are_refused(words, message):
     with pytest.raises(SystemExit, match=message):
         main(["train", *words])

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The corrector: the order of what can go wrong, the latched stop, and a history that is counted in steps."""
 
 from dataclasses import replace
@@ -7,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from sample_recalls import stack_experiences
 
 from efn_ros.correction import Corrector, RecalledAction
 from efn_ros.correction.exploration import MODES, OFF, Exploration
 from efn_ros.correction.limits import ActionLimits
-from efn_ros.types import Experience, Experiences, Mode, Outcome, PolicyStep, Proposal, Quantised, Recall, StepContext
+from efn_ros.types import Experience, Mode, Outcome, PolicyStep, Proposal, Quantised, Recall, StepContext
 
 SIZE = 2  # the first dimension is a velocity, the second a position
 EPS = float(np.finfo(np.float32).eps)
@@ -48,7 +50,7 @@ def recalled(executed, confidence=1.0) -> Recall:
         1.0,
         1.0,
     )
-    return Recall(steps=Experiences.of(experience), selected=0, confidence=confidence)
+    return Recall(steps=stack_experiences(experience), selected=0, confidence=confidence)
 
 
 def corrector(residual=None, control_steps=1, **bounds) -> Corrector:
@@ -448,7 +450,7 @@ def exploring(mode="noise", residual=None, *, explore=None, **bounds) -> Correct
 
 
 FAILED = replace(CAMERA_KINDS.steps[0], rollout_id="r8", outcome=Outcome.FAILURE)
-UNSURE = replace(CAMERA_KINDS, steps=Experiences.of(*CAMERA_KINDS.steps, FAILED))
+UNSURE = replace(CAMERA_KINDS, steps=stack_experiences(*CAMERA_KINDS.steps, FAILED))
 UNSURE = replace(UNSURE, confidence=0.2)
 
 
@@ -477,7 +479,7 @@ def test_probes_stay_within_every_limit_over_a_whole_episode(mode, episode):
     for index, (base, _, _) in enumerate(episode):
         first = recalled(np.nan_to_num(base), 0.1)
         failure = replace(first.steps[0], executed=-first.steps[0].executed, outcome=Outcome.FAILURE)
-        memory = replace(first, steps=Experiences.of(*first.steps, failure))
+        memory = replace(first, steps=stack_experiences(*first.steps, failure))
         correction = guard.correct(step(base, index), memory)
         assert_within_limits(np.concatenate([path, correction.corrected]))
         assert (np.abs(correction.residual) <= 0.5 + EPS).all()

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Exploration: bounded, smooth, the same for the same seed and step, and only where it may be."""
 
 import dataclasses
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from sample_recalls import stack_experiences
 
 from efn_ros.correction.exploration import (
     MIN_PERIOD_S,
@@ -22,7 +24,7 @@ from efn_ros.correction.exploration import (
 )
 from efn_ros.efn.actor import Efn
 from efn_ros.efn.config import EfnConfig
-from efn_ros.types import Experience, Experiences, Outcome, PolicyStep, Quantised, Recall, StepContext
+from efn_ros.types import Experience, Outcome, PolicyStep, Quantised, Recall, StepContext
 
 SIZE, HORIZON, RATE_HZ, STEPS = 2, 4, 20.0, 3
 BOUND = np.array([0.3, 0.6], np.float32)
@@ -60,7 +62,7 @@ def experience(value, probability=0.0, outcome=Outcome.SUCCESS, horizon=HORIZON)
 
 def recall(*steps, selected=0, confidence=0.2) -> Recall:
     steps = steps or (experience(0.5, 0.7), experience(-0.5, 0.3))
-    return Recall(Experiences.of(*steps), selected=selected, confidence=confidence)
+    return Recall(stack_experiences(*steps), selected=selected, confidence=confidence)
 
 
 FAILING = recall(experience(0.5, 0.4), experience(-0.5, 0.6, Outcome.FAILURE))
@@ -222,7 +224,7 @@ def test_a_change_that_is_not_finite_is_none():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mode": "wild"}, "exploration.mode is 'wild'; there are 'off', 'noise'"),
+        ({"mode": "wild"}, "exploration.mode is 'wild'; choose one of 'off', 'noise'"),
         ({"mode": False}, "exploration.mode is False; .* a bare off"),
         ({"scale": 1.5}, r"exploration.scale is 1.5; it must be in \[0, 1\]"),
         ({"episode_fraction": -0.1}, "exploration.episode_fraction is -0.1"),

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The learned residual as the corrector calls it."""
 
 from dataclasses import replace
@@ -33,7 +34,9 @@ def test_the_corrector_gets_the_residual_of_the_network(efn, learned):
 
 def test_codes_of_another_network_are_not_read(efn, learned):
     proposal = learned(step(), Recall(experiences(4), selected=0, codes="of another"))
-    assert not proposal.residual.any() and proposal.reason.startswith("what was seen is not recalled as the EFN reads")
+    assert not proposal.residual.any() and proposal.reason.startswith(
+        "the recalled image codes are not those of the EFN"
+    )
 
 
 def test_the_residual_is_scaled_by_trust(efn, tmp_path):

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Limits: what comes out obeys every bound over a whole chunk and across its seam, and no more is taken than needed.
 
 What `within` does with commands step by step is in test_motion.py.

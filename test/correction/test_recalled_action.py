@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The correction without training: its formula, and in words why it is nothing."""
 
 import dataclasses
@@ -7,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from sample_recalls import stack_experiences
 
 from efn_ros.correction import RecalledAction
-from efn_ros.types import Experience, Experiences, Outcome, PolicyStep, Quantised, Recall, StepContext
+from efn_ros.types import Experience, Outcome, PolicyStep, Quantised, Recall, StepContext
 
 NOTHING = np.zeros(0, np.float32)
 NO_TOKENS = Quantised(np.zeros((1, 4), np.int8), np.ones(1, np.float32))
@@ -42,7 +44,9 @@ def experience(executed, outcome=Outcome.SUCCESS) -> Experience:
 
 
 def recall(*executed, selected=0, confidence=0.8, outcome=Outcome.SUCCESS) -> Recall:
-    return Recall(Experiences.of(*(experience(e, outcome) for e in executed)), selected=selected, confidence=confidence)
+    return Recall(
+        stack_experiences(*(experience(e, outcome) for e in executed)), selected=selected, confidence=confidence
+    )
 
 
 chunks = hnp.arrays(np.float32, (2, 2), elements=st.floats(-1, 1, width=32))
@@ -99,6 +103,6 @@ def test_a_failure_that_was_not_drawn_does_not_matter():
     made = recall(BASE + 1, BASE + 1)
     failed = dataclasses.replace(made.steps[1], outcome=Outcome.FAILURE)
     residual, reason, _ = RecalledAction()(
-        step(), dataclasses.replace(made, steps=Experiences.of(made.steps[0], failed))
+        step(), dataclasses.replace(made, steps=stack_experiences(made.steps[0], failed))
     )
     assert reason == "" and residual.any()

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The registry: what is in use is whole whatever happens, every switch is logged, and each can be undone."""
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def registry(tmp_path, origin):
     return made
 
 
-def add(registry, *, accepted=True, kept=5, **said):
-    return registry.add(fill(f"{len(registry.checkpoints())}"), report(registry, accepted, **said), kept=kept)
+def add(registry, *, accepted=True, keep=5, **entries):
+    return registry.add(fill(f"{len(registry.checkpoints())}"), report(registry, accepted, **entries), keep=keep)
 
 
 def assert_whole(registry) -> None:
@@ -58,7 +59,7 @@ def test_learning_begins_with_the_corrector_s_own_checkpoint_as_number_0(registr
     registry.begin(origin)
     assert len(registry.checkpoints()) == 1
     (origin / FILES[1]).write_text("other weights")
-    with pytest.raises(ValueError, match="began with checkpoint .* name that one again, or move the directory away"):
+    with pytest.raises(ValueError, match="began with checkpoint .* the first one again, or move the directory away"):
         registry.begin(origin)
 
 
@@ -68,7 +69,7 @@ def test_nothing_is_there_before_learning_begins(tmp_path):
     with pytest.raises(FileNotFoundError, match="model.safetensors is missing|config.json is missing"):
         registry.begin(tmp_path)
     for act in (lambda: registry.switch(1), registry.undo):
-        with pytest.raises(ValueError, match="no switch|there is nothing in"):
+        with pytest.raises(ValueError, match="no switch|has no checkpoint yet"):
             act()
 
 
@@ -113,7 +114,7 @@ def test_what_was_in_use_before_can_be_used_again_and_what_was_accepted_against_
     [
         (0, "checkpoint 0 is in use already"),
         (1, "checkpoint 1 was rejected: it shakes; switch to an accepted one"),
-        (7, r"there is no checkpoint 7 in .*; there are \[0, 1, 2\]"),
+        (7, r"has no checkpoint 7; choose one of \[0, 1, 2\]"),
         (2, "checkpoint 2 is .* on disk, but .* was accepted"),
     ],
 )
@@ -129,7 +130,7 @@ def test_one_in_use_that_is_lost_is_named_and_can_be_switched_away_from(registry
     path = add(registry).path
     registry.switch(1)
     path.rename(path.with_name("elsewhere"))
-    with pytest.raises(ValueError, match="there is no checkpoint 1"):
+    with pytest.raises(ValueError, match="has no checkpoint 1"):
         registry.current()
     assert registry.undo().number == 0 == registry.current().number
 
@@ -137,7 +138,7 @@ def test_one_in_use_that_is_lost_is_named_and_can_be_switched_away_from(registry
 def test_what_was_never_used_is_kept_in_bounded_number_and_no_number_comes_twice(registry):
     add(registry)
     registry.switch(1)
-    numbers = [add(registry, accepted=i % 2 == 0, kept=2).number for i in range(8)]
+    numbers = [add(registry, accepted=i % 2 == 0, keep=2).number for i in range(8)]
     assert numbers == list(range(2, 10))
     assert [c.number for c in registry.checkpoints()] == [0, 1, 6, 7, 8, 9]
 
@@ -150,7 +151,7 @@ from switcher import fill, report
 from efn_ros.correction.registry import Registry
 registry = Registry({str(registry.directory.parent)!r})
 for i in range(15):
-    registry.add(fill(str(i)), report(registry), kept=99)
+    registry.add(fill(str(i)), report(registry), keep=99)
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     both = [subprocess.Popen([sys.executable, "-c", script], env=environment) for _ in range(2)]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A switched checkpoint corrects from the next episode on and never within one; what does not fit is named and left."""
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sample_work import BOUND, RECALL, checkpoint, patterned, remember
+from sample_work import BOUND, RECALL, checkpoint, patterned, store
 
 from efn_ros.bank import BankReader
 from efn_ros.correction import Corrector
@@ -25,7 +26,7 @@ class Robot:
 
     def __init__(self, tmp_path: Path) -> None:
         made = list(patterned(6))
-        bank = remember(tmp_path / "bank", made[:5])
+        bank = store(tmp_path / "bank", made[:5])
         self.origin, self.registry = checkpoint(tmp_path / "origin"), Registry(bank)
         self.registry.begin(self.origin)
         self._steps, self._retriever = made[5].steps, Retriever(BankReader(bank), RECALL)
@@ -45,7 +46,7 @@ class Robot:
         torch.nn.init.constant_(efn.head.bias, float(np.arctanh(said / BOUND[0])))
         current = self.registry.current()
         proof = {"accepted": True, "reason": "", "parent": {"number": current.number}, **report}
-        return self.registry.add(efn.save_pretrained, proof, kept=9).number
+        return self.registry.add(efn.save_pretrained, proof, keep=9).number
 
     def added(self, episode: str, step: int = 0, policy: str = "policy-1") -> float:
         """What the corrector adds in a decision."""
@@ -115,7 +116,7 @@ def meddled_with(robot):
 def gone(robot):
     path = robot.registry.checkpoints()[1].path
     path.rename(path.with_name("elsewhere"))
-    return "there is no checkpoint 1"
+    return "has no checkpoint 1"
 
 
 @pytest.mark.parametrize(
@@ -134,4 +135,4 @@ def test_one_that_was_learnt_with_another_policy_is_named_and_left(robot):
     robot.registry.switch(robot.candidate(0.2, policy="policy-0"))
     robot.switching.prefetch()
     assert robot.added("first") == 0.0
-    assert robot.switching.refused == "checkpoint 1 was trained with policy policy-0, but policy-1 is at work"
+    assert robot.switching.refused == "checkpoint 1 was trained with policy policy-0, but the policy is policy-1"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The EFN: a set goes in, a bounded residual comes out, and without memory there is none."""
 
 from dataclasses import replace

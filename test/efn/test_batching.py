@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The present episode as the network reads it: decision by decision, as memory gives it."""
 
 from dataclasses import replace

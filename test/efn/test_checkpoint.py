@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Checkpoints of the network: what was saved comes back, and what does not fit is named."""
 
 import json
@@ -9,13 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sample_networks import CONFIG, D, T, experiences, present, random_efn, recalled, trusting_efn
+from sample_recalls import stack_experiences
 
 from efn_ros.efn.actor import Efn
 from efn_ros.efn.batching import recalled_of
 from efn_ros.efn.checkpoint import FIELDS_BEFORE, TENSORS_BEFORE
 from efn_ros.efn.config import WEIGHTS
-from efn_ros.features.codes import Codes
-from efn_ros.types import Experiences, Quantised
+from efn_ros.features.codes import SketchEncoder
+from efn_ros.types import Quantised
 
 
 @pytest.fixture
@@ -77,11 +79,11 @@ def test_what_a_recalled_step_saw_is_encoded_as_the_network_would(efn, tmp_path)
     tensors = torch.from_numpy(np.stack([sketch.dequantise() for sketch in sketches]))
     np.testing.assert_allclose(efn.codes(sketches), efn.code(tensors).detach(), atol=2e-3)
     efn.save_pretrained(tmp_path)
-    loaded, plain = Codes.load(tmp_path / WEIGHTS), Efn(replace(CONFIG, code_size=0))
+    loaded, plain = SketchEncoder.load(tmp_path / WEIGHTS), Efn(replace(CONFIG, code_size=0))
     assert loaded.identity == efn.codes.identity and plain.codes is None
     plain.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="holds no codes; name another EFN, or none, in codes"):
-        Codes.load(tmp_path / WEIGHTS)
-    with pytest.raises(ValueError, match="the EFN reads 3 numbers of what a recalled step saw, not 0"):
-        recalled_of(Experiences.of(replace(experiences(1)[0], code=np.zeros(0, np.float32))), CONFIG)
+    with pytest.raises(ValueError, match="contains no encoder; set codes to another EFN, or leave it empty"):
+        SketchEncoder.load(tmp_path / WEIGHTS)
+    with pytest.raises(ValueError, match="image codes of the recalled steps have 0 numbers; the EFN takes 3"):
+        recalled_of(stack_experiences(replace(experiences(1)[0], code=np.zeros(0, np.float32))), CONFIG)
     assert recalled_of(experiences(1), plain.config).code.shape == (1, 1, 0)

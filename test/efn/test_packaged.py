@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What comes with the package fits together: policy, network and the bank of one deployment."""
 
 import json

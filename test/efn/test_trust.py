@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Trust: a probability, out of two sets."""
 
 from dataclasses import replace

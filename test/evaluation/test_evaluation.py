@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Paired evaluation: which scene is run under which condition, the intervals, and a run that is resumed."""
 
 import dataclasses
@@ -29,6 +30,7 @@ from efn_ros.evaluation import (
 )
 from efn_ros.evaluation import evaluate as run_all
 from efn_ros.evaluation.banks import BankFill, fill_bank
+from efn_ros.evaluation.episodes import read
 from efn_ros.evaluation.plan import (
     AS_TRAINED_MEMORY,
     NO_MEMORY,
@@ -72,7 +74,7 @@ def conditions(job):
     return [(c.name, c.volume, c.bank) for c in job.conditions]
 
 
-def test_a_deployment_is_run_by_the_base_by_every_volume_and_by_the_controls_at_the_largest():
+def test_a_deployment_is_run_with_the_base_with_every_volume_and_with_the_controls_at_the_largest():
     jobs = plan("metaworld_sim", ["reach", "push"], [3, 4], volumes=(5, 0, 2, 5), variants={"recall": "recall.yaml"})
     assert [(job.deployment, job.task) for job in jobs] == [(3, "reach"), (3, "push"), (4, "reach"), (4, "push")]
     memory = [(MEMORY, volume, 3) for volume in (0, 2, 5)]
@@ -87,17 +89,17 @@ def test_a_deployment_is_run_by_the_base_by_every_volume_and_by_the_controls_at_
     assert [c.overlays for c in jobs[0].conditions if c.overlays] == [("recall.yaml",)]
 
 
-def test_the_wrong_memory_is_that_of_the_next_deployment_and_never_ones_own():
-    def wrong(*deployments):
+def test_the_other_memory_is_that_of_the_next_deployment_and_never_of_the_same():
+    def other(*deployments):
         jobs = plan("metaworld_sim", ["reach"], deployments)
         return [(job.deployment, c.bank) for job in jobs for c in job.conditions if c.name == OTHER_MEMORY]
 
-    assert wrong(0, 1, 2) == [(0, 1), (1, 2), (2, 0)]
-    assert wrong(7) == [(7, 8)] and wrong(9999) == [(9999, 0)]
-    assert wrong(None) == [(None, 0)]
+    assert other(0, 1, 2) == [(0, 1), (1, 2), (2, 0)]
+    assert other(7) == [(7, 8)] and other(9999) == [(9999, 0)]
+    assert other(None) == [(None, 0)]
 
 
-def test_as_trained_the_memory_of_the_base_as_trained_is_no_control():
+def test_as_trained_there_is_no_control_with_the_memory_of_the_base_as_trained():
     (job,) = plan("metaworld_sim", ["reach"], [None], volumes=(1,))
     assert conditions(job) == [(BASE, 0, None), (MEMORY, 1, None), (OTHER_MEMORY, 1, 0)]
 
@@ -108,13 +110,13 @@ def test_memory_from_work_is_run_at_every_volume_with_a_bank_of_its_own():
     assert working == [Condition("memory from work", volume, 3, ("work.yaml",), work=True) for volume in (1, 2)]
 
 
-def test_without_memory_there_are_no_controls_of_it():
+def test_volume_zero_has_no_controls():
     (job,) = plan("metaworld_sim", ["reach"], [0], volumes=(0,), variants={"recall": "recall.yaml"})
     assert conditions(job) == [(BASE, 0, None), (MEMORY, 0, 0)]
 
 
 @pytest.mark.parametrize("seed", [10_000, 123_456, -1])
-def test_deployments_that_training_may_have_met_are_refused(seed):
+def test_deployments_of_training_are_refused(seed):
     with pytest.raises(TrainedDeploymentError, match=f"deployment {seed} is not held out.*from 0 to 9999"):
         plan("metaworld_sim", ["reach"], [0, seed])
 
@@ -124,23 +126,23 @@ def test_deployments_that_training_may_have_met_are_refused(seed):
     [
         ({"volumes": ()}, "volumes are"),
         ({"volumes": (1, -1)}, r"volumes are \[1, -1\].*none below 0"),
-        ({"variants": {OTHER_MEMORY: "w.yaml"}}, "'wrong memory' is taken"),
+        ({"variants": {OTHER_MEMORY: "w.yaml"}}, "'other memory' is taken"),
         ({"working": {MEMORY: "w.yaml"}}, "'memory' is taken"),
         ({"variants": {"w": "w.yaml"}, "working": {"w": "w.yaml"}}, "'w' is taken"),
         ({"episodes": 0}, "0 episodes"),
     ],
 )
-def test_a_plan_that_cannot_be_is_refused(changes, message):
+def test_an_impossible_plan_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         plan("metaworld_sim", ["reach"], [0], **changes)
 
 
 def test_scenes_that_fill_banks_are_never_evaluated_and_deployments_have_their_own():
     evaluated = [{scene(d, i) for i in range(1000)} for d in range(50)]
-    remembered = [{bank_scene(d, i) for i in range(1000)} for d in range(50)]
-    assert len(set().union(*evaluated)) == len(set().union(*remembered)) == SCENES
-    assert not set().union(*evaluated) & set().union(*remembered)
-    assert max(bank_scene(9999, i) for i in range(1000)) < 100_000, "policies are trained on scenes from there on"
+    filling = [{bank_scene(d, i) for i in range(1000)} for d in range(50)]
+    assert len(set().union(*evaluated)) == len(set().union(*filling)) == SCENES
+    assert not set().union(*evaluated) & set().union(*filling)
+    assert max(bank_scene(9999, i) for i in range(1000)) < 100_000, "policies are trained on scenes from 100 000 on"
     assert [scene(None, i) for i in range(3)] == [0, 1, 2]
 
 
@@ -156,8 +158,8 @@ def test_scenes_that_memory_fixed_and_broke_are_counted():
 
 
 def test_only_scenes_run_under_both_with_this_volume_are_compared():
-    lonely = [episode(8, BASE, True), episode(9, MEMORY, True, volume=5), *pairs((0, 0), volume=2, task="push")]
-    found = gain([*lonely, *pairs((1, 1), (0, 1))])
+    unpaired = [episode(8, BASE, True), episode(9, MEMORY, True, volume=5), *pairs((0, 0), volume=2, task="push")]
+    found = gain([*unpaired, *pairs((1, 1), (0, 1))])
     assert (found.pairs, found.base.value, found.success.value) == (2, 0.5, 1.0)
 
 
@@ -177,28 +179,28 @@ def test_no_scene_run_under_both_is_no_comparison():
         gain([episode(8, BASE, True)])
 
 
-def test_where_the_base_never_fails_nothing_can_be_removed():
+def test_no_failures_are_removed_if_the_base_never_fails():
     found = gain(pairs((1, 1), (1, 0)))
     assert found.removed is None and found.broke == 1
 
 
 def test_steps_are_those_of_scenes_where_both_succeeded():
-    def met(seed, *lengths):
+    def episodes(seed, *lengths):
         """Lengths of base and memory; None is a failure."""
         for condition, volume, length in zip((BASE, MEMORY), (0, 5), lengths, strict=True):
             yield episode(
                 seed, condition, length is not None, volume=volume, length=length or 200, residual=0.1 * volume
             )
 
-    found = gain([*met(0, 40, 20), *met(1, 60, 50), *met(2, None, 30), *met(3, 90, None)])
+    found = gain([*episodes(0, 40, 20), *episodes(1, 60, 50), *episodes(2, None, 30), *episodes(3, 90, None)])
     assert (found.base_steps, found.steps) == (50, 35)
     assert found.residual == pytest.approx(0.5)
-    never = gain([*met(0, None, 30), *met(1, 90, None)])
+    never = gain([*episodes(0, None, 30), *episodes(1, 90, None)])
     assert never.steps is None and never.base_steps is None
 
 
 @pytest.mark.parametrize("outcome, difference", [((0, 1), 1), ((1, 0), -1), ((1, 1), 0), ((0, 0), 0)])
-def test_where_every_pair_says_the_same_the_interval_is_that_point(outcome, difference):
+def test_the_interval_of_equal_outcomes_is_a_point(outcome, difference):
     found = gain(pairs(*[outcome] * 7))
     assert dataclasses.astuple(found.difference) == (difference,) * 3
     assert found.removed is None or dataclasses.astuple(found.removed) == (difference,) * 3
@@ -243,8 +245,8 @@ def test_the_flat_case_is_the_paired_bootstrap():
         assert estimate.value == pytest.approx(statistic(before, after))
 
 
-def test_failures_that_come_together_widen_the_interval():
-    """Ten scenes of a deployment that say the same count as one: the interval is that of deployments."""
+def test_correlated_failures_widen_the_interval():
+    """Ten scenes of a deployment with the same outcome count as one: the interval is that of deployments."""
     outcomes = [(0, 1)] * 6 + [(0, 0)] * 6
     together = gain([e for d, pair in enumerate(outcomes) for e in pairs(*[pair] * 10, deployment=d)])
     assert (together.difference.low, together.difference.high) == pytest.approx(binomial_interval(6, 12))
@@ -317,7 +319,7 @@ def test_every_condition_is_compared_over_all_scenes_by_task_and_by_kind_of_shif
 
 
 class Scheduled(Executor):
-    """Fills and runs nothing: every job has the episodes that it should have, all of them failures."""
+    """Runs no simulation: every job returns the episodes of its plan, all of them failures."""
 
     def __init__(self, failing=()):
         self.calls, self.failing = [], failing
@@ -378,7 +380,7 @@ def test_the_base_alone_needs_no_bank(tmp_path):
     assert evaluate([Job("metaworld_sim", None, "reach", 1, (BASES,))], tmp_path)[1].fills == []
 
 
-def test_a_second_run_does_what_is_missing_and_nothing_else(tmp_path):
+def test_a_second_run_adds_the_missing_episodes_and_runs_no_others(tmp_path):
     first, _ = evaluate(jobs(), tmp_path)
     both, executor = evaluate(jobs((0, 1)), tmp_path)
     assert executor.jobs == [(1, "reach"), (1, "push")]
@@ -399,6 +401,12 @@ def test_a_new_condition_or_volume_is_all_that_is_run_of_a_job(tmp_path):
     ] * 2
 
 
+def test_an_episode_of_version_0_1_has_the_present_name_of_its_condition(tmp_path):
+    log = tmp_path / "episodes.jsonl"
+    log.write_text(json.dumps(dataclasses.asdict(episode(0, "wrong memory"))) + "\n")
+    assert [e.condition for e in read(log)] == [OTHER_MEMORY]
+
+
 def test_more_scenes_are_run_and_fewer_are_returned(tmp_path):
     evaluate(jobs(episodes=3), tmp_path)
     episodes, executor = evaluate(jobs(episodes=2), tmp_path)
@@ -407,7 +415,7 @@ def test_more_scenes_are_run_and_fewer_are_returned(tmp_path):
 
 
 @pytest.mark.parametrize("left", [0, 1, 20, -1])
-def test_a_line_that_a_crash_took_or_tore_is_made_again(tmp_path, left):
+def test_an_episode_whose_line_is_missing_or_incomplete_is_run_again(tmp_path, left):
     evaluate(jobs(), tmp_path)
     whole = lines(tmp_path)
     torn = json.loads(whole[-1])
@@ -418,7 +426,7 @@ def test_a_line_that_a_crash_took_or_tore_is_made_again(tmp_path, left):
     assert sorted(lines(tmp_path)) == sorted(whole)
 
 
-def test_after_a_job_has_failed_another_run_does_the_rest(tmp_path):
+def test_a_run_after_a_failed_job_completes_the_plan(tmp_path):
     with pytest.raises(RuntimeError, match="push failed"):
         evaluate(jobs(), tmp_path, failing=("push",))
     whole, executor = evaluate(jobs(), tmp_path)
@@ -444,7 +452,7 @@ def test_a_directory_refuses_episodes_of_other_settings(tmp_path):
         evaluate(jobs(variants={"mine": str(first)}), output)
 
 
-# The real thing, with the packaged policy at one of its shortest tasks
+# Simulated episodes, with the packaged policy at one of its shortest tasks
 
 
 @pytest.fixture(scope="module")
@@ -452,7 +460,7 @@ def filled(tmp_path_factory):
     """Two banks of two rollouts."""
     output = tmp_path_factory.mktemp("evaluation")
     for deployment in (None, 4):
-        for volume in (1, 2):  # the second call adds what the first has left
+        for volume in (1, 2):  # the second call continues in the same bank
             fill_bank(BankFill("metaworld_sim", deployment, ("coffee-button",), volume), str(output))
     return output
 
@@ -485,9 +493,9 @@ def test_a_bank_of_work_holds_corrected_rollouts_of_recurring_scenes(tmp_path):
     rollouts = BankReader(tmp_path / "banks" / "4-memory-from-work").snapshot().rollouts
     assert [r.record.seed for r in rollouts] == [scene(4, 0)] * 3
     first, *others = (r.arrays for r in rollouts)
-    assert (first.modes == Mode.BASE).all(), "nothing is remembered yet"
+    assert (first.modes == Mode.BASE).all(), "the bank is still empty"
     assert all((arrays.modes == Mode.CORRECTED).any() for arrays in others)
-    assert (others[0].executed[1] != others[1].executed[1]).any(), "the same scene is not explored alike twice"
+    assert (others[0].executed[1] != others[1].executed[1]).any(), "exploration of one scene differs by rollout"
 
 
 @pytest.mark.simulator
@@ -499,7 +507,7 @@ def test_a_bank_holds_rollouts_of_the_base_alone_on_scenes_of_its_own(filled):
 
 
 @pytest.mark.simulator
-def test_recall_sees_the_first_rollouts_only(filled):
+def test_recall_uses_the_first_rollouts_only(filled):
     reader = BankReader(filled / "banks" / "4")
     whole = reader.snapshot().rollouts
     for volume in (0, 1, 2):
@@ -507,10 +515,10 @@ def test_recall_sees_the_first_rollouts_only(filled):
 
 
 @pytest.mark.simulator
-def test_a_scene_is_run_under_every_condition_and_nothing_is_remembered_of_it(filled):
-    met = (BASES, Condition(MEMORY, 0, 4), Condition(MEMORY, 2, 4), Condition(AS_TRAINED_MEMORY, 2, None))
-    base, empty, memory, nominal = run_job(Job("metaworld_sim", 4, "coffee-button", 1, met), str(filled))
-    assert [(e.condition, e.volume) for e in (base, empty, memory, nominal)] == [(c.name, c.volume) for c in met]
+def test_a_scene_is_run_under_every_condition_and_not_stored(filled):
+    planned = (BASES, Condition(MEMORY, 0, 4), Condition(MEMORY, 2, 4), Condition(AS_TRAINED_MEMORY, 2, None))
+    base, empty, memory, nominal = run_job(Job("metaworld_sim", 4, "coffee-button", 1, planned), str(filled))
+    assert [(e.condition, e.volume) for e in (base, empty, memory, nominal)] == [(c.name, c.volume) for c in planned]
     assert {e.seed for e in (base, empty, memory, nominal)} == {scene(4, 0)}
     assert base.shifts == pytest.approx(sample_strengths(4), abs=1e-3)
     assert dataclasses.replace(empty, condition=BASE) == base, "without a rollout to recall, memory is exactly the base"
@@ -556,7 +564,7 @@ def test_the_command_evaluates_and_writes_a_results_file(tmp_path, capsys):
         (["--params-file", str(config_directory() / "deployments" / "camera.yaml")], "give sim_bridge a deployment"),
     ],
 )
-def test_the_command_says_what_it_cannot_do(tmp_path, words, message):
+def test_an_impossible_command_is_refused_with_a_reason(tmp_path, words, message):
     with pytest.raises(SystemExit, match=message):
         main(["evaluate", "--output", str(tmp_path), *words])
 

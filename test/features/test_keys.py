@@ -1,4 +1,5 @@
-"""The key of a frame, equations (4)(5)."""
+# SPDX-License-Identifier: MIT
+"""The key of a frame, equations (4) and (5)."""
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from efn_ros.features.keys import mean_latent, mean_max_key
 tokens = arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 8)), elements=st.floats(-10, 10, width=32))
 
 
-def test_is_the_equation_written_out():
+def test_the_key_equals_the_equation_written_out():
     features = np.random.default_rng(0).standard_normal((5, 7))
     rows = [row / np.linalg.norm(row) for row in features]
     mean, highest = np.mean(rows, axis=0), np.max(rows, axis=0)
@@ -20,13 +21,13 @@ def test_is_the_equation_written_out():
 
 
 @given(tokens)
-def test_has_unit_norm_or_is_zero_and_never_nan(features):
+def test_the_key_has_unit_norm_or_is_zero_and_is_never_nan(features):
     key = mean_max_key(features)
     assert key.dtype == np.float32 and key.shape == features.shape[1:]
     assert np.isfinite(key).all() and np.linalg.norm(key) <= 1 + 1e-5
 
 
-def test_does_not_depend_on_the_order_or_the_length_of_tokens():
+def test_the_key_does_not_depend_on_the_order_or_the_norm_of_tokens():
     rng = np.random.default_rng(1)
     features = rng.standard_normal((9, 12)).astype(np.float32)
     scaled = features[rng.permutation(9)] * rng.uniform(0.5, 2, (9, 1)).astype(np.float32)
@@ -50,7 +51,7 @@ def test_refuses_a_frame_without_tokens(shape):
         mean_max_key(np.zeros(shape))
 
 
-def test_latent_tokens_are_compared_by_their_mean_and_may_be_absent():
+def test_the_latent_key_is_the_unit_mean_and_empty_without_tokens():
     latent = np.random.default_rng(3).standard_normal((5, 4, 6))
     mean = latent[2].mean(axis=0)
     np.testing.assert_allclose(mean_latent(latent)[2], mean / np.linalg.norm(mean), atol=1e-6)

@@ -1,4 +1,5 @@
-"""Random projection and quantisation, equations (30)(31)."""
+# SPDX-License-Identifier: MIT
+"""Random projection and quantisation, equations (30) and (31)."""
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ rows = arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 9)), eleme
 
 
 @given(rows)
-def test_quantisation_errs_by_at_most_half_a_step(vectors):
+def test_the_quantisation_error_is_at_most_half_a_step(vectors):
     quantised = quantise(vectors)
     assert quantised.q.dtype == np.int8 and quantised.scale.dtype == np.float32
     assert quantised.q.min() >= -127 and quantised.scale.shape == vectors.shape[:-1]
@@ -27,7 +28,7 @@ def test_a_zero_row_stays_zero():
 
 
 @pytest.mark.parametrize("size", [64, 128, 256])
-def test_cosines_are_kept_within_the_johnson_lindenstrauss_bound(size):
+def test_cosines_are_preserved_within_the_johnson_lindenstrauss_bound(size):
     """The error of a cosine deviates by at most about 1 / sqrt(d); none of 500 pairs is beyond five times that."""
     rng = np.random.default_rng(size)
     first = rng.standard_normal((500, 384)).astype(np.float32)
@@ -36,12 +37,12 @@ def test_cosines_are_kept_within_the_johnson_lindenstrauss_bound(size):
     )
     cosine = np.einsum("nd,nd->n", first, second) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
     projection = Projection(384, size)
-    kept = np.einsum("nd,nd->n", projection.sketch(first).dequantise(), projection.sketch(second).dequantise())
-    assert np.abs(kept - cosine).max() < 5 / np.sqrt(size)
-    assert np.std(kept - cosine) < 1.1 / np.sqrt(size)
+    projected = np.einsum("nd,nd->n", projection.sketch(first).dequantise(), projection.sketch(second).dequantise())
+    assert np.abs(projected - cosine).max() < 5 / np.sqrt(size)
+    assert np.std(projected - cosine) < 1.1 / np.sqrt(size)
 
 
-def test_describe_is_the_projected_key_and_sketch_every_projected_token():
+def test_describe_projects_the_key_and_sketch_every_token():
     tokens = np.random.default_rng(0).standard_normal((6, 24)).astype(np.float32)
     projection = Projection(24, 16, seed=1)
     key, sketch = projection.describe(tokens), projection.sketch(tokens)
@@ -65,7 +66,7 @@ def test_the_matrix_is_the_same_on_every_machine_and_with_every_numpy():
     assert Projection(7, 5).matrix.shape == (7, 5)
 
 
-def test_identity_tells_sizes_and_seeds_apart():
+def test_the_identity_depends_on_sizes_and_seed():
     made = [Projection(8, 4), Projection(8, 4, seed=1), Projection(4, 8), Projection(8, 5)]
     assert len({projection.identity for projection in made}) == 4
     assert Projection(8, 4).identity == made[0].identity
@@ -87,9 +88,9 @@ def test_refuses_sizes_and_seeds_that_make_no_matrix(arguments):
         Projection(*arguments)
 
 
-def test_a_projection_is_made_again_by_its_identity():
+def test_a_projection_is_made_from_its_identity():
     made = Projection(24, 16, seed=3)
-    assert np.array_equal(Projection.named(made.identity).matrix, made.matrix)
+    assert np.array_equal(Projection.from_identity(made.identity).matrix, made.matrix)
     for identity in ("signs-24x16-seed3-0000", "gauss-24x16-seed3-00", ""):
         with pytest.raises(ValueError, match="cannot be made by this efn_ros"):
-            Projection.named(identity)
+            Projection.from_identity(identity)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Each test has a ROS domain of its own, and leaves no process behind."""
 
 from __future__ import annotations

@@ -1,18 +1,30 @@
+# SPDX-License-Identifier: MIT
 """What a node makes of answers and requests that nobody meant: it says what is wrong, and the loop goes on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import rclpy
+import torch
 from efn_ros.msg import ActionChunk, CorrectedAction, ExperienceArray, PolicyStepStamped, QuantisedRows
 from efn_ros.srv import RetrieveExperience
 from harness import PACKAGED, RunningGraph
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from sample_networks import CONFIG
 from sample_rollouts import make_step
+from std_srvs.srv import SetBool, Trigger
 
-from efn_ros.ros.conversions import chunk_from_msg, policy_step_to_msg, to_time
-from efn_ros.ros.qos import KEPT_STEPS, STEPS
+from efn_ros.efn.actor import Efn
+from efn_ros.ros.conversions import chunk_from_msg, policy_step_to_msg
+from efn_ros.ros.fields import to_time
+from efn_ros.ros.qos import LATCHED_STEPS, STEPS
 
 pytestmark = pytest.mark.integration
 
@@ -29,20 +41,38 @@ def decide(graph: RunningGraph, steps, actions: list[CorrectedAction], number: i
     return actions[-1]
 
 
+@contextlib.contextmanager
+def threaded(node: Node) -> Iterator[Node]:
+    """Yield a node beside another one, that spins in a thread of its own, so that its callbacks may wait."""
+    other = rclpy.create_node(f"{node.get_name()}_memory", context=node.context, namespace=node.get_namespace())
+    executor = SingleThreadedExecutor(context=node.context)
+    executor.add_node(other)
+    thread = threading.Thread(target=executor.spin)
+    thread.start()
+    try:
+        yield other
+    finally:
+        executor.shutdown()
+        thread.join()
+        other.destroy_node()
+
+
 @pytest.fixture
-def corrector(start, run_mark) -> Callable[..., tuple[RunningGraph, object, list[CorrectedAction]]]:
+def corrector(start, run_mark) -> Iterator[Callable[..., tuple[RunningGraph, object, list[CorrectedAction]]]]:
     """corrector(answer, *parameters): efn_corrector alone, whose memory is played by `answer` (request, response)."""
+    with contextlib.ExitStack() as ended:
 
-    def begin(answer, *parameters):
-        graph = start(*parameters, {"efn_corrector": {"deadline_s": 5.0}}, only=["efn_corrector"], on_exit="stop")
-        node = graph.client.node
-        node.create_service(RetrieveExperience, "retrieve", answer)
-        steps = node.create_publisher(PolicyStepStamped, "policy_step", KEPT_STEPS)
-        actions = graph.collect(CorrectedAction, "corrected_action", STEPS)
-        graph.spin_until(lambda: steps.get_subscription_count() > 0, "nobody listens", 20.0)
-        return graph, steps, actions
+        def begin(answer, *parameters, may_wait=False):
+            graph = start({"efn_corrector": {"deadline_s": 5.0}}, *parameters, only=["efn_corrector"], on_exit="stop")
+            node = graph.client.node
+            memory = ended.enter_context(threaded(node)) if may_wait else node
+            memory.create_service(RetrieveExperience, "retrieve", answer)
+            steps = node.create_publisher(PolicyStepStamped, "policy_step", LATCHED_STEPS)
+            actions = graph.collect(CorrectedAction, "corrected_action", STEPS)
+            graph.spin_until(lambda: steps.get_subscription_count() > 0, "nobody listens", 20.0)
+            return graph, steps, actions
 
-    return begin
+        yield begin
 
 
 def no_steps(request, response):
@@ -92,6 +122,53 @@ def test_a_network_that_does_not_fit_the_policy_gives_the_base_action_with_the_r
         assert action.reason == (
             "the correction failed: base action of the step has shape (4, 4); the EFN takes (4, 7)"
         )
+
+
+def test_switched_off_a_network_that_needs_no_memory_adds_nothing_either(corrector, tmp_path):
+    """Only a step that needs memory would notice that none was asked for."""
+    step = make_step("e0", 0, **SIZES).policy_step
+    config = replace(
+        CONFIG, horizon=4, action_size=4, latent=step.latent.shape, sketch=step.sketch.q.shape, bound=(0.3,) * 4,
+        proprio_mean=(0.0,) * 4, proprio_std=(1.0,) * 4, motion_std=(1.0,) * 4, use_memory=False,
+    )  # fmt: skip
+    network = Efn(config)
+    torch.nn.init.normal_(network.head.weight)
+    network.save_pretrained(tmp_path)
+    parameters = {"efn_corrector": {"method": "learned", "checkpoint": str(tmp_path), "codes": ""}}
+    graph, steps, actions = corrector(no_steps, parameters)
+    enable = graph.client.node.create_client(SetBool, "efn_corrector/enable")
+    assert decide(graph, steps, actions, 0).mode == CorrectedAction.CORRECTED
+    graph.client.call(enable, SetBool.Request(data=False))
+    action = decide(graph, steps, actions, 1)
+    assert (action.mode, action.reason) == (CorrectedAction.BASE, "correction is off")
+    graph.client.call(enable, SetBool.Request(data=True))
+    assert decide(graph, steps, actions, 2).mode == CorrectedAction.CORRECTED
+
+
+def test_a_late_answer_of_memory_leaves_a_stop_on_the_diagnostics(corrector):
+    release = threading.Event()
+
+    def answer_late(request, response):
+        assert release.wait(60.0)
+        return no_steps(request, response)
+
+    graph, steps, actions = corrector(
+        answer_late, {"efn_corrector": {"deadline_s": 0.2}, "**": {"diagnostics_period_s": 0.1}}, may_wait=True
+    )
+
+    def state() -> str:
+        status = graph.client.statuses.get("efn_corrector: state")
+        return status.message if status else ""
+
+    assert decide(graph, steps, actions, 0).reason == "memory did not answer within its deadline"
+    graph.spin_until(lambda: state().startswith("base only"), "lost memory is not reported", 20.0)
+    graph.client.call(graph.client.node.create_client(Trigger, "efn_corrector/stop"), Trigger.Request())
+    graph.spin_until(lambda: state() == "stopped by the operator", "the stop is not reported", 20.0)
+    release.set()
+    graph.spin_until(lambda: "memory responds again" in graph.log("efn_corrector"), "no late answer", 20.0)
+    graph.spin_for(0.5)
+    assert state() == "stopped by the operator"
+    assert decide(graph, steps, actions, 1).mode == CorrectedAction.STOPPED
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What camera_ingest makes of good and of bad cameras and joint states."""
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from harness import RunningGraph
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Header
 
-from efn_ros.ros.conversions import from_time
+from efn_ros.ros.fields import from_time
 from efn_ros.ros.images import from_rgb, to_rgb
 from efn_ros.ros.qos import LATCHED, LOSSLESS_SENSOR_DATA, STEPS
 

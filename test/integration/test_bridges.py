@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Bridges to robots' arms, told by messages alone: by their own names, in their own kind."""
 
 import signal
@@ -13,6 +14,7 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from efn_ros.ros import conversions
+from efn_ros.ros.fields import from_field
 from efn_ros.ros.qos import LATCHED, SENSOR_DATA, STEPS
 from efn_ros.types import Correction, Mode, StepContext
 
@@ -77,15 +79,15 @@ def test_genie_sim_is_commanded_by_its_own_names_grippers_among_them(start):
     robot.until("holding")
     first, last = robot.commands[0], robot.commands[-1]
     assert list(first.name)[:14] == arms
-    np.testing.assert_allclose(conversions.from_field(first.position)[:14], np.linspace(-0.5, 0.5, 14), atol=1e-6)
+    np.testing.assert_allclose(from_field(first.position)[:14], np.linspace(-0.5, 0.5, 14), atol=1e-6)
     tracked = next(c for c in reversed(robot.commands) if len(c.name) == 16)
     assert list(tracked.name) == arms + grippers
     np.testing.assert_allclose(tracked.position[14:], [0.0, 0.78], atol=1e-6)
-    moved = conversions.from_field(last.position)[:14] - np.linspace(-0.5, 0.5, 14)
+    moved = from_field(last.position)[:14] - np.linspace(-0.5, 0.5, 14)
     assert (moved > 0.01).all() and (moved < 0.051).all()
-    body = conversions.from_field(bodies[-1].position)
+    body = from_field(bodies[-1].position)
     np.testing.assert_allclose(body[[7, 15]], [1.0, 0.0], atol=1e-6)
-    np.testing.assert_allclose(np.delete(body, [7, 15]), conversions.from_field(last.position)[:14], atol=1e-6)
+    np.testing.assert_allclose(np.delete(body, [7, 15]), from_field(last.position)[:14], atol=1e-6)
 
 
 def test_a_plain_arm_takes_trajectories(start):
@@ -143,7 +145,7 @@ def test_a_bridge_is_deactivated_only_at_rest_and_a_stop_outlives_its_cleanup(ar
     target = np.add(arm.AT, 0.2)
     arm.act(target, decisions=10)
     assert not arm.change(Transition.TRANSITION_DEACTIVATE), "in motion"
-    arm.graph.spin_until(lambda: arm.states[-1].reason == "ceasing", "it does not brake", 10.0)
+    arm.graph.spin_until(lambda: arm.states[-1].reason == "braking", "it does not brake", 10.0)
     arm.graph.spin_for(1.0)
     speeds = np.abs(np.diff([c.points[0].positions for c in arm.commands], axis=0)) * 100
     assert speeds.max() > 0.05 and speeds[-1].max() == 0

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Bring-up ends what it started, whatever ends it, and does what it was told when a node dies."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Whole episodes over real processes: one corrected action for every image, held when late, stopped when asked."""
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from efn_ros.msg import CorrectedAction, EpisodeState, ObservationStamped, Polic
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
-from efn_ros.ros.conversions import chunk_from_msg, from_time
+from efn_ros.ros.conversions import chunk_from_msg
+from efn_ros.ros.fields import from_time
 from efn_ros.ros.qos import EVENTS, LOSSLESS_SENSOR_DATA, STEPS
 
 pytestmark = [pytest.mark.integration, pytest.mark.simulator]

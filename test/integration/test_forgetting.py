@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A running system forgets when it is told to, and keeps to its budget."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The graph of an AgiBot G1, closed loop with a simulated one: what is sent is within every limit, every fault leads to
 the right state.
 """
@@ -15,7 +16,7 @@ from std_msgs.msg import Int32
 from std_srvs.srv import SetBool, Trigger
 from wire import Wire
 
-from efn_ros.ros.conversions import from_field
+from efn_ros.ros.fields import from_field
 from efn_ros.ros.qos import LATCHED, SENSOR_DATA, STEPS
 
 pytestmark = [pytest.mark.integration, pytest.mark.simulator]
@@ -81,7 +82,7 @@ def assert_within(commands):
 
 
 def test_a_dry_run_moves_the_arms_within_every_limit_and_remembers(robot):
-    assert robot.until("holding") == "no action has come"
+    assert robot.until("holding") == "no action was received"
     start = robot.positions(robot.measured[-1:])[0]
     first = robot.positions(robot.commands[:1])[0]
     assert np.abs(first - start).max() < 0.005, "the first command is the measured posture"

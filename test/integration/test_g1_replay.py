@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A recorded dry run of the AgiBot G1 goes through the graph again: what memory adds is computed, nothing commanded."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """kill -9 of a node in mid-episode: the robot goes on, the node comes back, and the bank stays whole."""
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from efn_ros.msg import CorrectedAction, EpisodeState
-from harness import TRUSTING, RunningGraph, load_graph, remember_successes
+from harness import TRUSTING, RunningGraph, load_graph, store_successes
 
 from efn_ros.bank import BankReader
 from efn_ros.ros.bringup import EARLY_S
@@ -25,7 +26,7 @@ LOST_MEMORY = {"experience_retrieval is not running", "memory did not answer wit
 
 def test_without_its_memory_the_loop_goes_on_with_base_actions_until_it_is_back(start, tmp_path: Path):
     settings = {"efn_corrector": {"min_confidence": 0.0, "deadline_s": 2.0}, "experience_retrieval": {"argmax": True}}
-    remember_successes(load_graph(tmp_path, settings), [tmp_path / "bank"], [("reach", 100)])
+    store_successes(load_graph(tmp_path, settings), [tmp_path / "bank"], [("reach", 100)])
     graph = start(settings)
     actions = graph.collect(CorrectedAction, "corrected_action", STEPS)
 
@@ -73,7 +74,7 @@ def test_an_episode_that_leaves_nothing_is_settled_at_once(start):
         graph.client.abort("nothing has come yet")
         graph.spin_until(lambda: bool(graph.client.episode.not_saved_reason), "it is not said whether it is remembered")
         assert (graph.client.episode.episode_id, graph.client.episode.saved) == (episode_id, False)
-        if graph.client.episode.not_saved_reason == "it held no whole step":
+        if graph.client.episode.not_saved_reason == "it has no complete decision":
             return
     raise AssertionError(graph.client.episode.not_saved_reason)
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Learning at work over real processes: what the bank holds is learned, accepted, switched to and undone."""
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from efn_ros.srv import EndEpisode
 from harness import READY_S, RunningGraph
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from sample_work import CONFIG, PATTERN, PROJECTION, RECALL, checkpoint, patterned, remember, rollout
+from sample_work import CONFIG, PATTERN, PROJECTION, RECALL, checkpoint, patterned, rollout, store
 from std_srvs.srv import Trigger
 
 from efn_ros.ros.conversions import chunk_from_msg, observation_to_msg, policy_step_to_msg
-from efn_ros.ros.qos import KEPT_STEPS, STEPS
+from efn_ros.ros.qos import LATCHED_STEPS, STEPS
 from efn_ros.types import StepContext
 
 pytestmark = pytest.mark.integration
@@ -54,8 +55,8 @@ class Robot:
 
     def __post_init__(self) -> None:
         client, create = self.graph.client, self.graph.client.node.create_publisher
-        self._observations = create(ObservationStamped, "observation", KEPT_STEPS)
-        self._steps = create(PolicyStepStamped, "policy_step", KEPT_STEPS)
+        self._observations = create(ObservationStamped, "observation", LATCHED_STEPS)
+        self._steps = create(PolicyStepStamped, "policy_step", LATCHED_STEPS)
         self._actions = self.graph.collect(CorrectedAction, "corrected_action", STEPS)
         self._end = client.node.create_client(EndEpisode, "end_episode")
         self._asked = {
@@ -114,7 +115,7 @@ class Robot:
 
 
 def test_what_the_bank_holds_is_learned_switched_to_with_the_next_episode_and_undone(start, tmp_path):
-    bank, origin = remember(tmp_path / "bank", patterned(REMEMBERED)), checkpoint(tmp_path / "origin")
+    bank, origin = store(tmp_path / "bank", patterned(REMEMBERED)), checkpoint(tmp_path / "origin")
     robot = Robot(start(parameters(origin), only=NODES, base={"**": {"diagnostics_period_s": 0.1}}))
     robot.until("efn_trainer", "learning", f"nothing to validate yet: {REMEMBERED} of {MIN_NEW} rollouts")
     while robot.played < 3:
@@ -167,7 +168,7 @@ def test_a_trainer_alone_says_what_it_waits_for_and_goes_through_its_lifecycle_t
     ):
         request = ChangeState.Request(transition=Transition(id=transition))
         assert graph.client.call(client, request, READY_S).success
-    waits = "asks experience_retrieval and efn_corrector how the robot is corrected"
+    waits = "waits for the parameters of experience_retrieval and efn_corrector"
     graph.spin_until(lambda: learning() == waits, "it does not say what it waits for")
     undo = graph.client.node.create_client(Trigger, "efn_trainer/undo")
     answer = graph.client.call(undo, Trigger.Request())

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """LIBERO through its own graph."""
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from efn_ros.srv import EndEpisode
 
 from efn_ros.ros.qos import STEPS
 from efn_ros.types import Outcome
-from efn_ros.worlds.libero import SUITES, find_files
+from efn_ros.worlds.libero_files import SUITES, find_files
 from efn_ros.worlds.registry import world_tasks
 
 pytestmark = [pytest.mark.integration, pytest.mark.simulator]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The lifecycle of every node, by the standard services, and what is refused at start."""
 
 from __future__ import annotations
@@ -93,10 +94,10 @@ def test_a_node_that_cannot_be_configured_stays_unconfigured_and_says_why(start)
 @pytest.mark.parametrize(
     ("executable", "parameter", "value", "words"),
     [
-        ("vla_policy", "policy", "nonsense", "policy 'nonsense' is unknown; there are"),
+        ("vla_policy", "policy", "nonsense", "policy 'nonsense' is unknown; choose"),
         ("vla_policy", "horizon", 0, "horizon"),
         ("metaworld_bridge", "pacing", "nonsense", "pacing is 'nonsense'; it must be 'lockstep' or 'realtime'"),
-        ("metaworld_bridge", "world", "nonsense", "world 'nonsense' is unknown; there are"),
+        ("metaworld_bridge", "world", "nonsense", "world 'nonsense' is unknown; choose"),
         ("efn_corrector", "gain", 7.0, "gain"),
         ("efn_corrector", "rate_hz", "fast", "rate_hz"),
         ("experience_retrieval", "temperature", 0.0, "temperature"),

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which addresses a node listens at, as Linux tells it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A launch_testing test, as a user of ROS 2 would write it: the simulated robot's launch file, and an episode in it."""
 
 from __future__ import annotations

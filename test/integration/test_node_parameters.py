@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Parameters of one node as ROS 2 hands them over: old names, options of an experiment, ranges."""
 
 from __future__ import annotations
@@ -78,3 +79,9 @@ def test_a_node_reports_under_the_name_that_its_graph_gave_it(make):
     names = [status.name for status in node.diagnostics.message(node.get_clock().now().to_msg(), "active").status]
     node.destroy_node()
     assert names and all(name.startswith("metaworld_bridge: ") for name in names)
+
+
+def test_an_experiment_with_an_executable_of_its_own_is_refused_by_the_plain_one(make):
+    node = make("experience_retrieval", {"experiment": "image_reranking"})
+    with pytest.raises(ValueError, match="set executable: image_reranking"):
+        node.make_retriever(None)

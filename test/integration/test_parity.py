@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The node graph and the agent in one process are the same loop."""
 
 from __future__ import annotations
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from efn_ros.msg import CorrectedAction
-from harness import METAWORLD_SIM, PACKAGED, TRUSTING, load_graph, merged, remember_successes
+from harness import METAWORLD_SIM, PACKAGED, TRUSTING, load_graph, merged, store_successes
 
 from efn_ros.bank import BankReader
 from efn_ros.resources import config_directory
@@ -80,7 +81,7 @@ def run_both(
     assert graph.names == METAWORLD_SIM
     banks = {side: tmp_path / f"bank_{side}" for side in ("nodes", "agent")}
     remembered = [("reach", 100), ("drawer-close", 100)]
-    remember_successes(graph, banks.values(), remembered)
+    store_successes(graph, banks.values(), remembered)
 
     running = start(parameters, name=name, bank=str(banks["nodes"]))
     records = [running.run_episode(task, seed) for task, seed in episodes]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What passes by in a running graph, recorded as rosbag2 records it, is imported as what bank_writer wrote."""
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from sample_bags import MCAP, SQLITE3, write_bag
 from efn_ros.bank import BankReader
 from efn_ros.bank.format.catalogue import PAYLOADS
 from efn_ros.commands.main import main
-from efn_ros.ros.qos import EVERY_KEPT_STEP, LATCHED
+from efn_ros.ros.qos import ALL_LATCHED_STEPS, LATCHED
 
 pytestmark = [pytest.mark.integration, pytest.mark.simulator]
 
 TOPICS = {
     "episode": (EpisodeState, LATCHED),
-    "observation": (ObservationStamped, EVERY_KEPT_STEP),
-    "policy_step": (PolicyStepStamped, EVERY_KEPT_STEP),
-    "corrected_action": (CorrectedAction, EVERY_KEPT_STEP),
+    "observation": (ObservationStamped, ALL_LATCHED_STEPS),
+    "policy_step": (PolicyStepStamped, ALL_LATCHED_STEPS),
+    "corrected_action": (CorrectedAction, ALL_LATCHED_STEPS),
 }
 
 

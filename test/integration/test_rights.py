@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the running graph beside an AgiBot G1 publishes, subscribes to and serves is what its policy allows."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The launch files and the graph as the official ROS 2 tools see them."""
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from harness import (
     load_graph,
     merged,
     processes_of,
-    remember_successes,
+    store_successes,
     write_overlay,
 )
 from rosgraph_msgs.msg import Clock
@@ -184,7 +185,7 @@ RECORDED_AT_NS = 1_000_000_000_000  # when the replayed rollout was recorded, as
 
 def test_replayed_images_are_corrected_on_their_own_clock_and_nothing_is_remembered(launch, run_mark, tmp_path):
     bank, decisions = tmp_path / "bank", 12
-    remember_successes(load_graph(tmp_path, TRUSTING), [bank], [("drawer-close", 100)])
+    store_successes(load_graph(tmp_path, TRUSTING), [bank], [("drawer-close", 100)])
     (rollout,), reader = BankReader(bank).snapshot().rollouts, BankReader(bank)
     process = launch("replay", merged(UNTRAINED, TRUSTING), use_sim_time="true")
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """An episode as a ROS 2 action: feedback while it runs, its outcome as the result, an end when it is cancelled."""
 
 from __future__ import annotations

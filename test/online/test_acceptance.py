@@ -1,4 +1,5 @@
-"""What a candidate must show before it is offered."""
+# SPDX-License-Identifier: MIT
+"""The conditions under which a candidate is accepted."""
 
 from dataclasses import replace
 
@@ -21,36 +22,36 @@ def origin(tmp_path):
 
 def test_a_candidate_that_is_worse_or_changes_too_much_is_never_accepted(tmp_path, origin):
     rollouts = BankReader(bank_of(tmp_path, patterned(12))).snapshot().rollouts
-    silent, loud = Efn.from_pretrained(origin), random_efn(origin)
-    samples = BankDataset(rollouts, rollouts, RECALL, silent)
-    worse = validate_candidate(silent, loud, samples, CONFIG, 1.0)
+    zero, random = Efn.from_pretrained(origin), random_efn(origin)
+    samples = BankDataset(rollouts, rollouts, RECALL, zero)
+    worse = validate_candidate(zero, random, samples, CONFIG, 1.0)
     assert not worse["accepted"] and worse["error"]["candidate"] > worse["error"]["current"]
     good = Efn.from_pretrained(origin)
     with torch.no_grad():
         good.head.bias[: 4 * 3] = torch.atanh(torch.from_numpy(PATTERN).repeat(4) / good.bound.repeat(4))
-    assert validate_candidate(silent, good, samples, CONFIG, 1.0)["reason"].startswith("error 0.")
-    assert not validate_candidate(silent, silent, samples, CONFIG, 1.0)["accepted"], "the same is not better"
-    bounded = validate_candidate(silent, good, samples, replace(CONFIG, max_change=0.2), 1.0)
+    assert validate_candidate(zero, good, samples, CONFIG, 1.0)["reason"].startswith("error 0.")
+    assert not validate_candidate(zero, zero, samples, CONFIG, 1.0)["accepted"], "the same is not better"
+    bounded = validate_candidate(zero, good, samples, replace(CONFIG, max_change=0.2), 1.0)
     assert not bounded["accepted"] and "a decision changes by 0." in bounded["reason"]
-    few = validate_candidate(silent, good, samples, replace(CONFIG, min_held_out_successes=100), 1.0)
+    few = validate_candidate(zero, good, samples, replace(CONFIG, min_held_out_successes=100), 1.0)
     assert not few["accepted"] and "10 of 100 held-out successes that were corrected" in few["reason"]
 
 
-def test_what_gains_on_one_kind_of_success_at_the_cost_of_the_other_is_rejected(tmp_path, origin):
+def test_a_gain_on_one_kind_of_success_at_the_cost_of_the_other_is_rejected(tmp_path, origin):
     made = [rollout(i, PATTERN) for i in range(4)] + [rollout(i, 0.0, mode=Mode.BASE) for i in range(4, 20)]
     rollouts = BankReader(bank_of(tmp_path, made)).snapshot().rollouts
-    silent, always = Efn.from_pretrained(origin), Efn.from_pretrained(origin)
+    zero, always = Efn.from_pretrained(origin), Efn.from_pretrained(origin)
     with torch.no_grad():
         always.head.bias[: 4 * 3] = torch.atanh(torch.from_numpy(PATTERN).repeat(4) / always.bound.repeat(4))
-    samples = BankDataset(rollouts, rollouts, RECALL, silent)
-    quieter, louder = (
-        validate_candidate(always, silent, samples, CONFIG, 1.0),
-        validate_candidate(silent, always, samples, CONFIG, 1.0),
+    samples = BankDataset(rollouts, rollouts, RECALL, zero)
+    less, more = (
+        validate_candidate(always, zero, samples, CONFIG, 1.0),
+        validate_candidate(zero, always, samples, CONFIG, 1.0),
     )
-    assert quieter["error_all"]["candidate"] < quieter["error_all"]["current"]
-    assert not quieter["accepted"] and quieter["reason"].startswith("error 0.0000 -> 0.")
-    assert louder["error"]["candidate"] < louder["error"]["current"]
-    assert not louder["accepted"] and "worse where the base alone succeeded" in louder["reason"]
+    assert less["error_all"]["candidate"] < less["error_all"]["current"]
+    assert not less["accepted"] and less["reason"].startswith("error 0.0000 -> 0.")
+    assert more["error"]["candidate"] < more["error"]["current"]
+    assert not more["accepted"] and "worse where the base alone succeeded" in more["reason"]
 
 
 @pytest.mark.parametrize(

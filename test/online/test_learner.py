@@ -1,4 +1,5 @@
-"""Learning at work: what is learned from, what comes of it, and what never changes."""
+# SPDX-License-Identifier: MIT
+"""Online learning: training data, candidates, and files that never change."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sample_work
-from sample_work import CONFIG, PATTERN, RECALL, bank_of, checkpoint, patterned, random_efn, remember, rollout
+from sample_work import CONFIG, PATTERN, RECALL, bank_of, checkpoint, patterned, random_efn, rollout, store
 
 from efn_ros.bank import BankReader
 from efn_ros.correction.registry import RULE, Registry, fingerprint
@@ -62,22 +63,22 @@ def test_a_pattern_of_corrected_successes_is_learned_accepted_and_offered(tmp_pa
     bank = bank_of(tmp_path, patterned())
     frozen = ROOT / "efn_ros" / "policies"
     before = contents(frozen, bank / "payloads", origin)
-    said, candidate = Learner(bank, origin, CONFIG, RECALL).advance()
+    text, candidate = Learner(bank, origin, CONFIG, RECALL).advance()
     registry, report = Registry(bank), candidate.report
-    assert said.startswith("candidate 1 is offered: error") and report["accepted"]
+    assert text.startswith("candidate 1 is offered: error") and report["accepted"]
     assert report["error"]["candidate"] < 0.5 * report["error"]["current"]
     assert report["error_all"]["candidate"] < report["error_all"]["current"]
     assert report["successes"] >= CONFIG.min_held_out_successes and report["rollouts"]["training"] + report["rollouts"][
         "held_out"
     ] == len(BankReader(bank).rollouts())
-    # In shadow, it does on held-out decisions what succeeded there.
+    # In shadow, it proposes in held-out decisions what succeeded there.
     assert np.allclose(report["change"]["mean"], np.abs(PATTERN), atol=0.1)
     assert [c.number for c in registry.offered()] == [1]
-    assert registry.current().number == 0, "nobody has switched yet"
-    assert contents(frozen, bank / "payloads", origin) == before, "what is frozen, and what is remembered, stay"
+    assert registry.current().number == 0, "an offer does not switch"
+    assert contents(frozen, bank / "payloads", origin) == before, "policy, bank and first checkpoint stay unchanged"
 
 
-def test_by_the_rule_what_is_accepted_is_used_at_once_and_logged(tmp_path, origin):
+def test_by_the_rule_an_accepted_candidate_is_used_at_once_and_logged(tmp_path, origin):
     bank = bank_of(tmp_path, patterned())
     Learner(bank, origin, CONFIG, RECALL, rule="when accepted").advance()
     registry = Registry(bank)
@@ -86,41 +87,41 @@ def test_by_the_rule_what_is_accepted_is_used_at_once_and_logged(tmp_path, origi
     assert entry["why"].startswith("error")
 
 
-def test_where_there_is_nothing_to_learn_nothing_is_offered(tmp_path, origin):
+def test_without_a_pattern_no_candidate_is_offered(tmp_path, origin):
     rng = np.random.default_rng(0)
     noise = (rollout(i, rng.uniform(-0.3, 0.3, (6, 3))) for i in range(30))
-    said, candidate = Learner(bank_of(tmp_path, noise), origin, CONFIG, RECALL, rule="when accepted").advance()
+    text, candidate = Learner(bank_of(tmp_path, noise), origin, CONFIG, RECALL, rule="when accepted").advance()
     registry = Registry(tmp_path / "bank")
-    assert said.startswith("candidate 1 was rejected: error") and not candidate.report["accepted"]
+    assert text.startswith("candidate 1 was rejected: error") and not candidate.report["accepted"]
     assert registry.offered() == [] and registry.current().number == 0 and registry.switches() == []
     with pytest.raises(ValueError, match="checkpoint 1 was rejected: error"):
         registry.switch(1)
 
 
-def test_where_the_base_alone_succeeds_no_network_learns_to_propose_nothing(tmp_path, origin):
-    """Silence would be right in every one of these decisions, and wrong in the failures that are not among them."""
+def test_successes_of_the_base_alone_train_no_candidate(tmp_path, origin):
+    """A zero residual is optimal in these decisions, but not in the failures that are not among them."""
     random_efn(origin).save_pretrained(origin)
     alone = (rollout(i, 0.0, mode=Mode.BASE) for i in range(20))
-    said, _ = Learner(bank_of(tmp_path, alone), origin, CONFIG, RECALL).advance()
-    assert said == "nothing to validate yet: 0 of 4 held-out successes that were corrected"
+    text, _ = Learner(bank_of(tmp_path, alone), origin, CONFIG, RECALL).advance()
+    assert text == "nothing to validate yet: 0 of 4 held-out successes that were corrected"
 
 
-def test_too_little_is_named_and_a_growing_bank_is_followed(tmp_path, origin):
+def test_missing_rollouts_are_reported_and_a_growing_bank_is_learned_from(tmp_path, origin):
     bank, made = tmp_path / "bank", list(patterned(40))
     learner = Learner(bank, origin, CONFIG, RECALL)
     assert learner.advance() == ("nothing to validate yet: 0 of 5 rollouts since the last candidate", None)
-    remember(bank, made[:6])
-    said, _ = learner.advance()
-    assert said.startswith("nothing to validate yet:") and said.endswith("of 4 held-out successes that were corrected")
-    remember(bank, made[6:30])
+    store(bank, made[:6])
+    text, _ = learner.advance()
+    assert text.startswith("nothing to validate yet:") and text.endswith("of 4 held-out successes that were corrected")
+    store(bank, made[6:30])
     assert learner.advance()[1].report["revision"] == 30
     assert learner.advance()[0] == "nothing to validate yet: 0 of 5 rollouts since the last candidate"
-    remember(bank, made[30:36])
+    store(bank, made[30:36])
     second = learner.advance()[1]
     assert (second.number, second.report["revision"], second.report["parent"]["number"]) == (2, 36, 0)
 
 
-# The same again, and after a kill
+# Repetition, interruption and kills
 
 
 def test_the_same_bank_and_seed_give_the_same_candidate(tmp_path, origin):
@@ -132,45 +133,45 @@ def test_the_same_bank_and_seed_give_the_same_candidate(tmp_path, origin):
     assert found[0] == found[1]
 
 
-class Cut(Exception):
+class Interrupted(Exception):
     pass
 
 
-def cut_after(units: int):
-    """Stands for a kill between two pieces of work."""
+def interrupt_after(units: int):
+    """Return a `pause` that interrupts after some pieces of work."""
 
     def pause():
         nonlocal units
         units -= 1
         if units < 0:
-            raise Cut
+            raise Interrupted
 
     return pause
 
 
-def test_interrupted_anywhere_and_resumed_it_ends_the_same_though_the_bank_has_grown(tmp_path, origin):
+def test_an_interrupted_training_resumes_to_the_same_candidate_though_the_bank_has_grown(tmp_path, origin):
     config, made = replace(CONFIG, epochs=3), list(patterned(34))
     _, whole = Learner(bank_of(tmp_path, made[:30], "whole"), origin, config, RECALL).advance()
     bank = bank_of(tmp_path, made[:30])
     state = bank / "efn" / learning.STATE
     for units in (0, 5, 33, 40):
-        with pytest.raises(Cut):
-            Learner(bank, origin, config, RECALL, pause=cut_after(units)).advance()
-    assert state.exists(), "no epoch was finished: nothing is shown"
-    remember(bank, made[30:])
-    told: list[str] = []
-    _, candidate = Learner(bank, origin, config, RECALL, report=told.append).advance()
+        with pytest.raises(Interrupted):
+            Learner(bank, origin, config, RECALL, pause=interrupt_after(units)).advance()
+    assert state.exists(), "an interrupted training leaves a state"
+    store(bank, made[30:])
+    reports: list[str] = []
+    _, candidate = Learner(bank, origin, config, RECALL, report=reports.append).advance()
     assert candidate.fingerprint == whole.fingerprint and candidate.report["revision"] == 30
-    assert not any("epoch" in text for text in told), "what was done is not done again"
+    assert not any("epoch" in text for text in reports), "finished epochs are not repeated"
     assert not state.exists()
 
 
-def test_what_was_begun_from_another_checkpoint_is_begun_anew(tmp_path, origin):
+def test_a_training_from_another_checkpoint_is_restarted(tmp_path, origin):
     bank, config = bank_of(tmp_path, patterned()), replace(CONFIG, epochs=2)
     first = Learner(bank, origin, config, RECALL).advance()[1]
-    remember(bank, patterned(10, first=30))
-    with pytest.raises(Cut):
-        Learner(bank, origin, config, RECALL, pause=cut_after(50)).advance()
+    store(bank, patterned(10, first=30))
+    with pytest.raises(Interrupted):
+        Learner(bank, origin, config, RECALL, pause=interrupt_after(50)).advance()
     Registry(bank).switch(first.number)
     assert Learner(bank, origin, config, RECALL).advance()[1].report["parent"]["number"] == first.number
 
@@ -185,14 +186,14 @@ Learner({bank!r}, {origin!r}, CONFIG, RECALL, report=lambda text: print(text, fl
 """
 
 
-def test_killed_at_random_moments_the_learner_comes_to_the_same_end(tmp_path, origin):
+def test_a_learner_killed_at_random_moments_trains_the_same_candidate(tmp_path, origin):
     bank = bank_of(tmp_path, patterned())
     script = KILLED.format(here=str(Path(sample_work.__file__).parent), bank=str(bank), origin=str(origin))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     delays = random.Random(0)
     for _ in range(3):
         process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)
-        process.stdout.readline()  # it is at work
+        process.stdout.readline()  # it has started
         time.sleep(delays.uniform(0, 0.4))
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -204,7 +205,7 @@ def test_killed_at_random_moments_the_learner_comes_to_the_same_end(tmp_path, or
     assert Registry(bank).checkpoints()[1].fingerprint == whole.fingerprint
 
 
-def test_it_ends_between_two_pieces_of_work(tmp_path, origin):
+def test_a_learner_stops_between_two_pieces_of_work(tmp_path, origin):
     throttle = Throttle()
     throttle.end()
     with pytest.raises(Stopped):

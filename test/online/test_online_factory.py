@@ -1,4 +1,5 @@
-"""The learner of a running graph, out of the parameters of its nodes."""
+# SPDX-License-Identifier: MIT
+"""The learner of a running graph, from the parameters of its nodes."""
 
 import pytest
 
@@ -13,8 +14,8 @@ def parameters(bank):
     return {node: graph.parameters(node) for node in NODES}
 
 
-def test_a_learner_is_made_of_the_shipped_parameters(tmp_path):
-    """And its settings, codes among them, can be written down: a candidate carries them."""
+def test_a_learner_is_built_from_the_packaged_parameters(tmp_path):
+    """Its settings, codes among them, can be written to the report of a candidate."""
     learner = make_learner(*parameters(tmp_path / "bank").values(), pause=lambda: None)
     assert learner.registry.directory == tmp_path / "bank" / "efn"
     assert learner.advance()[0].startswith("nothing to validate yet")
@@ -26,11 +27,11 @@ def test_a_learner_is_made_of_the_shipped_parameters(tmp_path):
         ("efn_corrector", {"method": "recalled_action"}, "corrects by 'recalled_action'; only method 'learned'"),
         ("efn_corrector", {"experiment": "critic_disagreement"}, "corrects by 'critic_disagreement'"),
         ("efn_corrector", {"gain": 0.0}, "gain of efn_corrector is 0.0"),
-        ("efn_trainer", {"rule": "always"}, "rule is 'always'; there are 'operator', 'when accepted'"),
+        ("efn_trainer", {"rule": "always"}, "rule is 'always'; choose one of 'operator', 'when accepted'"),
         ("efn_trainer", {"min_improvement": 2.0}, "min_improvement is 2.0"),
     ],
 )
-def test_what_a_learner_cannot_do_is_named(tmp_path, node, change, message):
+def test_parameters_that_do_not_fit_are_named(tmp_path, node, change, message):
     given = parameters(tmp_path / "bank")
     with pytest.raises(ValueError, match=message):
         make_learner(*{**given, node: {**given[node], **change}}.values())

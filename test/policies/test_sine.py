@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A sine about a posture: within its amplitude, by the time of the image."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The figures of the demo and of the evaluation, and where figures come from."""
 
 import json
@@ -23,7 +24,7 @@ def rgb(colour):
 
 
 def boxes(image, colour):
-    """Bounding boxes (left, top, width, height, area) of what has one colour in the left half, from left to right."""
+    """Bounding boxes (left, top, width, height, area) of one colour in the left half, from left to right."""
     left = image[:, : image.shape[1] // 2]
     mask = (np.abs(left.astype(int) - rgb(colour)).max(axis=-1) < 4).astype(np.uint8)
     return sorted(cv2.connectedComponentsWithStats(mask)[2][1:].tolist())
@@ -71,7 +72,7 @@ def compared(condition="memory", volume=4, group="all", of="", success=0.5, fixe
     }
 
 
-def test_what_memory_fixed_and_broke_is_as_long_as_it_is_often(tmp_path):
+def test_bars_are_as_long_as_memory_fixed_and_broke_scenes(tmp_path):
     by_task = [
         compared(group="task", of=of, fixed=fixed, broke=broke) for of, fixed, broke in (("a", 6, 3), ("b", 3, 0))
     ]
@@ -90,7 +91,7 @@ def test_what_memory_fixed_and_broke_is_as_long_as_it_is_often(tmp_path):
     assert [widths[MEMORY_COLOR][1] / longest, widths[OTHER_COLOR][0] / longest] == pytest.approx([0.5, 0.5], abs=0.02)
 
 
-def test_success_by_volume_rises_as_it_does(tmp_path):
+def test_the_curve_of_success_rises_with_the_values(tmp_path):
     base = compared(condition="base", volume=0, success=0.2)
     curve = [compared(volume=volume, success=share) for volume, share in ((1, 0.3), (2, 0.5), (4, 0.9))]
     figure = tmp_path / "volumes.png"
@@ -105,16 +106,16 @@ def test_success_by_volume_rises_as_it_does(tmp_path):
     assert first - last > 100
     without = tmp_path / "without.png"
     volumes_figure(
-        without, {"comparisons": [base, compared(steps=None), compared(condition="wrong memory", steps=None)]}
+        without, {"comparisons": [base, compared(steps=None), compared(condition="other memory", steps=None)]}
     )
     assert not np.array_equal(read(without), image)
     working = [compared(condition="memory from work with noise", volume=volume, success=0.95) for volume in (4, 2)]
     volumes_figure(figure, {"comparisons": [base, *curve, *working]})
     drawn = (np.abs(read(figure).astype(int) - rgb(WORK_COLOR)).max(axis=-1) < 4).sum()
-    assert drawn > 100, "what was gathered at work is a curve of its own"
+    assert drawn > 100, "memory that was collected at work has a curve of its own"
 
 
-def test_where_a_figure_comes_from_is_said_in_words_that_a_file_can_hold():
+def test_provenance_is_ready_for_json():
     found = json.loads(json.dumps(here()))
     assert found["machine"]["cores"] >= 1 and found["machine"]["cpu"] and found["commit"]
     assert found["versions"]["numpy"] == np.__version__

@@ -1,4 +1,5 @@
-"""Tables in Markdown: what went in can be read back, and the columns stand in line."""
+# SPDX-License-Identifier: MIT
+"""Tables in Markdown: the cells can be read back, and the columns are aligned."""
 
 import pytest
 from hypothesis import given, settings
@@ -34,7 +35,7 @@ def test_its_lines_are_equally_long(rows):
     assert len({len(line) for line in markdown(rows[0], rows[1:]).split("\n")}) == 1
 
 
-def test_names_stand_to_the_left_and_numbers_to_the_right():
+def test_the_first_column_is_aligned_left_and_the_others_right():
     assert markdown(["task", "n"], [["reach", 5], ["push", 12.5]]) == "\n".join(
         ["| task  |    n |", "| ----- | ---: |", "| reach |    5 |", "| push  | 12.5 |"]
     )

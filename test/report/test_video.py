@@ -1,4 +1,5 @@
-"""Frames and films: what is seen, what is recalled, and how long the bars are."""
+# SPDX-License-Identifier: MIT
+"""Frames and films: the present image, the recalled image, and the length of the bars."""
 
 import cv2
 import imageio.v2 as imageio
@@ -56,7 +57,7 @@ def test_bars_are_as_long_as_the_action_is_large(name, colour):
     assert length(-1) == pytest.approx(full, rel=0.02)
     assert length(0.5) == pytest.approx(full / 2, rel=0.02)
     assert length(0) == 0
-    assert length(7) == full, "what is out of range is as long as the longest"
+    assert length(7) == full, "a value out of range is clipped"
 
 
 def test_bars_point_to_the_side_of_their_sign():
@@ -91,27 +92,27 @@ def episode(count, mode=Mode.CORRECTED):
         yield observation, Correction(context, base, base, base + 0.5, 0.9, mode, "", *rollout)
 
 
-def test_a_film_of_an_episode_shows_every_decision_and_what_it_was_reminded_of():
+def test_a_film_of_an_episode_shows_every_decision_with_its_recalled_image():
     observations, corrections = zip(*episode(3), strict=True)
-    asked = []
+    requested = []
 
-    def remembered(rollout, step):
-        asked.append((rollout, step))
+    def image_of(rollout, step):
+        requested.append((rollout, step))
         return picture(GREEN)
 
-    frames = video.film(observations, corrections, remembered, LABELS)
-    assert len(frames) == 3 and asked == [("r0", 7)] * 3
+    frames = video.film(observations, corrections, image_of, LABELS)
+    assert len(frames) == 3 and requested == [("r0", 7)] * 3
     for made in frames:
         assert pixels(made, BLUE) and pixels(made, GREEN) and pixels(made, video.CORRECTED)
 
 
-def test_decisions_without_an_action_are_left_out_and_nothing_is_asked_where_nothing_was_recalled():
+def test_decisions_without_a_correction_are_left_out_and_no_image_is_requested_without_a_recall():
     observations, corrections = zip(*episode(4, Mode.BASE), strict=True)
     frames = video.film(observations, corrections[1:3], lambda *_: pytest.fail("nothing was recalled"), LABELS)
     assert len(frames) == 2 and not any(pixels(made, GREEN) for made in frames)
 
 
-def test_an_experience_whose_image_is_gone_leaves_the_place_empty():
+def test_the_image_of_a_removed_step_is_left_blank():
     observations, corrections = zip(*episode(1), strict=True)
     (made,) = video.film(observations, corrections, lambda *_: None, LABELS)
     assert pixels(made, GREEN) == 0

@@ -1,4 +1,5 @@
-"""The index over all keys, against every cosine taken one by one."""
+# SPDX-License-Identifier: MIT
+"""The index of all keys, against every cosine computed one by one."""
 
 import dataclasses
 
@@ -27,8 +28,8 @@ def fill(directory, rollouts, **options):
 def with_a_blank_step(rollout):
     steps = list(rollout.steps)
     still = dataclasses.replace(steps[BLANK].policy_step, proprio=steps[BLANK + 1].policy_step.proprio)
-    held = dataclasses.replace(steps[BLANK].correction, mode=Mode.HOLD)
-    steps[BLANK] = dataclasses.replace(steps[BLANK], policy_step=still, correction=held)
+    snapshots = dataclasses.replace(steps[BLANK].correction, mode=Mode.HOLD)
+    steps[BLANK] = dataclasses.replace(steps[BLANK], policy_step=still, correction=snapshots)
     return dataclasses.replace(rollout, steps=tuple(steps))
 
 
@@ -44,7 +45,7 @@ def snapshot(tmp_path_factory, rollouts):
 
 
 def only(snapshot, chosen):
-    """As if the bank held just these."""
+    """The snapshot with some of its rollouts."""
     return Snapshot.of([snapshot.rollouts[i] for i in chosen], 1, snapshot.projection)
 
 
@@ -53,7 +54,7 @@ def query(seed):
 
 
 def every_cosine(rollouts, key):
-    """(cosine, place of the rollout) of every step that is not blank, most similar first."""
+    """(cosine, position of the rollout) of every step that is not blank, most similar first."""
     found = []
     for place, rollout in enumerate(rollouts):
         for step in rollout.steps:
@@ -69,7 +70,7 @@ def found_by(index, snapshot, key, hits=1000, eligible=True):
     return among.search(key, hits) if among else (np.zeros(0, int), np.zeros(0))
 
 
-def assert_nearest(found, expected, within=1e-5):
+def assert_most_similar(found, expected, within=1e-5):
     places, cosines = found
     np.testing.assert_allclose(cosines, [cosine for cosine, _ in expected[: len(cosines)]], atol=within)
     for place, cosine in zip(places, cosines, strict=True):
@@ -81,26 +82,26 @@ subsets = st.sets(st.integers(0, 12)).map(sorted)
 
 @settings(max_examples=100)
 @given(seed=st.integers(0, 2**32), hits=st.integers(1, 200), eligible=subsets)
-def test_the_steps_found_are_the_nearest_of_all_that_are_eligible(snapshot, rollouts, seed, hits, eligible):
+def test_the_search_finds_the_most_similar_eligible_steps(snapshot, rollouts, seed, hits, eligible):
     key, named = query(seed), np.isin(np.arange(len(rollouts)), eligible)
     expected = [(cosine, place) for cosine, place in every_cosine(rollouts, key) if named[place]]
     found = found_by(StepIndex(), snapshot, key, hits, named)
     assert len(found[0]) == min(hits, len(expected))
-    assert_nearest(found, expected)
+    assert_most_similar(found, expected)
 
 
 @settings(max_examples=50)
-@given(held=st.lists(subsets, min_size=1, max_size=6), exact=st.sampled_from([0, 10, 40, 1000]))
-def test_whatever_was_added_and_forgotten_before_it_finds_what_the_bank_holds_now(snapshot, rollouts, held, exact):
+@given(snapshots=st.lists(subsets, min_size=1, max_size=6), exact=st.sampled_from([0, 10, 40, 1000]))
+def test_the_search_does_not_depend_on_earlier_additions_and_removals(snapshot, rollouts, snapshots, exact):
     index, key = StepIndex(exact_steps=exact, lists=2), query(0)
-    for chosen in held:
+    for chosen in snapshots:
         found = found_by(index, only(snapshot, chosen), key)
         expected = every_cosine([rollouts[i] for i in chosen], key)
         assert len(found[0]) == len(expected)
-        assert_nearest(found, expected, within=1e-3)  # as float16
+        assert_most_similar(found, expected, within=1e-3)  # as float16
 
 
-def test_a_remembered_key_finds_its_step_first_and_blank_steps_are_not_found(snapshot, rollouts):
+def test_a_stored_key_finds_its_step_first_and_blank_steps_are_not_found(snapshot, rollouts):
     index = StepIndex()
     for place, rollout in enumerate(rollouts):
         for step in rollout.steps:
@@ -122,7 +123,7 @@ def many(tmp_path_factory):
 
 
 @pytest.mark.parametrize("eligible", [60, 3])
-def test_beyond_the_steps_that_are_all_compared_nearly_all_of_the_nearest_are_found(many, eligible):
+def test_the_approximate_search_finds_nearly_all_of_the_most_similar_steps(many, eligible):
     (made, snapshot), index, shares = many, StepIndex(exact_steps=1000, lists=256), []
     for seed in range(50):
         key = query(seed)
@@ -133,7 +134,7 @@ def test_beyond_the_steps_that_are_all_compared_nearly_all_of_the_nearest_are_fo
 
 
 def seeing(rollout, where, rng):
-    """A rollout all of whose keys lie near one."""
+    """A rollout whose keys are all close to one key."""
     keys = [quantise(where + 0.1 * rng.standard_normal(len(where))) for _ in rollout.steps]
     steps = [
         dataclasses.replace(s, policy_step=dataclasses.replace(s.policy_step, key=key))
@@ -142,7 +143,7 @@ def seeing(rollout, where, rng):
     return dataclasses.replace(rollout, steps=tuple(steps))
 
 
-def test_what_is_eligible_is_found_however_little_and_far_away_it_is(tmp_path):
+def test_few_and_distant_eligible_steps_are_found(tmp_path):
     rng = np.random.default_rng(0)
     here = rng.standard_normal(PROJECTION.output_size)
     made = [make_rollout(f"r{i}", 50, image=1, cameras=("left",)) for i in range(20)]
@@ -152,33 +153,33 @@ def test_what_is_eligible_is_found_however_little_and_far_away_it_is(tmp_path):
         expected = [(cosine, place) for cosine, place in every_cosine(made, key) if place in eligible]
         found = found_by(index, snapshot, key, 50, np.isin(np.arange(20), eligible))
         assert len(found[0]) == 50 and (found[1] < -0.9).all()
-        assert_nearest(found, expected, within=1e-3)
+        assert_most_similar(found, expected, within=1e-3)
 
 
-def test_what_is_added_later_is_not_found_in_an_older_snapshot(snapshot):
+def test_steps_added_later_are_not_found_in_an_older_snapshot(snapshot):
     index, few = StepIndex(), only(snapshot, [0, 3])
     index.update(few)
     among, key = index.restrict(few, np.ones(2, bool)), query(1)
     before = among.search(key, 1000)
-    for later in (snapshot, only(snapshot, [5])):  # the last forgets nearly all, upon which it is made anew
+    for later in (snapshot, only(snapshot, [5])):  # the last one lacks nearly all rollouts, so the index is rebuilt
         index.update(later)
         np.testing.assert_array_equal(among.search(key, 1000), before)
 
 
-def test_what_is_forgotten_is_given_back_once_it_is_more_than_half(snapshot):
+def test_the_index_is_rebuilt_once_more_than_half_of_it_is_removed(snapshot):
     index, sizes = StepIndex(), []
     for chosen in (range(12), range(9), [3]):
-        held = only(snapshot, chosen)
-        index.update(held)
-        among = index.restrict(held, np.ones(len(held.rollouts), bool))
+        snapshots = only(snapshot, chosen)
+        index.update(snapshots)
+        among = index.restrict(snapshots, np.ones(len(snapshots.rollouts), bool))
         sizes.append((among.count, among.index.ntotal))
     assert sizes == [(78, 78), (54, 78), (11, 11)]
 
 
-def test_where_nothing_is_eligible_there_is_nothing_to_search(tmp_path, snapshot):
-    index, nothing = StepIndex(), BankReader(tmp_path).snapshot()
-    index.update(nothing)
-    assert index.restrict(nothing, np.zeros(0, bool)) is None
+def test_without_eligible_steps_the_restriction_is_none(tmp_path, snapshot):
+    index, empty = StepIndex(), BankReader(tmp_path).snapshot()
+    index.update(empty)
+    assert index.restrict(empty, np.zeros(0, bool)) is None
     index.update(snapshot)
     assert index.restrict(snapshot, np.zeros(13, bool)) is None
 
@@ -188,17 +189,17 @@ def test_a_key_of_another_size_is_refused(snapshot):
         found_by(StepIndex(), snapshot, np.zeros(7, np.int8))
 
 
-def test_making_it_leaves_the_threads_of_faiss_as_they_were(snapshot):
+def test_building_the_index_restores_the_threads_of_faiss(snapshot):
     before = faiss.omp_get_max_threads()
     StepIndex(exact_steps=1, lists=2).update(snapshot)
     assert faiss.omp_get_max_threads() == before
 
 
-# What cannot be read
+# Corruption
 
 
 def damage(snapshot, *names):
-    """The keys of these are not what was written."""
+    """Damage the keys of some rollouts."""
     for rollout in snapshot.rollouts:
         if rollout.record.id in names:
             content = rollout.content()
@@ -206,7 +207,7 @@ def damage(snapshot, *names):
             rollout.path.write_bytes(content.replace(key, bytes(len(key))))
 
 
-def test_a_corrupt_rollout_is_named_or_left_out(tmp_path):
+def test_a_corrupt_rollout_is_reported_or_skipped(tmp_path):
     made, key = [make_rollout(name, 4) for name in "abc"], query(0)
     damage(fill(tmp_path, made), "b")
     with pytest.raises(BankCorruptionError, match="rollout 'b'.*tensor 'key.q' is not what was written"):
@@ -214,7 +215,7 @@ def test_a_corrupt_rollout_is_named_or_left_out(tmp_path):
     reader = BankReader(tmp_path, skip_corrupt=True)
     found = found_by(StepIndex(), reader.snapshot(), key)
     assert set(found[0].tolist()) == {0, 2} and reader.corrupt.keys() == {"b"}
-    assert_nearest(found, every_cosine([made[0], dataclasses.replace(made[1], steps=()), made[2]], key))
+    assert_most_similar(found, every_cosine([made[0], dataclasses.replace(made[1], steps=()), made[2]], key))
 
 
 def test_a_rollout_whose_file_is_restored_is_found_again(tmp_path):
@@ -225,10 +226,10 @@ def test_a_rollout_whose_file_is_restored_is_found_again(tmp_path):
     reader = BankReader(tmp_path, skip_corrupt=True)
     assert set(found_by(index, reader.snapshot(), key)[0].tolist()) == {0, 2}
     whole.rollouts[1].path.write_bytes(content)
-    assert_nearest(found_by(index, reader.snapshot(), key), every_cosine(made, key))
+    assert_most_similar(found_by(index, reader.snapshot(), key), every_cosine(made, key))
 
 
-def test_where_hardly_anything_can_be_read_all_of_that_is_compared(tmp_path):
+def test_if_hardly_any_rollout_can_be_read_all_readable_steps_are_compared(tmp_path):
     made, key = [make_rollout(name, 4) for name in "abc"], query(0)
     damage(fill(tmp_path, made), "a", "b")
     snapshot = BankReader(tmp_path, skip_corrupt=True).snapshot()
@@ -237,17 +238,17 @@ def test_where_hardly_anything_can_be_read_all_of_that_is_compared(tmp_path):
     np.testing.assert_allclose(cosines, [cosine for cosine, _ in every_cosine(made[2:], key)], atol=1e-5)
 
 
-def test_a_payload_that_is_gone_is_forgotten_or_lost_as_the_caller_says(tmp_path):
+def test_a_missing_payload_counts_as_removed_or_corrupt_as_the_caller_chooses(tmp_path):
     snapshot, index = fill(tmp_path, [make_rollout(name) for name in "ab"]), StepIndex()
     snapshot.rollouts[1].path.unlink()
     with pytest.raises(FileNotFoundError):
         index.update(snapshot)
-    with pytest.raises(BankCorruptionError, match="rollout 'b': it is not there"):
+    with pytest.raises(BankCorruptionError, match="rollout 'b': the file is missing"):
         index.update(snapshot, missing_is_corrupt=True)
 
 
-def test_an_error_on_the_way_is_made_up_for_the_next_time(tmp_path, snapshot, rollouts):
-    """The lists too, which are learnt first."""
+def test_a_failed_update_is_completed_by_the_next_one(tmp_path, snapshot, rollouts):
+    """Also the lists, which are fitted first."""
     made, key, index = [make_rollout(name, 4) for name in "abc"], query(0), StepIndex(exact_steps=5, lists=2)
     whole = fill(tmp_path, made)
     content = whole.rollouts[2].content()
@@ -257,4 +258,4 @@ def test_an_error_on_the_way_is_made_up_for_the_next_time(tmp_path, snapshot, ro
     whole.rollouts[2].path.write_bytes(content)
     found = found_by(index, whole, key)
     assert len(found[0]) == 12
-    assert_nearest(found, every_cosine(made, key), within=1e-3)
+    assert_most_similar(found, every_cosine(made, key), within=1e-3)

@@ -1,4 +1,5 @@
-"""Recall, equations (17)(18)(19), against the equations written out in loops."""
+# SPDX-License-Identifier: MIT
+"""Recall, against equations (17), (18) and (19) written out in loops."""
 
 import dataclasses
 import math
@@ -11,14 +12,14 @@ from sample_rollouts import PROJECTION, make_rollout, make_step
 
 from efn_ros.bank import BankCorruptionError, BankProjectionError, BankReader, BankWriter
 from efn_ros.bank.store.rollout import StepsCache
-from efn_ros.features.codes import Codes
+from efn_ros.features.codes import SketchEncoder
 from efn_ros.features.keys import unit
 from efn_ros.features.sketches import quantise
 from efn_ros.retrieval import RetrievalConfig, Retriever
 from efn_ros.retrieval.similarity import CueWeights
 from efn_ros.types import Mode, Outcome
 
-TWIN = ("twin-a", "twin-b")  # two rollouts that differ in nothing but their names
+TWIN = ("twin-a", "twin-b")  # two rollouts that differ in their names only
 
 
 def instruction(*weights):
@@ -112,7 +113,7 @@ configs = st.builds(
 
 @settings(max_examples=60, deadline=None)
 @given(config=configs, seed=st.integers(0, 2**32))
-def test_recall_is_what_the_equations_say(reader, rollouts, config, seed):
+def test_recall_follows_the_equations(reader, rollouts, config, seed):
     step = query(seed)
     recall = Retriever(reader, config).recall(step)
     expected = reference(rollouts, step, config)
@@ -137,10 +138,10 @@ def test_confidence_is_the_expected_similarity_above_the_floor_times_the_share_o
     assert recall.confidence == pytest.approx(above * successes, abs=1e-6) and 0 <= recall.confidence <= 1
 
 
-# What is recalled
+# Recalled steps
 
 
-def test_a_remembered_step_recalls_itself_first(reader, rollouts):
+def test_a_stored_step_recalls_itself_first(reader, rollouts):
     for index, recorded in enumerate(rollouts[4].steps):
         recall = Retriever(reader, RetrievalConfig(lambda_=1, argmax=True)).recall(recorded.policy_step)
         first = recall.steps[recall.selected]
@@ -149,7 +150,7 @@ def test_a_remembered_step_recalls_itself_first(reader, rollouts):
         np.testing.assert_array_equal(recall.sketch.q, recorded.policy_step.sketch.q)
 
 
-def test_what_came_after_is_recalled_too_and_the_last_step_is_its_own_successor(reader, rollouts):
+def test_the_successor_is_recalled_and_the_last_step_is_its_own_successor(reader, rollouts):
     steps = rollouts[3].steps
     for index, recorded in enumerate(steps):
         recall = Retriever(reader, RetrievalConfig(lambda_=1, argmax=True)).recall(recorded.policy_step)
@@ -159,7 +160,7 @@ def test_what_came_after_is_recalled_too_and_the_last_step_is_its_own_successor(
         np.testing.assert_array_equal(recall.steps[0].proprio_next, after.proprio)
 
 
-def test_what_came_before_is_recalled_too_and_before_the_first_step_the_robot_stood_still(reader, rollouts):
+def test_the_previous_chunk_is_recalled_and_is_zero_for_the_first_step(reader, rollouts):
     steps = rollouts[3].steps
     for index, recorded in enumerate(steps):
         first = Retriever(reader, RetrievalConfig(lambda_=1, argmax=True)).recall(recorded.policy_step).steps[0]
@@ -168,24 +169,24 @@ def test_what_came_before_is_recalled_too_and_before_the_first_step_the_robot_st
         np.testing.assert_array_equal(first.executed_before, earlier.correction.corrected if index else 0 * first.base)
 
 
-def test_what_each_step_saw_is_recalled_where_it_is_asked_for(reader, rollouts):
-    saw = {(r.episode_id, s.policy_step.context.step): s.policy_step.sketch for r in rollouts for s in r.steps}
+def test_codes_of_recalled_steps_are_returned_with_an_encoder(reader, rollouts):
+    sketches = {(r.episode_id, s.policy_step.context.step): s.policy_step.sketch for r in rollouts for s in r.steps}
     query = rollouts[3].steps[1].policy_step
     plain = Retriever(reader, RetrievalConfig(k=3, random_steps=4)).recall(query)
     assert plain.codes == "" and {step.code.shape for step in plain.steps} == {(0,)}
     rng = np.random.default_rng(0)
-    codes = Codes(rng.normal(size=query.sketch.q.size), rng.normal(size=(query.sketch.q.size, 5)))
+    codes = SketchEncoder(rng.normal(size=query.sketch.q.size), rng.normal(size=(query.sketch.q.size, 5)))
     recall = Retriever(reader, RetrievalConfig(k=3, random_steps=4, codes=codes)).recall(query)
     assert recall.codes == codes.identity and len(recall.steps) == 7
     for step in recall.steps:
-        expected = (saw[step.rollout_id, step.step].dequantise().ravel() - codes.mean) @ codes.basis
+        expected = (sketches[step.rollout_id, step.step].dequantise().ravel() - codes.mean) @ codes.basis
         np.testing.assert_allclose(step.code, expected, atol=1e-3)
 
 
 def test_a_rollout_is_encoded_once_for_all_the_episodes_that_recall_it(reader, rollouts):
     size, asked = rollouts[0].steps[0].policy_step.sketch.q.size, []
 
-    class Noting(Codes):
+    class Noting(SketchEncoder):
         def __call__(self, sketches):
             asked.append(len(sketches))
             return super().__call__(sketches)
@@ -200,12 +201,12 @@ def test_a_rollout_is_encoded_once_for_all_the_episodes_that_recall_it(reader, r
 
 
 def test_sketches_of_another_size_are_not_encoded(reader, rollouts):
-    codes = Codes(np.zeros(7), np.ones((7, 2)))
+    codes = SketchEncoder(np.zeros(7), np.ones((7, 2)))
     with pytest.raises(ValueError, match="the EFN of these codes reads 7"):
         Retriever(reader, RetrievalConfig(codes=codes)).recall(rollouts[3].steps[1].policy_step)
 
 
-def test_an_experience_carries_what_was_remembered(reader, rollouts):
+def test_an_experience_contains_the_stored_step(reader, rollouts):
     rollout, recorded = rollouts[3], rollouts[3].steps[1]
     recall = Retriever(reader, RetrievalConfig(lambda_=1)).recall(recorded.policy_step)
     first = recall.steps[0]
@@ -231,27 +232,27 @@ def test_of_equally_similar_rollouts_the_newest_are_candidates(tmp_path):
     assert {recalled.rollout_id for recalled in recall.steps} == {"e3", "e4"}
 
 
-def test_there_are_no_more_candidates_than_asked_for_however_long_a_rollout_is(tmp_path):
+def test_the_number_of_steps_is_bounded_by_whole_rollouts(tmp_path):
     reader = fill(tmp_path, [make_rollout("old", 5), make_rollout("long", 30), make_rollout("new", 4)])
     for most, expected in ((1000, {"old", "long", "new"}), (38, {"long", "new"}), (9, {"new"}), (1, {"new"})):
         recall = Retriever(reader, RetrievalConfig(max_steps=most, k=100)).recall(query())
         assert set(recall.steps.rollout_id) == expected, most
 
 
-def test_equal_candidates_rank_in_the_order_they_were_stored(reader, rollouts):
+def test_equal_candidates_rank_in_the_order_in_which_they_were_stored(reader, rollouts):
     step = rollouts[-1].steps[1].policy_step
     for k in (1, 2, 30):
         recall = Retriever(reader, RetrievalConfig(k=k)).recall(step)
         assert list(recall.steps.rollout_id[:2]) == list(TWIN[:k])
 
 
-def test_shorter_rollouts_win_between_similar_steps(tmp_path):
+def test_of_equally_similar_steps_those_of_shorter_rollouts_rank_first(tmp_path):
     reader = fill(tmp_path, [make_rollout(name, seed=4, length=n) for name, n in (("long", 90), ("short", 30))])
     recall = Retriever(reader, RetrievalConfig(k=2)).recall(make_rollout("x", seed=4).steps[0].policy_step)
     assert [recalled.rollout_id for recalled in recall.steps] == ["short", "long"]
 
 
-def test_blank_steps_are_not_recalled_but_follow(tmp_path):
+def test_blank_steps_are_not_recalled_but_are_successors(tmp_path):
     rollout = make_rollout(decisions=3)
     first, second, third = rollout.steps
     still = dataclasses.replace(second.policy_step, proprio=third.policy_step.proprio)
@@ -271,66 +272,66 @@ def test_a_missing_cue_leaves_its_weight_to_the_others(tmp_path):
     assert recall.steps[0].step == 1 and recall.steps[0].similarity == pytest.approx(1, abs=1e-4)
 
 
-# The draw
+# Sampling
 
 
-def test_draws_have_the_frequencies_of_the_softmax(reader):
+def test_samples_have_the_frequencies_of_the_softmax(reader):
     retriever, count = Retriever(reader, RetrievalConfig(k=4, temperature=0.1)), 3000
     step = query()
     retriever.begin(step)
-    drawn = np.zeros(4)
+    selected = np.zeros(4)
     for seed in range(count):
         recall = retriever.recall(dataclasses.replace(step, context=dataclasses.replace(step.context, seed=seed)))
-        drawn[recall.selected] += 1
+        selected[recall.selected] += 1
     probability = np.array([recalled.probability for recalled in recall.steps])
     assert (probability > 0.01).all()
     np.testing.assert_array_less(
-        np.abs(drawn / count - probability), 4 * np.sqrt(probability * (1 - probability) / count)
+        np.abs(selected / count - probability), 4 * np.sqrt(probability * (1 - probability) / count)
     )
 
 
-def test_the_same_seed_and_step_draw_the_same_whatever_came_before(reader):
+def test_the_same_seed_and_step_select_the_same_step_whatever_came_before(reader):
     config = RetrievalConfig(temperature=1.0)
     queries = [query(seed, step) for seed in (0, 1, 2**64 - 1, -1) for step in range(5)]
     forward = Retriever(reader, config)
-    drawn = [forward.recall(step).selected for step in queries]
+    selected = [forward.recall(step).selected for step in queries]
     backward = Retriever(reader, config)
-    assert [backward.recall(step).selected for step in reversed(queries)] == drawn[::-1]
-    assert len(set(drawn)) > 3
+    assert [backward.recall(step).selected for step in reversed(queries)] == selected[::-1]
+    assert len(set(selected)) > 3
 
 
-def test_argmax_takes_the_best_for_certain(reader):
+def test_argmax_selects_the_best_with_probability_one(reader):
     for seed in range(20):
         recall = Retriever(reader, RetrievalConfig(temperature=10, argmax=True)).recall(query(seed))
         assert recall.selected == 0
         assert [recalled.probability for recalled in recall.steps] == [1] + [0] * 15
 
 
-# Nothing to recall
+# Empty recalls
 
 
-def test_an_empty_bank_recalls_nothing_and_says_so(tmp_path):
+def test_an_empty_bank_recalls_no_step_with_a_reason(tmp_path):
     recall = Retriever(BankReader(tmp_path)).recall(query())
     assert (len(recall.steps), recall.selected, recall.sketch, recall.confidence) == (0, -1, None, 0)
     assert recall.reason == "the bank is empty"
 
 
 def test_rollouts_of_another_policy_are_left_out(reader, rollouts):
-    """Its tokens live in another space; an empty fingerprint takes all."""
+    """Their tokens cannot be compared; an empty fingerprint accepts all."""
     step = dataclasses.replace(rollouts[0].steps[0].policy_step, policy="another")
     assert Retriever(reader).recall(dataclasses.replace(step, policy=rollouts[0].policy)).steps
     assert Retriever(reader).recall(dataclasses.replace(step, policy="")).steps
     recall = Retriever(reader).recall(step)
-    assert (len(recall.steps), recall.reason) == (0, "the bank holds nothing of this policy")
+    assert (len(recall.steps), recall.reason) == (0, "the bank has no rollout of this policy")
 
 
-def test_nothing_similar_enough_is_recalled_as_nothing(reader):
+def test_without_a_similar_step_no_step_is_recalled(reader):
     recall = Retriever(reader, RetrievalConfig(min_similarity=0.999)).recall(query())
     assert not recall.steps and recall.selected == -1 and recall.candidates > 0
-    assert "nothing is similar enough" in recall.reason and "0.999" in recall.reason
+    assert "no step is similar enough" in recall.reason and "0.999" in recall.reason
 
 
-def test_what_is_not_similar_enough_is_left_out_of_the_k(reader, rollouts):
+def test_steps_below_the_least_similarity_are_not_recalled(reader, rollouts):
     step = rollouts[2].steps[0].policy_step
     recall = Retriever(reader, RetrievalConfig(k=100, min_similarity=0.6)).recall(step)
     expected = reference(rollouts, step, RetrievalConfig(min_similarity=0.6))
@@ -338,16 +339,17 @@ def test_what_is_not_similar_enough_is_left_out_of_the_k(reader, rollouts):
     assert len(recall.steps) < recall.candidates
 
 
-def test_a_bank_of_failures_holds_nothing_for_who_wants_successes(tmp_path):
+def test_success_only_recalls_no_failure(tmp_path):
     reader = fill(tmp_path, [make_rollout(outcome=Outcome.FAILURE)])
-    assert Retriever(reader, RetrievalConfig(success_only=True)).recall(query()).reason == "the bank holds no success"
+    recall = Retriever(reader, RetrievalConfig(success_only=True)).recall(query())
+    assert recall.reason == "the bank has no successful rollout"
     assert Retriever(reader).recall(query()).confidence == 0
 
 
 # Episodes
 
 
-def test_an_episode_sees_the_bank_as_it_was_at_its_beginning(tmp_path):
+def test_an_episode_uses_the_bank_as_it_was_at_its_beginning(tmp_path):
     with BankWriter(tmp_path, projection=PROJECTION) as writer:
         writer.append(make_rollout("a"))
         retriever = Retriever(BankReader(tmp_path))
@@ -360,7 +362,7 @@ def test_an_episode_sees_the_bank_as_it_was_at_its_beginning(tmp_path):
         assert (retriever.recall(later).candidates, retriever.recall(later).revision) == (6, 2)
 
 
-# What is refused
+# Refusals
 
 
 @pytest.mark.parametrize(
@@ -405,14 +407,14 @@ def test_some_cue_must_have_weight():
 # While the bank changes
 
 
-def test_an_episode_goes_on_with_what_it_recalled_when_that_is_forgotten_and_the_next_does_without(tmp_path):
+def test_an_episode_continues_with_a_removed_rollout_and_the_next_one_lacks_it(tmp_path):
     made = [make_rollout(name, 3) for name in "abc"]
     fill(tmp_path, made)
     retriever = Retriever(BankReader(tmp_path, projection=PROJECTION), RetrievalConfig(lambda_=1, argmax=True))
     step = made[1].steps[1].policy_step
     with BankWriter(tmp_path, projection=PROJECTION) as writer:
         before = retriever.recall(step)
-        writer.forget("b", reason="")
+        writer.remove("b", reason="")
         again = retriever.recall(step)
         later = retriever.recall(
             dataclasses.replace(step, context=dataclasses.replace(step.context, episode_id="next"))
@@ -422,7 +424,7 @@ def test_an_episode_goes_on_with_what_it_recalled_when_that_is_forgotten_and_the
     assert set(later.steps.rollout_id) == {"a", "c"} and later.candidates == 6
 
 
-def test_what_is_corrupt_is_left_out_and_named_and_the_rest_recalled(tmp_path):
+def test_a_corrupt_rollout_is_skipped_and_reported_and_the_others_recalled(tmp_path):
     made = [make_rollout(name, 3) for name in "abc"]
     for record in fill(tmp_path, made).rollouts():
         if record.id == "b":
@@ -437,7 +439,7 @@ def test_what_is_corrupt_is_left_out_and_named_and_the_rest_recalled(tmp_path):
     assert reader.snapshot().skipped == ("b",)
 
 
-# A reference that is followed
+# References
 
 
 def drifting(made, steps):
@@ -451,7 +453,7 @@ def path(recalls):
     return [(r.steps[r.selected].rollout_id, r.steps[r.selected].step) for r in recalls]
 
 
-def test_a_reference_is_followed_step_by_step_while_it_is_near_enough(tmp_path):
+def test_a_reference_is_followed_step_by_step_while_its_score_is_within_the_margin(tmp_path):
     made = [make_rollout(name, 4) for name in "ab"]
     reader = fill(tmp_path, made)
     queries = [*drifting(made[0], [1, 2]), *list(drifting(made[1], [0, 1, 2, 3]))[2:]]  # from a into the middle of b
@@ -461,10 +463,10 @@ def test_a_reference_is_followed_step_by_step_while_it_is_near_enough(tmp_path):
         return path(map(retriever.recall, queries))
 
     assert recalled(0.0) == recalled(1e-6) == [("a", 1), ("a", 2), ("b", 2), ("b", 3)]
-    assert recalled(1.0) == [("a", 1), ("a", 2), ("a", 3), ("b", 3)], "to the end of the rollout, and then anew"
+    assert recalled(1.0) == [("a", 1), ("a", 2), ("a", 3), ("b", 3)], "to the end of the rollout, then a new choice"
 
 
-def test_what_is_followed_stands_among_the_k_and_carries_its_successor(tmp_path):
+def test_the_followed_step_is_among_the_k_and_has_its_successor(tmp_path):
     made = [make_rollout(name, 4) for name in "ab"]
     retriever = Retriever(fill(tmp_path, made), RetrievalConfig(k=1, lambda_=1, argmax=True, reference_margin=1.0))
     first, second = (made[0].steps[1].policy_step, made[1].steps[3].policy_step)
@@ -478,21 +480,21 @@ def test_what_is_followed_stands_among_the_k_and_carries_its_successor(tmp_path)
     np.testing.assert_array_equal(recall.successor.q, made[0].steps[3].policy_step.sketch.q)
 
 
-def test_a_gap_between_decisions_and_another_episode_draw_anew(tmp_path):
+def test_a_gap_between_decisions_and_another_episode_drop_the_reference(tmp_path):
     made = [make_rollout(name, 4) for name in "ab"]
     retriever = Retriever(fill(tmp_path, made), RetrievalConfig(lambda_=1, argmax=True, reference_margin=1.0))
 
-    def drawn(rollout, step, index, episode="now"):
+    def selected(rollout, step, index, episode="now"):
         query = made[rollout].steps[step].policy_step
         context = dataclasses.replace(query.context, step=index, episode_id=episode)
         return path([retriever.recall(dataclasses.replace(query, context=context))])[0]
 
-    assert drawn(0, 0, 0) == ("a", 0) and drawn(1, 2, 1) == ("a", 1)
-    assert drawn(1, 2, 3) == ("b", 2), "a decision is missing between"
-    assert drawn(0, 1, 4, "next") == ("a", 1)
+    assert selected(0, 0, 0) == ("a", 0) and selected(1, 2, 1) == ("a", 1)
+    assert selected(1, 2, 3) == ("b", 2), "a decision is missing between"
+    assert selected(0, 1, 4, "next") == ("a", 1)
 
 
-def test_a_damaged_sketch_costs_its_rollout_and_not_the_recall(tmp_path):
+def test_a_damaged_sketch_excludes_its_rollout_only(tmp_path):
     made = [make_rollout(name, 3) for name in "abc"]
     records = {record.id: record for record in fill(tmp_path, made).rollouts()}
     path = tmp_path / "payloads" / records["b"].payload
@@ -507,7 +509,7 @@ def test_a_damaged_sketch_costs_its_rollout_and_not_the_recall(tmp_path):
         Retriever(BankReader(tmp_path), RetrievalConfig(argmax=True)).recall(step)
 
 
-def test_what_is_forgotten_between_snapshot_and_reading_is_done_without(tmp_path, monkeypatch):
+def test_a_rollout_removed_between_snapshot_and_reading_is_left_out(tmp_path, monkeypatch):
     made = [make_rollout(name, 3) for name in "abc"]
     reader = fill(tmp_path, made)
     real = StepsCache.load
@@ -515,7 +517,7 @@ def test_what_is_forgotten_between_snapshot_and_reading_is_done_without(tmp_path
     def late(cache, rollouts, **options):
         monkeypatch.setattr(StepsCache, "load", real)
         with BankWriter(tmp_path, projection=PROJECTION) as writer:
-            writer.forget("b", reason="")
+            writer.remove("b", reason="")
         return real(cache, rollouts, **options)
 
     monkeypatch.setattr(StepsCache, "load", late)
@@ -523,22 +525,22 @@ def test_what_is_forgotten_between_snapshot_and_reading_is_done_without(tmp_path
     assert set(recall.steps.rollout_id) == {"a", "c"} and recall.revision == 4
 
 
-def test_a_rollout_that_takes_the_name_of_a_forgotten_one_is_seen_as_itself(tmp_path):
-    """Codes are kept from episode to episode, by what was seen and not by the name of the rollout."""
+def test_a_rollout_with_the_identifier_of_a_removed_one_gets_its_own_codes(tmp_path):
+    """Codes are cached across episodes by the content of the rollout and not by its identifier."""
     size = make_rollout().steps[0].policy_step.sketch.q.size
-    codes = Codes(np.zeros(size), np.random.default_rng(0).normal(size=(size, 2)))
+    codes = SketchEncoder(np.zeros(size), np.random.default_rng(0).normal(size=(size, 2)))
     retriever = Retriever(fill(tmp_path, [make_rollout("a", 2, seed=1)]), RetrievalConfig(k=9, codes=codes))
     step = make_rollout("a", 5, seed=2).steps[0].policy_step
     retriever.recall(step)
     with BankWriter(tmp_path, projection=PROJECTION) as writer:
-        writer.forget("a", reason="")
+        writer.remove("a", reason="")
         writer.append(make_rollout("a", 5, seed=2))
     recall = retriever.recall(dataclasses.replace(step, context=dataclasses.replace(step.context, episode_id="next")))
     assert len(recall.steps) == 5
     np.testing.assert_allclose(recall.steps[0].code, codes([step.sketch])[0], atol=1e-3)
 
 
-def test_an_episode_that_cannot_begin_leaves_nothing_behind(tmp_path, reader, rollouts):
+def test_an_episode_that_cannot_begin_changes_nothing(tmp_path, reader, rollouts):
     retriever, step = Retriever(reader), rollouts[0].steps[0].policy_step
     before = retriever.recall(step)
     with pytest.raises(ValueError, match="instruction embedding has shape"):
@@ -548,7 +550,7 @@ def test_an_episode_that_cannot_begin_leaves_nothing_behind(tmp_path, reader, ro
     assert list(again.steps.rollout_id) == list(before.steps.rollout_id) and again.reason == ""
 
 
-def test_what_is_read_ahead_may_be_forgotten_meanwhile(tmp_path):
+def test_rollouts_may_be_removed_during_prefetch(tmp_path):
     retriever = Retriever(fill(tmp_path, [make_rollout(name, 3) for name in "ab"]))
     assert retriever.prefetch().revision == 2
     for record in BankReader(tmp_path).rollouts():
@@ -556,7 +558,7 @@ def test_what_is_read_ahead_may_be_forgotten_meanwhile(tmp_path):
     assert Retriever(BankReader(tmp_path)).prefetch().revision == 2
 
 
-def test_a_recall_carries_the_success_probability_learned_from_past_outcomes(tmp_path):
+def test_a_recall_contains_the_success_probability_fitted_to_past_outcomes(tmp_path):
     def rollout(i):
         made = make_rollout(f"r{i}", 2, outcome=Outcome.SUCCESS if i % 4 else Outcome.FAILURE)
         steps = [

@@ -1,4 +1,5 @@
-"""The success probability: as likely as it says, from the past alone, and none where too little is known."""
+# SPDX-License-Identifier: MIT
+"""The success probability: calibrated, from past episodes only, and absent if there are too few."""
 
 import dataclasses
 
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sample_recalls import prequential_predictions
 from sample_rollouts import PROJECTION, make_rollout
 from scipy.optimize import minimize
 
@@ -17,7 +19,6 @@ from efn_ros.retrieval.success_model import (
     OutcomeHistory,
     SuccessModel,
     fit_logistic,
-    prequential_predictions,
 )
 from efn_ros.types import Mode, Outcome
 
@@ -40,7 +41,7 @@ followings = st.lists(
 )
 
 
-def test_nothing_is_predicted_from_fewer_episodes_than_it_takes():
+def test_too_few_episodes_give_no_prediction():
     episodes = [followed(i % 2 == 0) for i in range(MIN_EPISODES)]
     assert SuccessModel(episodes[:-1]).predict(followed()) is None
     assert SuccessModel(episodes).predict(followed()).shape == (3,)
@@ -48,7 +49,7 @@ def test_nothing_is_predicted_from_fewer_episodes_than_it_takes():
 
 
 @given(episodes=followings, then=st.builds(followed, source=st.sampled_from("abx"), confidence=st.floats(0, 1)))
-def test_a_probability_is_between_impossible_and_certain(episodes, then):
+def test_a_probability_is_between_zero_and_one(episodes, then):
     predicted = SuccessModel(episodes).predict(then)
     assert ((predicted > 0) & (predicted < 1)).all()
 
@@ -67,7 +68,7 @@ def test_the_weights_maximise_the_posterior(seed, features):
     assert fit_logistic(inputs, ended, offset) == pytest.approx(expected, abs=1e-4)
 
 
-def test_where_no_input_differs_it_is_the_share_of_all():
+def test_without_informative_inputs_it_is_the_overall_success_rate():
     predicted = SuccessModel([followed(i % 4 > 0) for i in range(400)]).predict(followed())
     assert predicted == pytest.approx(0.75, abs=0.02)
 
@@ -75,22 +76,22 @@ def test_where_no_input_differs_it_is_the_share_of_all():
 @pytest.mark.parametrize(
     "other", [followed(source="b"), followed(confidence=0.9), followed(instruction="pull")], ids=lambda f: str(f)[:40]
 )
-def test_what_succeeded_before_is_more_likely_to_succeed(other):
+def test_groups_that_succeeded_before_are_more_likely_to_succeed(other):
     failures = [followed(i % 8 == 0) for i in range(40)]
     successes = [dataclasses.replace(other, success=i % 8 > 0) for i in range(40)]
     model = SuccessModel([f for pair in zip(failures, successes, strict=True) for f in pair])
     assert model.predict(other).min() > 0.75 > 0.25 > model.predict(followed()).max()
 
 
-def test_an_episode_counts_once_however_long_it_took():
+def test_an_episode_counts_once_whatever_its_length():
     rng = np.random.default_rng(0)
-    drawn = [(rng.random() < 0.6, "abc"[rng.integers(3)], rng.random()) for _ in range(50)]
-    short, long = (SuccessModel([followed(*one, decisions=d) for one in drawn]) for d in (1, 30))
+    samples = [(rng.random() < 0.6, "abc"[rng.integers(3)], rng.random()) for _ in range(50)]
+    short, long = (SuccessModel([followed(*one, decisions=d) for one in samples]) for d in (1, 30))
     assert short.predict(followed(decisions=1))[0] == pytest.approx(long.predict(followed(decisions=1))[0], rel=1e-6)
 
 
 @given(episodes=followings, at=st.integers(0, 39))
-def test_an_end_is_not_foreepisode_by_itself(episodes, at):
+def test_an_outcome_does_not_influence_its_own_prediction(episodes, at):
     at %= len(episodes)
     otherwise = list(episodes)
     otherwise[at] = dataclasses.replace(episodes[at], success=not episodes[at].success)
@@ -99,7 +100,7 @@ def test_an_end_is_not_foreepisode_by_itself(episodes, at):
 
 
 def test_predictions_are_calibrated():
-    """Episodes whose success depends on all that it may know, and on chance."""
+    """Episodes whose success depends on all inputs of the model, and on chance."""
     rng = np.random.default_rng(1)
     rollouts = {name: rng.normal() for name in "abcdefgh"}
     tasks = {task: rng.normal() for task in ("push", "pull", "lift")}
@@ -114,7 +115,7 @@ def test_predictions_are_calibrated():
     assert np.ptp([predicted[tenth].mean() for tenth in np.array_split(np.argsort(predicted), 10)]) > 0.6
 
 
-# Out of a bank
+# From a bank
 
 
 def rollout(name, *changes, outcome=Outcome.SUCCESS, policy="policy-1"):
@@ -140,7 +141,7 @@ def learned(bank, newest=100, **options):
     return outcomes.model.episodes
 
 
-def test_decisions_that_memory_corrected_and_nothing_explored_are_followed(tmp_path):
+def test_corrected_decisions_without_exploration_are_followed(tmp_path):
     fill(
         tmp_path,
         rollout(
@@ -157,7 +158,7 @@ def test_decisions_that_memory_corrected_and_nothing_explored_are_followed(tmp_p
     assert learned(tmp_path) == 1
 
 
-def test_only_outcomes_of_the_newest_policy_are_learned_from(tmp_path):
+def test_only_outcomes_of_the_newest_policy_are_used(tmp_path):
     fill(
         tmp_path,
         rollout("before", {}, policy="policy-0"),
@@ -172,29 +173,29 @@ def test_only_outcomes_of_the_newest_policy_are_learned_from(tmp_path):
     assert learned(tmp_path, newest=0) == 0
 
 
-def test_what_is_forgotten_is_no_longer_learned_from(tmp_path):
+def test_a_removed_rollout_is_no_longer_used(tmp_path):
     fill(tmp_path, *(rollout(name, {}) for name in "abc"))
     reader, outcomes = BankReader(tmp_path), OutcomeHistory(100)
     outcomes.update(reader.snapshot().rollouts)
     with BankWriter(tmp_path, projection=PROJECTION) as writer:
-        writer.forget("b", reason="to see")
+        writer.remove("b", reason="to see")
     outcomes.update(reader.snapshot().rollouts)
     assert outcomes.model.episodes == 2
 
 
-def test_what_is_new_is_added_to_what_was_learned(tmp_path):
+def test_new_rollouts_are_added_to_the_model(tmp_path):
     reader, outcomes = BankReader(tmp_path), OutcomeHistory(100)
     for i in range(2 * MIN_EPISODES):
         fill(tmp_path, rollout(f"r{i}", {}, outcome=Outcome.SUCCESS if i % 3 else Outcome.FAILURE))
         outcomes.update(reader.snapshot().rollouts)
-    anew = OutcomeHistory(100)
-    anew.update(reader.snapshot().rollouts)
-    assert outcomes.model.episodes == anew.model.episodes == 2 * MIN_EPISODES
-    assert np.array_equal(outcomes.model.predict(followed()), anew.model.predict(followed()))
+    new = OutcomeHistory(100)
+    new.update(reader.snapshot().rollouts)
+    assert outcomes.model.episodes == new.model.episodes == 2 * MIN_EPISODES
+    assert np.array_equal(outcomes.model.predict(followed()), new.model.predict(followed()))
     assert outcomes.policy == "policy-1"
 
 
-def test_a_damaged_payload_is_not_learned_from(tmp_path):
+def test_a_damaged_payload_is_not_used(tmp_path):
     fill(tmp_path, rollout("a", {}), rollout("b", {}))
     path = BankReader(tmp_path).snapshot().rollouts[0].path
     content = bytearray(path.read_bytes())

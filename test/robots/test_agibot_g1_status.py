@@ -1,27 +1,36 @@
-"""What an AgiBot G1 says of itself becomes faults in words, of messages as they are documented."""
+# SPDX-License-Identifier: MIT
+"""Status messages of an AgiBot G1, as documented, become lists of faults."""
 
 from types import SimpleNamespace
 
 import pytest
 
-from efn_ros.robots.agibot_g1_status import PARTS, Reports, arm_state, motion_control, robot_status, whole_body
+from efn_ros.robots.agibot_g1_status import (
+    PARTS,
+    StatusMonitor,
+    arm_fault,
+    motion_control_faults,
+    robot_status_faults,
+    whole_body_faults,
+)
 
-WELL = dict.fromkeys([f"{part}_error" for part in PARTS], 0)
-WELL |= {"left_arm_control": True, "right_arm_control": True, "left_arm_estop": False, "right_arm_estop": False}
+HEALTHY = dict.fromkeys([f"{part}_error" for part in PARTS], 0)
+HEALTHY |= {"left_arm_control": True, "right_arm_control": True, "left_arm_estop": False, "right_arm_estop": False}
+NO_STATUS = "no message of status was received"
 NO_ERROR = SimpleNamespace(has_error=False, error_code=0)
 
 
 def body(**change):
-    return SimpleNamespace(**WELL | change)
+    return SimpleNamespace(**HEALTHY | change)
 
 
 def control(mode=1, error=NO_ERROR, one=(), other=()):
     return SimpleNamespace(mode=mode, error=error, collision_pairs_1=list(one), collision_pairs_2=list(other))
 
 
-def test_a_robot_that_is_well_has_no_fault():
-    assert whole_body(body()) == motion_control(control()) == []
-    assert robot_status(SimpleNamespace(mode=1, estop=False, errors=[], collisions=[])) == []
+def test_a_healthy_robot_has_no_fault():
+    assert whole_body_faults(body()) == motion_control_faults(control()) == []
+    assert robot_status_faults(SimpleNamespace(mode=1, estop=False, errors=[], collisions=[])) == []
 
 
 @pytest.mark.parametrize(
@@ -33,21 +42,21 @@ def test_a_robot_that_is_well_has_no_fault():
         ({"left_arm_control": False}, "left arm: not in control"),
     ],
 )
-def test_each_part_of_the_body_is_heard(change, fault):
-    assert whole_body(body(**change)) == [fault]
+def test_each_part_of_the_body_is_checked(change, fault):
+    assert whole_body_faults(body(**change)) == [fault]
 
 
-def test_mode_errors_and_collisions_of_motion_control_are_heard():
-    assert motion_control(control(mode=2)) == ["mode of motion control is 2, not 1"]
+def test_mode_errors_and_collisions_of_motion_control_are_faults():
+    assert motion_control_faults(control(mode=2)) == ["mode of motion control is 2, not 1"]
     broken = SimpleNamespace(has_error=True, code=7)
-    assert motion_control(control(error=broken)) == [f"motion control: {broken}"]
-    assert motion_control(control(one=["arm", "hand"], other=["table", "head"])) == [
+    assert motion_control_faults(control(error=broken)) == [f"motion control: {broken}"]
+    assert motion_control_faults(control(one=["arm", "hand"], other=["table", "head"])) == [
         "collision: arm and table",
         "collision: hand and head",
     ]
-    assert motion_control(control(one=["arm"])) == ["collision: arm and something"]
-    said = SimpleNamespace(mode=0, estop=True, errors=["it smokes"], collisions=["a and b"])
-    assert robot_status(said) == [
+    assert motion_control_faults(control(one=["arm"])) == ["collision: arm and an unknown part"]
+    status = SimpleNamespace(mode=0, estop=True, errors=["it smokes"], collisions=["a and b"])
+    assert robot_status_faults(status) == [
         "mode of motion control is 0, not 1",
         "the e-stop is pressed",
         "it smokes",
@@ -56,30 +65,32 @@ def test_mode_errors_and_collisions_of_motion_control_are_heard():
 
 
 @pytest.mark.parametrize(
-    "code, words", [(0x1, ""), (0x100D, "left arm: 0x100d, collision"), (0x0, "left arm: 0x0, not in control")]
+    "code, text", [(0x1, ""), (0x100D, "left arm: 0x100d, collision"), (0x0, "left arm: 0x0, not in control")]
 )
-def test_codes_of_an_arm_are_put_into_words(code, words):
-    assert arm_state("left", code) == words
+def test_codes_of_an_arm_are_described(code, text):
+    assert arm_fault("left", code) == text
 
 
-def test_a_source_that_falls_silent_is_a_fault_and_one_that_never_spoke_is_noted():
-    reports = Reports(("status", "whole_body_status"), 0.5)
-    assert reports.health(0.0).notes == ("status has not spoken", "whole_body_status has not spoken")
-    reports.hear("status", [], 1.0)
-    health = reports.health(1.4)
-    assert health.faults == () and health.notes == ("whole_body_status has not spoken",)
-    assert reports.health(2.0).faults == ("status has been silent for 1.0 s",)
-    reports.hear("status", ["broken"], 2.0)
-    assert reports.health(2.0).faults == ("broken",)
+def test_a_source_that_falls_silent_is_a_fault_and_one_without_a_message_is_noted():
+    monitor = StatusMonitor(("status", "whole_body_status"), 0.5)
+    assert monitor.health(0.0).notes == (NO_STATUS, "no message of whole_body_status was received")
+    monitor.update("status", [], 1.0)
+    health = monitor.health(1.4)
+    assert health.faults == () and health.notes == ("no message of whole_body_status was received",)
+    assert monitor.health(2.0).faults == ("status has been silent for 1.0 s",)
+    monitor.update("status", ["broken"], 2.0)
+    assert monitor.health(2.0).faults == ("broken",)
 
 
-def test_a_message_of_another_version_is_no_sign_of_health():
+def test_a_message_of_another_version_is_an_error():
     with pytest.raises(AttributeError, match="chassis_error"):
-        whole_body(SimpleNamespace(**{name: value for name, value in WELL.items() if name != "chassis_error"}))
+        whole_body_faults(
+            SimpleNamespace(**{name: value for name, value in HEALTHY.items() if name != "chassis_error"})
+        )
     with pytest.raises(AttributeError):
-        motion_control(SimpleNamespace(mode=1))
+        motion_control_faults(SimpleNamespace(mode=1))
 
 
-def test_a_source_that_must_speak_and_never_did_is_a_fault():
-    health = Reports(("status", "other"), 0.5, required=("status",)).health(0.0)
-    assert (health.faults, health.notes) == (("status has not spoken",), ("other has not spoken",))
+def test_a_required_source_without_a_message_is_a_fault():
+    health = StatusMonitor(("status", "other"), 0.5, required=("status",)).health(0.0)
+    assert (health.faults, health.notes) == ((NO_STATUS,), ("no message of other was received",))

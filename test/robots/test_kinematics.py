@@ -1,4 +1,5 @@
-"""Kinematics: every link is where MuJoCo, loading the same URDF, says it is, and what no chain can be is named."""
+# SPDX-License-Identifier: MIT
+"""Kinematics: every link is where MuJoCo computes it from the same URDF, and an invalid chain is named."""
 
 import mujoco
 import numpy as np
@@ -36,7 +37,7 @@ def load(tmp_path):
 
 
 def reference(text: str, names, q: np.ndarray, base: str, links) -> np.ndarray:
-    """The frames (N, links, 4, 4) of MuJoCo, of postures (N, J) of the joints `names`."""
+    """Return the frames (N, links, 4, 4) by MuJoCo, of postures (N, J) of the joints `names`."""
     spec = mujoco.MjSpec.from_string(text)
     spec.compiler.fusestatic = False
     model = spec.compile()
@@ -62,7 +63,7 @@ def numbers(values) -> str:
 
 @st.composite
 def chains(draw):
-    """A URDF of one to five joints of any kind in a row, and as many postures as it is tried in."""
+    """Draw a URDF of one to five joints of any kind in a row, and postures of it."""
     vector = st.tuples(*[st.floats(-1, 1)] * 3)
     axis = vector.filter(lambda axis: np.linalg.norm(axis) > 0.1)
     kinds = draw(st.lists(st.sampled_from(["revolute", "continuous", "prismatic", "fixed"]), min_size=1, max_size=5))
@@ -76,7 +77,7 @@ def chains(draw):
     return urdf(*joints, links=[f"link{i}" for i in range(len(kinds) + 1)]), q
 
 
-# Where links are
+# Positions of links
 
 
 @thorough
@@ -108,7 +109,7 @@ def test_many_postures_at_once_are_the_same_as_one_by_one():
     assert arm.frames(np.empty((0, 7))).shape == (0, len(arm.links), 4, 4)
 
 
-def test_a_chain_ends_where_it_is_told_to():
+def test_a_chain_ends_at_its_tip():
     arm = load_arms()[0]
     wrist = Chain.from_urdf(URDF, BASE, WRISTS[0])
     assert wrist.links == arm.links[: len(wrist.links)] and wrist.links[-1] == WRISTS[0]
@@ -120,7 +121,7 @@ def test_an_axis_that_is_not_given_is_x(load):
     np.testing.assert_array_equal(chain.positions([[0.5]]), [[[0.5, 0.0, 0.0]]])
 
 
-# What is known of the arms of the G1
+# Published facts of the arms of the G1
 
 
 def test_the_arms_have_the_sdk_s_joints_in_its_order_and_the_public_limits():
@@ -147,7 +148,7 @@ def test_the_right_arm_mirrors_the_left_where_every_angle_has_the_other_sign():
     np.testing.assert_allclose(right.positions(-q), left.positions(q) * [1, -1, 1], rtol=0, atol=0.0022)
 
 
-# What no chain can be
+# Limits, and what is no chain
 
 
 def test_limits_are_those_of_the_urdf_and_a_continuous_joint_has_none(load):
@@ -160,7 +161,7 @@ def test_limits_are_those_of_the_urdf_and_a_continuous_joint_has_none(load):
 @pytest.mark.parametrize(
     "broken, message",
     [
-        (joint("floating"), "'elbow' is of type 'floating'; a chain has revolute, continuous, prismatic, fixed"),
+        (joint("floating"), "'elbow' is of type 'floating'; a chain may have revolute, continuous, prismatic, fixed"),
         (joint(inner=LIMIT + '<mimic joint="other"/>'), "'elbow' mimics another"),
         (joint(inner=LIMIT + '<axis xyz="0 0 0"/>'), "'elbow' has the axis .* must not be zero"),
         (joint(inner=LIMIT + '<axis xyz="0 1"/>'), "'elbow': 'xyz' of <axis> is '0 1'; 3 numbers"),
@@ -172,7 +173,7 @@ def test_limits_are_those_of_the_urdf_and_a_continuous_joint_has_none(load):
         ('<joint name="elbow" type="fixed"><parent link="upper"/></joint>', "'elbow' has no <child>"),
     ],
 )
-def test_a_joint_that_is_at_fault_is_named(load, broken, message):
+def test_an_invalid_joint_is_named(load, broken, message):
     with pytest.raises(ValueError, match=message):
         load(urdf(broken))
 
@@ -189,18 +190,18 @@ def test_a_ring_of_links_is_no_chain(load):
 
 
 @pytest.mark.parametrize("base, tip, missing", [("chest", "lower", "chest"), ("upper", "hand", "hand")])
-def test_a_link_that_is_not_there_is_named_with_those_that_are(load, base, tip, missing):
-    with pytest.raises(ValueError, match=f"link '{missing}' is not in the URDF; there are upper, lower"):
+def test_an_unknown_link_is_named_with_the_known_ones(load, base, tip, missing):
+    with pytest.raises(ValueError, match=f"link '{missing}' is not in the URDF; choose one of upper, lower"):
         load(urdf(joint()), base, tip)
 
 
-def test_a_chain_of_nothing_is_refused(load):
+def test_an_empty_chain_is_refused(load):
     with pytest.raises(ValueError, match="'upper' is both base and tip"):
         load(urdf(joint()), "upper", "upper")
 
 
-def test_a_file_that_is_no_xml_is_named(load):
-    with pytest.raises(ValueError, match="robot.urdf is no XML"):
+def test_a_file_that_is_not_xml_is_named(load):
+    with pytest.raises(ValueError, match="robot.urdf is not XML"):
         load("<robot>")
 
 

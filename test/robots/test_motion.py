@@ -1,4 +1,5 @@
-"""Motion: whatever is asked for, every command obeys every limit from the ones before it on, and one can always stop.
+# SPDX-License-Identifier: MIT
+"""Motion limits: whatever the target, every command is within every limit given those before it, and can stop.
 
 V, A and J bound the first, second and third difference, in units a control step.
 """
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.optimize import linprog
 
-from efn_ros.robots.motion import LONGEST_STOP, Motion, State
+from efn_ros.robots.motion import LONGEST_STOP, MotionLimits, MotionState
 
 pytestmark = pytest.mark.filterwarnings("error")
 SIZE = 2
@@ -22,9 +23,9 @@ thorough = settings(max_examples=60, deadline=None, suppress_health_check=[Healt
 finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
 
-def make(low=-INF, high=INF, velocity=INF, acceleration=INF, jerk=INF, size=SIZE) -> Motion:
+def make(low=-INF, high=INF, velocity=INF, acceleration=INF, jerk=INF, size=SIZE) -> MotionLimits:
     bounds = (low, high, velocity, acceleration, jerk)
-    return Motion.create(*(np.broadcast_to(np.asarray(bound, np.float64), size) for bound in bounds))
+    return MotionLimits.create(*(np.broadcast_to(np.asarray(bound, np.float64), size) for bound in bounds))
 
 
 def rows(count, elements, size=SIZE):
@@ -46,7 +47,7 @@ def assert_within(motion, chunk):
 
 
 def execute(motion, history, decisions):
-    """What goes out: of each target's chunk some rows, on top of what went out before."""
+    """Return the executed commands: after the history, some rows of the chunk of each target."""
     for target, count in decisions:
         history = np.concatenate([history, motion.within(target, history)[:count]])
     return history
@@ -90,19 +91,19 @@ def episodes(draw):
     return motion, np.clip(begin, motion.low, motion.high).astype(np.float32), decisions
 
 
-# What always holds
+# Invariants
 
 
 @thorough
 @given(episodes())
-def test_every_command_obeys_every_limit_whatever_is_asked_for(episode):
+def test_every_command_obeys_every_limit_whatever_the_target(episode):
     motion, begin, decisions = episode
     assert_within(motion, execute(motion, begin, decisions))
 
 
 @thorough
 @given(episodes())
-def test_after_every_command_one_can_stop_within_the_limits(episode):
+def test_after_every_command_a_stop_within_the_limits_is_possible(episode):
     motion, begin, decisions = episode
     executed = execute(motion, begin, decisions)
     for count in range(1, len(executed) + 1):
@@ -113,7 +114,7 @@ def test_after_every_command_one_can_stop_within_the_limits(episode):
 
 @thorough
 @given(episodes())
-def test_what_came_out_would_come_out_again_as_it_is(episode):
+def test_a_chunk_within_the_limits_is_unchanged(episode):
     motion, begin, decisions = episode
     executed = execute(motion, begin, decisions[:-1])
     chunk = motion.within(decisions[-1][0], executed)
@@ -122,19 +123,19 @@ def test_what_came_out_would_come_out_again_as_it_is(episode):
 
 @thorough
 @given(episodes())
-def test_dimensions_do_not_touch_one_another(episode):
+def test_dimensions_are_independent(episode):
     motion, begin, decisions = episode
     together = execute(motion, begin, decisions)
     for i in range(SIZE):
         bounds = (motion.low, motion.high, motion.velocity, motion.acceleration, motion.jerk)
-        alone = Motion.create(*(bound[i : i + 1] for bound in bounds))
+        alone = MotionLimits.create(*(bound[i : i + 1] for bound in bounds))
         column = execute(alone, begin[:, i : i + 1], [(target[:, i : i + 1], count) for target, count in decisions])
         np.testing.assert_array_equal(column, together[:, i : i + 1])
 
 
 @thorough
 @given(st.data(), motions(), st.integers(1, 8))
-def test_after_a_history_beyond_every_limit_low_and_high_hold_all_the_same(data, motion, horizon):
+def test_after_a_history_beyond_every_limit_low_and_high_still_hold(data, motion, horizon):
     history, target = data.draw(rows(data.draw(st.integers(0, 5)), finite)), data.draw(rows(horizon, finite))
     chunk = motion.within(target, history)
     assert chunk.shape == target.shape and chunk.dtype == np.float32
@@ -159,7 +160,7 @@ def test_a_limit_of_zero_means_no_motion(name, begin, data):
     np.testing.assert_array_equal(motion.within(target, begin), np.repeat(begin, 4, axis=0))
 
 
-# Where motion begins
+# Start of motion
 
 
 def test_without_a_history_motion_begins_at_the_first_row_of_the_target():
@@ -225,7 +226,7 @@ def test_braking_comes_to_rest_exactly_and_no_more_than_a_control_step_beyond_th
     assert least - 1e-6 * until * speed <= braking.max() <= least + speed
 
 
-def test_nothing_is_let_out_from_where_braking_would_go_too_far_even_where_the_target_itself_would_not():
+def test_no_command_leads_to_where_braking_exceeds_a_limit_even_if_the_target_does_not():
     limits, speed = {"velocity": 10.0, "acceleration": 2.0, "jerk": 0.4375}, 2.75
     braking = make(**limits, size=1).braking(speed * np.float32([[-2], [-1], [0]]), 20)[:, 0]
     begin = np.concatenate([-braking[::-1], speed * np.arange(3)])  # braking, backwards, and a while at that speed
@@ -240,7 +241,7 @@ def test_nothing_is_let_out_from_where_braking_would_go_too_far_even_where_the_t
 
 
 @pytest.mark.parametrize("name", ["velocity", "acceleration", "jerk"])
-def test_what_is_at_rest_stays_there_and_without_limits_what_moves_stops_at_once(name):
+def test_rest_stays_rest_and_without_limits_motion_stops_at_once(name):
     still, moving = np.float32([[0.3, 7.1]] * 3), np.float32([[0, 0], [0.1, 7], [0.3, 7.1]])
     np.testing.assert_array_equal(make(**{name: 0.0}).braking(still, 4), np.repeat(still[:1], 4, axis=0))
     np.testing.assert_array_equal(make().braking(moving, 4), np.repeat(moving[-1:], 4, axis=0))
@@ -248,8 +249,8 @@ def test_what_is_at_rest_stays_there_and_without_limits_what_moves_stops_at_once
 
 @thorough
 @given(motions(), hnp.arrays(np.float64, (3, 32, SIZE), elements=st.floats(-1, 1)))
-def test_one_can_stop_where_braking_stays_within_the_limits_and_nowhere_else(motion, drawn):
-    """For 32 states at once, as so many dimensions; what braking does without walls is laid beside the walls."""
+def test_a_state_can_stop_if_and_only_if_braking_stays_within_the_limits(motion, drawn):
+    """For 32 states at once, as dimensions; braking without walls is compared with the walls."""
     bounds = (motion.low, motion.high, motion.velocity, motion.acceleration, motion.jerk)
     low, high, velocity, acceleration, jerk = (np.tile(bound, 32) for bound in bounds)
     position, speed, change = drawn.reshape(3, -1)
@@ -260,11 +261,13 @@ def test_one_can_stop_where_braking_stays_within_the_limits_and_nowhere_else(mot
     path = np.concatenate([past.astype(np.float64), free.braking(past, LONGEST_STOP)])[1:]
     inside = (low <= path[1:].min(axis=0)) & (path[1:].max(axis=0) <= high) & (path[-3:] == path[-1]).all(axis=0)
     excess, rounding = np.abs(np.diff(path, axis=0)).max(axis=0) - velocity, EPS * np.abs(past).sum(axis=0)
-    claimed = make(low, high, velocity, acceleration, jerk, size=len(low)).stops(State.after(past.astype(np.float64)))
+    claimed = make(low, high, velocity, acceleration, jerk, size=len(low)).stops(
+        MotionState.after(past.astype(np.float64))
+    )
     assert (claimed <= (inside & (excess <= 2 * rounding))).all() and (claimed >= (inside & (excess <= 0))).all()
 
 
-# What is asked for
+# Targets
 
 
 ARM = {"velocity": 1 / 30, "acceleration": 3 / 30**2, "jerk": 10 / 30**3}  # 1 rad/s, 3 rad/s^2, 10 rad/s^3 at 30 Hz
@@ -272,7 +275,7 @@ H = 16
 
 
 def follow(motion, target, control_steps, horizon=H, begin=0.0):
-    """One dimension after the signal `target` (n + horizon,), which every decision sees from where it stands."""
+    """Follow the signal `target` (n + horizon,) in one dimension; every decision knows `horizon` of its values."""
     executed = np.full((1, 1), begin, np.float32)
     for start in range(0, len(target) - horizon, control_steps):
         chunk = np.float32(target[start : start + horizon, None])
@@ -282,7 +285,7 @@ def follow(motion, target, control_steps, horizon=H, begin=0.0):
 
 @thorough
 @given(st.data(), st.floats(0.02, 0.5), st.floats(0, 6), st.floats(0.01, 1), st.floats(1, 1.5))
-def test_a_smooth_target_within_the_limits_comes_out_bit_for_bit(data, frequency, phase, amplitude, margin):
+def test_a_smooth_target_within_the_limits_is_unchanged_bit_for_bit(data, frequency, phase, amplitude, margin):
     """A sine may be as quick as its own largest differences: where it is fastest, it does not accelerate."""
     sine = np.float32(amplitude * np.sin(frequency * np.arange(-3, H) + phase))[:, None]
     largest = [margin * 1.01 * amplitude * (2 * np.sin(frequency / 2)) ** order for order in (1, 2, 3)]

@@ -1,4 +1,5 @@
-"""Commands stay within every limit and always leave a way to a standstill, whatever is asked for."""
+# SPDX-License-Identifier: MIT
+"""Commands stay within every limit, and a stop is always possible, whatever the target."""
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def stream(at=0.0, free=None, **bounds):
 
 
 def run(one, chunks, ticks=12, robot=lambda commands: commands[-1]):
-    """Commands (N, J) while one chunk after another is followed, then until rest. robot: what it measures, of them."""
+    """Follow one chunk after another, then come to rest; return the commands (N, J). robot: commands -> measured."""
     commands = [one.posture.copy()]
 
     def tick():
@@ -59,14 +60,14 @@ near = hnp.arrays(np.float64, (4, JOINTS), elements=st.floats(-0.3, 0.3))
 
 @settings(max_examples=150)
 @given(chunks=st.lists(wild | near, max_size=12), ticks=st.integers(1, 20), at=st.floats(-1, 1))
-def test_whatever_is_asked_for_no_limit_is_exceeded_and_it_comes_to_rest(chunks, ticks, at):
+def test_no_target_exceeds_a_limit_or_prevents_rest(chunks, ticks, at):
     one = stream(at)
     commands = run(one, chunks, ticks)
     assert_within(commands, one.limits)
     assert one.at_rest and np.array_equal(commands[-1], commands[-2])
 
 
-def test_the_first_command_is_the_measured_posture_whatever_is_asked_for():
+def test_the_first_command_is_the_measured_posture_whatever_the_target():
     one = stream(0.3)
     one.follow(np.full((3, JOINTS), 0.6), POLICY_HZ, 0.0)
     assert np.array_equal(one.command(0.0, np.full(JOINTS, 0.3)), np.full(JOINTS, 0.3))
@@ -80,7 +81,7 @@ def test_a_steady_chunk_is_followed_as_it_moves():
     assert np.abs(commands[150:200] - wanted[:, None]).max() < 1e-3
 
 
-def test_where_the_chunk_ends_it_stays():
+def test_it_stays_at_the_end_of_the_chunk():
     one = stream()
     commands = run(one, [np.full((5, JOINTS), 0.4)], ticks=300)
     assert np.abs(commands[300] - 0.4).max() < 1e-9
@@ -107,7 +108,7 @@ def test_seams_between_chunks_are_as_smooth_as_the_rest():
         ([[0.4] * 3, [-0.2, 0.4, 0.4]], r"target\[1\]\[0\] jumps by 0.6000 rad"),
     ],
 )
-def test_what_is_refused_is_named_and_changes_nothing(chunk, message):
+def test_a_refused_chunk_is_named_and_changes_nothing(chunk, message):
     one, other = stream(), stream()
     for each in (one, other):
         each.follow(np.full((3, JOINTS), 0.2), POLICY_HZ, 0.0)
@@ -118,8 +119,8 @@ def test_what_is_refused_is_named_and_changes_nothing(chunk, message):
         assert np.array_equal(one.command(tick / RATE_HZ, still), other.command(tick / RATE_HZ, still))
 
 
-def test_a_robot_that_lags_is_not_led_further_than_it_may_be():
-    """It moves at a tenth of what it is told; commands wait for it."""
+def test_commands_lead_a_slow_robot_by_no_more_than_allowed():
+    """It moves at a tenth of the commanded speed; commands wait for it."""
     one, robot = stream(), np.zeros(JOINTS)
     one.follow(np.linspace(0, 1, 90)[:, None].repeat(JOINTS, 1), POLICY_HZ, 0.0)
     for tick in range(600):
@@ -129,7 +130,7 @@ def test_a_robot_that_lags_is_not_led_further_than_it_may_be():
     assert np.abs(command - robot).max() == pytest.approx(LEAD * 0.2, abs=0.02)
 
 
-def test_a_robot_that_is_pushed_away_is_sent_nothing_more():
+def test_a_robot_that_is_pushed_away_is_not_commanded():
     one = stream()
     one.command(0.0, np.zeros(JOINTS))
     with pytest.raises(TrackingError, match="joint 1 is measured 0.3000 rad from its command, beyond 0.2000"):
@@ -137,7 +138,7 @@ def test_a_robot_that_is_pushed_away_is_sent_nothing_more():
 
 
 @pytest.mark.parametrize("at, message", [(1.2, "joint 0 is measured at 1.2000 rad"), (0.5, "outside the workspace")])
-def test_it_does_not_start_where_it_may_not_be(at, message):
+def test_it_does_not_start_beyond_a_limit(at, message):
     with pytest.raises(ValueError, match=message):
         stream(at, free=lambda postures: (postures < 0.4).all(axis=1))
 
@@ -148,7 +149,7 @@ def test_it_does_not_start_where_it_may_not_be(at, message):
     normal=hnp.arrays(np.float64, JOINTS, elements=st.floats(-1, 1)).filter(lambda n: np.abs(n).sum() > 0.1),
     room=st.floats(0.0, 0.3),
 )
-def test_no_command_enters_what_is_kept_out_even_while_it_brakes(chunks, normal, room):
+def test_no_command_enters_a_forbidden_region_even_while_braking(chunks, normal, room):
     """Postures beyond a plane through the joint space are forbidden."""
 
     def free(postures):
@@ -169,12 +170,12 @@ def test_no_command_enters_what_is_kept_out_even_while_it_brakes(chunks, normal,
         ({"reject": np.nan}, "'reject'.*finite"),
     ],
 )
-def test_limits_that_are_none_are_refused(bounds, message):
+def test_invalid_limits_are_refused(bounds, message):
     with pytest.raises(ValueError, match=message):
         limits(**bounds)
 
 
 @pytest.mark.parametrize("rate_hz", [0.0, -1.0, np.inf, np.nan])
-def test_a_rate_that_is_none_is_refused(rate_hz):
+def test_an_invalid_rate_is_refused(rate_hz):
     with pytest.raises(ValueError, match="command_rate_hz"):
         Stream(limits(), rate_hz)

@@ -1,4 +1,5 @@
-"""Workspace: a posture is inside iff every stated point is, what is broken is said, and wider bounds forbid less."""
+# SPDX-License-Identifier: MIT
+"""Workspace: a posture is inside if and only if every bounded point is, and wider bounds forbid less."""
 
 import re
 
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from workspace_violations import positions, violations
 
 from efn_ros.robots.agibot_g1 import JOINTS, READY, TIPS, WRISTS, load_arms
 from efn_ros.robots.workspace import Workspace
@@ -22,11 +24,7 @@ def make(**bounds) -> Workspace:
 
 
 def points(posture) -> dict[str, np.ndarray]:
-    """Link to the origin of its frame, m, each from a chain of its own posture."""
-    places = {}
-    for arm, q in zip(ARMS, np.split(np.asarray(posture), 2), strict=True):
-        places.update(zip(arm.links, arm.positions(q[None])[0], strict=True))
-    return places
+    return positions(make(), posture)
 
 
 def within(point, box) -> bool:
@@ -57,28 +55,28 @@ postures = hnp.arrays(np.float64, (3, len(JOINTS)), elements=st.floats(-1.0, 1.0
 
 @thorough
 @given(bounds, postures)
-def test_a_posture_is_inside_iff_every_stated_point_is(bounds, q):
+def test_a_posture_is_inside_if_and_only_if_every_bounded_point_is(bounds, q):
     inside = make(**bounds).inside(q)
-    for posture, said in zip(q, inside, strict=True):
+    for posture, found in zip(q, inside, strict=True):
         places = points(posture)
         keep_out = np.reshape(bounds.get("keep_out", []), (-1, 6))
         held = all(within(places[link], bounds["box"]) for link in (*WRISTS, *TIPS)) if "box" in bounds else True
         out = not any(within(place, box) for place in places.values() for box in keep_out)
         apart = np.linalg.norm(places[WRISTS[0]] - places[WRISTS[1]]) >= bounds.get("wrist_distance_m", 0.0)
-        assert said == (held and out and apart)
+        assert found == (held and out and apart)
 
 
 @thorough
 @given(bounds, postures)
-def test_what_is_not_inside_is_said_of_that_posture_and_of_no_other(bounds, q):
+def test_a_posture_is_inside_if_and_only_if_it_violates_no_bound(bounds, q):
     workspace = make(**bounds)
-    said = {int(re.match(r"posture\[(\d+)\]: ", words)[1]) for words in workspace.violations(q)}
-    assert said == set(np.flatnonzero(~workspace.inside(q)).tolist())
+    outside = {int(re.match(r"posture\[(\d+)\]: ", line)[1]) for line in violations(workspace, q)}
+    assert outside == set(np.flatnonzero(~workspace.inside(q)).tolist())
 
 
 @thorough
 @given(bounds, postures)
-def test_many_postures_at_once_are_judged_as_one_by_one(bounds, q):
+def test_many_postures_at_once_are_checked_as_one_by_one(bounds, q):
     workspace = make(**bounds)
     assert workspace.inside(q).tolist() == [bool(workspace.inside(row[None])[0]) for row in q]
 
@@ -107,7 +105,7 @@ def test_a_smaller_distance_of_the_wrists_forbids_less(one, other, q):
 
 def test_bounds_that_are_all_absent_forbid_nothing():
     q = np.random.default_rng(0).uniform(LOW, HIGH, (100, len(JOINTS)))
-    assert make().inside(q).all() and make().violations(q) == []
+    assert make().inside(q).all() and violations(make(), q) == []
 
 
 def test_a_box_may_be_open_on_a_side():
@@ -120,25 +118,26 @@ def test_a_box_may_be_open_on_a_side():
     "bounds", [{}, {"box": [-9, -9, -9, 9, 9, 9]}, {"keep_out": [5, 5, 5, 6, 6, 6]}, {"wrist_distance_m": 0.1}]
 )
 @pytest.mark.parametrize("entry", range(len(JOINTS)))
-def test_a_posture_that_is_no_number_is_never_inside(bounds, entry):
+def test_a_posture_with_nan_is_never_inside(bounds, entry):
     q = np.array([READY, READY])
     q[1, entry] = np.nan
     workspace = make(**bounds)
     assert workspace.inside(q).tolist() == [True, False]
-    assert all(words.startswith("posture[1]") for words in workspace.violations(q)) and workspace.violations(q)
+    found = violations(workspace, q)
+    assert found and all(line.startswith("posture[1]") for line in found)
 
 
-# What is said
+# Which bounds are violated
 
 
-def test_words_name_bound_link_and_value():
+def test_a_violation_names_bound_link_and_value():
     wrist, tip = (points(READY)[link] for link in (WRISTS[0], TIPS[1]))
-    high = make(box=[-1, -1, -1, 1, wrist[1] - 0.1, 1]).violations([READY])
+    high = violations(make(box=[-1, -1, -1, 1, wrist[1] - 0.1, 1]), [READY])
     assert high == [f"posture[0]: arm_left_link7 is at y {wrist[1]:.4f} m, outside [-1.0, {wrist[1] - 0.1}]"]
-    (entered,) = make(keep_out=[9, 9, 9, 10, 10, 10, *(tip - 0.01), *(tip + 0.01)]).violations([READY])
+    (entered,) = violations(make(keep_out=[9, 9, 9, 10, 10, 10, *(tip - 0.01), *(tip + 0.01)]), [READY])
     assert entered.startswith(f"posture[0]: {TIPS[1]} is at {tip.round(4).tolist()} m, in keep-out box 1 from [")
     apart = np.linalg.norm(wrist - points(READY)[WRISTS[1]])
-    (near,) = make(wrist_distance_m=0.7).violations([READY])
+    (near,) = violations(make(wrist_distance_m=0.7), [READY])
     assert near == f"posture[0]: arm_left_link7 and arm_right_link7 are {apart:.4f} m apart, less than 0.7"
 
 
@@ -146,21 +145,21 @@ def test_words_name_bound_link_and_value():
 def test_wrists_and_tips_stay_in_the_box_each_of_them(link):
     place = points(READY)[link]
     for box in ([*(place + 0.001), *(place + 9)], [*(place - 9), *(place - 0.001)]):
-        said = make(box=box).violations([READY])
-        assert sum(words.startswith(f"posture[0]: {link} ") for words in said) == 3
+        found = violations(make(box=box), [READY])
+        assert sum(line.startswith(f"posture[0]: {link} ") for line in found) == 3
+        assert not make(box=box).inside([READY])[0]
 
 
 def test_an_elbow_may_leave_the_box_and_may_not_enter_what_is_kept_out():
     elbow = points(READY)["arm_left_link4"]
     around = [*(elbow - 0.02), *(elbow + 0.02)]
     assert make(box=[elbow[0] + 0.01, -1, -1, 1, 1, 1]).inside([READY])[0]
-    assert {re.search(r": (\w+) is at", words)[1] for words in make(keep_out=around).violations([READY])} == {
-        "arm_left_link3",
-        "arm_left_link4",
-    }
+    assert not make(keep_out=around).inside([READY])[0]
+    found = {re.search(r": (\w+) is at", line)[1] for line in violations(make(keep_out=around), [READY])}
+    assert found == {"arm_left_link3", "arm_left_link4"}
 
 
-# What is refused
+# Invalid arguments
 
 
 @pytest.mark.parametrize(
@@ -177,13 +176,15 @@ def test_an_elbow_may_leave_the_box_and_may_not_enter_what_is_kept_out():
         ({"wrist_distance_m": np.inf}, "wrist_distance_m is inf"),
     ],
 )
-def test_a_bound_that_cannot_be_is_named(bounds, message):
+def test_an_invalid_bound_is_named(bounds, message):
     with pytest.raises(ValueError, match=message):
         make(**bounds)
 
 
 def test_a_wrist_that_is_no_link_of_its_arm_is_named():
-    with pytest.raises(ValueError, match="wrist 'arm_right_link7' is no link of its arm; there are arm_left_base_link"):
+    with pytest.raises(
+        ValueError, match="wrist 'arm_right_link7' is no link of its arm; choose one of arm_left_base_link"
+    ):
         Workspace.create(ARMS, WRISTS[::-1])
 
 

@@ -1,4 +1,5 @@
-"""Diagnostics: rates, ages, errors that fade, and the state; against a clock that the test sets."""
+# SPDX-License-Identifier: MIT
+"""Diagnostics: rates, ages, recent errors and the state, with a clock that the test sets."""
 
 from types import SimpleNamespace
 
@@ -67,7 +68,7 @@ def test_the_rate_falls_when_ticks_stop_and_is_zero_after_ten_seconds(node, cloc
     assert part(node, "stamps") == (OK, "0 in the last 10 s", {})
 
 
-def test_nothing_and_a_single_tick_have_no_rate(node):
+def test_no_or_one_tick_has_no_rate(node):
     assert part(node, "frequency")[2] == {"rate_hz": "0"}
     node.tick(0.0)
     assert part(node, "frequency")[2] == {"rate_hz": "0"}
@@ -80,14 +81,14 @@ def test_ages_are_shown_by_their_median_and_maximum(node, clock):
     assert part(node, "stamps") == (OK, "5 in the last 10 s", {"median_s": "0.2000", "max_s": "0.9000"})
 
 
-def test_ages_older_than_ten_seconds_are_forgotten(node, clock):
+def test_ages_older_than_ten_seconds_are_not_shown(node, clock):
     node.tick(5.0)
     clock.now += 10.5
     node.tick(0.1)
     assert part(node, "stamps")[2] == {"median_s": "0.1000", "max_s": "0.1000"}
 
 
-def test_an_error_appears_and_fades_but_stays_counted(node, clock):
+def test_an_error_is_shown_for_ten_seconds_and_stays_counted(node, clock):
     assert part(node, "errors") == (OK, "none in the last 10 s", {"last": ""})
     node.error("image of camera 'left' is missing")
     clock.now += 9.9
@@ -119,7 +120,7 @@ def test_counts_are_shown_by_name(node):
     assert part(node, "errors")[2] == {"last": "", "corrected": "5", "dropped": "3"}
 
 
-def test_the_state_is_the_lifecycle_until_the_node_says_otherwise(node, clock):
+def test_the_state_is_the_lifecycle_until_the_node_sets_another(node, clock):
     assert part(node, "state", "inactive") == (OK, "inactive", {"lifecycle": "inactive"})
     node.state(WARN, "base only: the memory did not answer within its deadline")
     clock.now += 1000.0

@@ -1,49 +1,50 @@
-"""How far nodes hear: what the environment says, and this machine alone where it says nothing."""
+# SPDX-License-Identifier: MIT
+"""Discovery range of the nodes: as the environment sets it, by default this machine alone."""
 
 import pytest
 
 pytest.importorskip("rclpy", reason="rclpy is not importable: no ROS 2 here")
 
-from efn_ros.ros.discovery import DEPRECATED, LOOPBACK, NETWORK, PROFILES_FILE, RANGE, settle
+from efn_ros.ros.discovery import DEPRECATED, LOOPBACK, NETWORK, PROFILES_FILE, RANGE, configure
 
 
-def settled(**environment):
-    """Range and profile that a process with this environment takes up."""
-    settle(environment)
+def configured(**environment):
+    """Return range and profile of a process with this environment."""
+    configure(environment)
     return environment.get(RANGE), {environment.get(name) for name in PROFILES_FILE}
 
 
-def test_where_nothing_is_said_a_profile_keeps_to_the_loopback_interface():
-    assert settled() == settled(**{RANGE: "LOCALHOST"}) == ("SYSTEM_DEFAULT", {LOOPBACK})
+def test_by_default_a_profile_limits_sockets_to_the_loopback_interface():
+    assert configured() == configured(**{RANGE: "LOCALHOST"}) == ("SYSTEM_DEFAULT", {LOOPBACK})
 
 
-def test_a_range_that_is_given_stays_and_sockets_are_open_as_it_wants_them():
-    for reach in ("SUBNET", "OFF", "SYSTEM_DEFAULT"):
-        assert settled(**{RANGE: reach}) == (reach, {NETWORK})
+def test_a_range_that_is_set_stays_and_sockets_are_open():
+    for chosen in ("SUBNET", "OFF", "SYSTEM_DEFAULT"):
+        assert configured(**{RANGE: chosen}) == (chosen, {NETWORK})
 
 
 @pytest.mark.parametrize("name", ["ROS_STATIC_PEERS", "ROS_DISCOVERY_SERVER"])
-def test_who_names_others_hears_them(name):
-    assert settled(**{name: "10.42.0.101"}) == ("LOCALHOST", {NETWORK})
-    assert settled(**{name: ""}) == ("SYSTEM_DEFAULT", {LOOPBACK})
+def test_with_peers_sockets_are_open(name):
+    assert configured(**{name: "10.42.0.101"}) == ("LOCALHOST", {NETWORK})
+    assert configured(**{name: ""}) == ("SYSTEM_DEFAULT", {LOOPBACK})
 
 
-def test_a_profile_that_is_named_stays():
+def test_a_profile_that_is_set_stays():
     environment = {PROFILES_FILE[1]: "/own.xml"}
-    settle(environment)
+    configure(environment)
     assert environment == {PROFILES_FILE[1]: "/own.xml", RANGE: "LOCALHOST"}
 
 
-def test_the_older_name_of_the_same_wish_does_not_open_the_sockets_again():
+def test_the_deprecated_variable_limits_sockets_too():
     environment = {DEPRECATED: "1", RANGE: "SUBNET"}
-    assert settled(**environment) == ("SYSTEM_DEFAULT", {LOOPBACK})
-    settle(environment)
+    assert configured(**environment) == ("SYSTEM_DEFAULT", {LOOPBACK})
+    configure(environment)
     assert DEPRECATED not in environment
 
 
-def test_a_process_that_is_started_by_a_settled_one_is_settled():
+def test_configuring_twice_changes_nothing():
     environment = {}
-    settle(environment)
+    configure(environment)
     before = dict(environment)
-    settle(environment)
+    configure(environment)
     assert environment == before

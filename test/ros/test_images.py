@@ -1,4 +1,5 @@
-"""Image messages: every encoding in and out, rows padded or not, alike with cv_bridge and without."""
+# SPDX-License-Identifier: MIT
+"""Image messages: every encoding in and out, rows padded or not, with cv_bridge and without."""
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def pixels(draw, encodings=tuple(CHANNELS)) -> tuple[str, np.ndarray]:
 
 
 def make(encoding: str, array: np.ndarray, padding: int = 0, big: bool = False) -> Image:
-    """A message of `array` with `padding` bytes of rubbish after each row."""
+    """Return a message of `array` with `padding` arbitrary bytes after each row."""
     height, width = array.shape[:2]
     rows = array.astype(array.dtype.newbyteorder(">" if big else "<")).reshape(height, -1).view(np.uint8)
     rows = np.hstack([rows, np.full((height, padding), 0xAB, np.uint8)])
@@ -63,7 +64,7 @@ def no_bridge():
 
 @pytest.fixture(params=["as installed", "without cv_bridge"])
 def converter(request, monkeypatch):
-    """The test runs with cv_bridge, where there is one, and without."""
+    """Run the test with cv_bridge, if it is installed, and without."""
     if request.param == "without cv_bridge":
         monkeypatch.setattr(images, "_bridge", no_bridge)
 
@@ -152,7 +153,7 @@ GREY = np.full((4, 6, 3), 7, np.uint8)
 
 @pytest.mark.usefixtures("converter")
 @pytest.mark.parametrize(
-    ("fields", "says"),
+    ("fields", "error"),
     [
         ({"encoding": "yuv422"}, "encoding 'yuv422' is unknown; publish one of rgb8, .*16UC1"),
         ({"encoding": ""}, "encoding '' is unknown"),
@@ -164,8 +165,8 @@ GREY = np.full((4, 6, 3), 7, np.uint8)
         ({"data": b""}, "truncated"),
     ],
 )
-def test_what_is_wrong_with_an_image_is_named(fields, says):
-    with pytest.raises(ImageError, match=says):
+def test_an_invalid_image_is_named(fields, error):
+    with pytest.raises(ImageError, match=error):
         to_rgb(change(from_rgb(GREY, Header()), **fields))
 
 
@@ -180,7 +181,7 @@ def test_a_truncated_file_is_refused(extension, keep):
 
 
 @pytest.mark.parametrize("extension", ["jpeg", "png"])
-def test_a_file_of_rubbish_is_refused(extension):
+def test_a_corrupt_file_is_refused(extension):
     message = compress(GREY, extension)
     middle = slice(12, -12)
     message.data[middle] = type(message.data)("B", bytes(len(message.data[middle])))
@@ -199,10 +200,10 @@ def test_colours_of_16_bits_are_refused():
         to_rgb(compress(GREY.astype(np.uint16), "png"))
 
 
-@pytest.mark.parametrize("wrong", [GREY[..., 0], GREY.astype(float), GREY[..., :2], GREY[:0]])
-def test_only_rgb_becomes_a_message(wrong):
+@pytest.mark.parametrize("array", [GREY[..., 0], GREY.astype(float), GREY[..., :2], GREY[:0]])
+def test_only_rgb_becomes_a_message(array):
     with pytest.raises(ImageError, match="is no RGB image; give uint8"):
-        from_rgb(wrong, Header())
+        from_rgb(array, Header())
 
 
 # --- resize_crop ----------------------------------------------------------------------------------------------------
@@ -274,7 +275,7 @@ def test_messages_are_those_of_cv_bridge(bridge):
     assert from_rgb(image, header) == bridge.cv2_to_imgmsg(image, "rgb8", header)
 
 
-def test_cv_bridge_is_used_where_it_is(bridge, monkeypatch):
+def test_cv_bridge_is_used_if_installed(bridge, monkeypatch):
     class Spy:
         def imgmsg_to_cv2(self, message, encoding):
             return bridge.imgmsg_to_cv2(message, encoding)[::-1]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Latency by stage, from messages whose stamps are known."""
 
 import math
@@ -7,7 +8,7 @@ import pytest
 from efn_ros.msg import CorrectedAction
 
 from efn_ros.report.latency import STAGES, summary
-from efn_ros.ros.conversions import to_time
+from efn_ros.ros.fields import to_time
 from efn_ros.ros.latency import stages
 
 START_NS = 1_700_000_000 * 10**9
@@ -15,7 +16,7 @@ MS = 10**6
 
 
 def action(observed, inferred, out, recall_s, image=0) -> CorrectedAction:
-    """Its times are milliseconds after the start of the episode."""
+    """Return an action with times in milliseconds after the start of the episode."""
     observed, inferred, created, stamp = (to_time(START_NS + t * MS) for t in (observed, inferred, out, image))
     message = CorrectedAction(observed=observed, inferred=inferred, created=created, recall_s=recall_s)
     message.context.header.stamp = stamp
@@ -30,7 +31,7 @@ def test_each_stage_is_the_time_between_two_stamps():
         assert found[stage] == pytest.approx([seconds], abs=1e-9), stage
 
 
-def test_a_recall_that_gave_no_answer_took_no_time_of_its_own():
+def test_a_missing_recall_has_no_duration():
     found = stages([action(5, 25, 40, recall_s=math.nan)])
     assert found["recall"] == [0.0] and found["correct"] == pytest.approx([0.015])
 
@@ -47,13 +48,13 @@ def test_stages_add_up_to_the_total():
     assert len(found["total"]) == 50
 
 
-def test_nothing_has_no_stages_to_sum_up():
+def test_no_actions_have_no_summary():
     found = stages([])
     assert list(found) == list(STAGES) and all(values.size == 0 for values in found.values())
     assert summary(found) == {}
 
 
-def test_a_summary_tells_the_median_the_tail_and_how_many():
+def test_a_summary_has_median_tail_and_count():
     values = np.arange(101) / 100
     found = summary({"infer": values, "recall": values[:0]})
     assert set(found) == {"infer"}

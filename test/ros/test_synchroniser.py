@@ -1,4 +1,5 @@
-"""Synchronised sets: close in time, in order, nothing used twice and nothing lost without being counted."""
+# SPDX-License-Identifier: MIT
+"""Synchronised sets: close in time, in order, no item used twice, and every lost item counted."""
 
 from collections import Counter
 
@@ -16,7 +17,7 @@ slops = st.integers(0, 15)
 
 
 def play(items, slop, depth=DEPTH):
-    """The synchroniser after `items`, each of which is its own identity, and the sets that it gave."""
+    """Return the synchroniser after `items`, each identified by its index, and its sets."""
     synchroniser = Synchroniser(SOURCES, slop, depth)
     sets = [synchroniser.add(source, stamp, i) for i, (source, stamp) in enumerate(items)]
     return synchroniser, [chosen for chosen in sets if chosen is not None]
@@ -60,7 +61,7 @@ def test_stamps_of_a_source_strictly_increase_where_none_comes_twice(items, slop
 
 @thorough
 @given(arrivals, slops, st.integers(1, 8))
-def test_every_item_is_given_out_or_waits_or_is_counted_as_dropped(items, slop, depth):
+def test_every_item_is_used_or_waits_or_is_counted_as_dropped(items, slop, depth):
     synchroniser, sets = play(items, slop, depth)
     before = synchroniser.dropped
     synchroniser.clear()
@@ -84,34 +85,34 @@ def test_streams_in_step_lose_nothing(order, gaps, random):
     assert synchroniser.dropped == 0
 
 
-def test_of_several_that_would_do_the_nearest_is_taken_and_older_ones_are_dropped():
+def test_the_nearest_of_several_matches_is_used_and_older_ones_are_dropped():
     synchroniser, sets = play([("left", 0), ("left", 8), ("right", 1), ("right", 7), ("state", 9)], 10)
     assert sets == [{"left": (8, 1), "right": (7, 3), "state": (9, 4)}]
     assert synchroniser.dropped == 2
 
 
-def test_what_is_newer_than_its_set_waits_for_the_next():
+def test_an_item_newer_than_its_set_waits_for_the_next():
     _, sets = play([("left", 0), ("left", 20), ("right", 0), ("state", 0), ("right", 20), ("state", 20)], 5)
     assert [chosen["left"] for chosen in sets] == [(0, 0), (20, 1)]
 
 
-def test_of_two_with_the_same_stamp_the_later_is_taken():
+def test_the_later_of_two_items_with_the_same_stamp_is_used():
     synchroniser, sets = play([("left", 5), ("left", 5), ("right", 5), ("state", 5)], 0)
     assert sets[0]["left"] == (5, 1) and synchroniser.dropped == 1
 
 
-def test_a_world_that_shows_the_same_moment_again_gets_a_set_again():
+def test_equal_stamps_again_give_a_set_again():
     once = [("left", 5), ("right", 5), ("state", 5)]
     _, sets = play([*once, *once], 0)
     assert len(sets) == 2
 
 
-def test_what_comes_after_its_time_is_dropped():
+def test_an_item_older_than_the_last_set_is_dropped():
     synchroniser, sets = play([("left", 5), ("right", 5), ("state", 5), ("left", 4), ("right", 4), ("state", 4)], 0)
     assert len(sets) == 1 and synchroniser.dropped == 3
 
 
-def test_a_source_that_is_silent_costs_no_memory():
+def test_a_silent_source_costs_no_memory():
     synchroniser, sets = play([("left", i) for i in range(1000)], 10)
     assert sets == [] and synchroniser.dropped == 1000 - DEPTH
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The whole loop in one process: an episode is decided, executed and remembered, and the next one recalls it."""
 
 import contextlib

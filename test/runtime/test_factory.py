@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """From parameters to parts: each parameter arrives where it belongs."""
 
 import dataclasses
@@ -8,7 +9,7 @@ import pytest
 from efn_ros.bank import BankReader
 from efn_ros.bank.store.retention import Retention
 from efn_ros.efn.config import PACKAGED, WEIGHTS
-from efn_ros.features.codes import Codes
+from efn_ros.features.codes import SketchEncoder
 from efn_ros.retrieval.similarity import CueWeights
 from efn_ros.runtime import factory
 from efn_ros.runtime.bridge_factory import make_bridge
@@ -82,6 +83,11 @@ def test_a_constant_policy_has_the_sizes_of_the_parameters():
     spec = factory.make_policy(CONSTANT).spec
     assert (spec.name, spec.cameras, spec.image_size, spec.proprio_size) == ("constant", ("head",), 8, 3)
     assert (spec.horizon, spec.action_size) == (5, 2)
+
+
+def test_a_policy_without_a_checkpoint_needs_its_sizes_by_name():
+    with pytest.raises(ValueError, match="set image_size, horizon too"):
+        factory.make_policy({name: value for name, value in CONSTANT.items() if name not in ("image_size", "horizon")})
 
 
 def test_an_untrained_policy_has_the_sizes_of_the_parameters():
@@ -176,7 +182,7 @@ def test_an_experiment_takes_the_place_of_a_residual(monkeypatch):
 
 
 def test_an_experiment_that_is_none_or_offers_no_such_part_is_named():
-    with pytest.raises(ValueError, match="experiment 'magic' is unknown; there are 'critic_disagreement', "):
+    with pytest.raises(ValueError, match="experiment 'magic' is unknown; choose one of 'critic_disagreement', "):
         factory.make_residual({**CORRECTOR, "experiment": "magic"})
     with pytest.raises(ValueError, match="experiment 'sac' offers no make_residual; leave it out"):
         factory.make_residual({**CORRECTOR, "experiment": "sac"})
@@ -216,7 +222,7 @@ def test_recall_is_configured_by_the_parameters(tmp_path):
     assert (config.lambda_, config.beta, config.success_only) == (0.75, 2.0, True)
     assert (config.max_steps, config.reference_margin, config.success_model_rollouts) == (400, 0.05, 20)
     assert (config.search, config.hits) == ("everything", 12)
-    assert config.codes.identity == Codes.load(PACKAGED / "metaworld" / WEIGHTS).identity
+    assert config.codes.identity == SketchEncoder.load(PACKAGED / "metaworld" / WEIGHTS).identity
     assert factory.make_retrieval_config({**values, "codes": ""}).codes is None
     assert config.weights == CueWeights(visual=0.5, latent=0.25, proprio=0.125)
 
@@ -282,7 +288,7 @@ def test_an_agent_with_a_bank_reads_and_writes_there(graph, tmp_path):
 
 
 def test_an_unknown_method_of_correction_is_named():
-    with pytest.raises(ValueError, match="method 'magic' is unknown; there are 'recalled_action' and 'learned'"):
+    with pytest.raises(ValueError, match="method 'magic' is unknown; choose 'recalled_action' or 'learned'"):
         factory.make_residual({**CORRECTOR, "method": "magic"})
 
 
@@ -323,11 +329,11 @@ def test_the_speed_scale_is_of_all_rates():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"joints.low": [0.0] * 6}, "joints.low has 6 entries; there are 14 joints"),
+        ({"joints.low": [0.0] * 6}, "joints.low has 6 entries; the robot has 14 joints"),
         ({"joints.names": ["a"] * 14}, "each joint needs a name of its own"),
         ({"joints.names": ["a", "b"]}, "14 joints and 2 grippers; the robot has 2 and 2"),
         ({"action.grippers": [7, 7]}, "joints and grippers name"),
-        ({"grippers.opened": [0.0]}, "grippers.opened has 1 entries; there are 2 grippers"),
+        ({"grippers.opened": [0.0]}, "grippers.opened has 1 entries; the robot has 2 grippers"),
         ({"action.kind": "relative"}, "kind of action is 'relative'"),
         ({"workspace.model": "hal9000"}, "workspace.model is 'hal9000'"),
         ({"workspace.model": ""}, "workspace has bounds but no model"),

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Graphs as data: what overrides what, what is refused, and that every shipped file fits the nodes it configures."""
 
 import math
@@ -140,8 +141,8 @@ def test_a_node_that_is_left_out_may_have_parameters(document):
     [
         ({"without": ["agibot_g1_brigde"]}, r"without names \['agibot_g1_brigde'\]"),
         ({"on_exit": "explode"}, "on_exit is 'explode'; it must be 'restart' or 'stop'"),
-        ({"node": {}}, "'node' is no entry of a graph; there are extends, nodes"),
-        ({"nodes": {"vla_policy": {"remaps": {}}}}, "'remaps' is no entry of node 'vla_policy'; there are executable"),
+        ({"node": {}}, "'node' is no entry of a graph; use extends, nodes"),
+        ({"nodes": {"vla_policy": {"remaps": {}}}}, "'remaps' is no entry of node 'vla_policy'; use executable"),
     ],
 )
 def test_a_document_that_does_not_fit_is_named(document, entries, message):
@@ -150,7 +151,7 @@ def test_a_document_that_does_not_fit_is_named(document, entries, message):
 
 
 def test_a_document_that_names_a_missing_file_is_named(document):
-    with pytest.raises(FileNotFoundError, match="there is no parameter file .*/mars.yaml"):
+    with pytest.raises(FileNotFoundError, match="parameter file .*/mars.yaml does not exist"):
         Graph.load(document(extends="replay", parameters=["mars"]))
 
 
@@ -184,12 +185,12 @@ def test_an_empty_overlay_changes_nothing(overlay):
 
 
 def test_an_unknown_graph_is_named():
-    with pytest.raises(FileNotFoundError, match="there is no graph 'r2d2'; there are agibot_g1, "):
+    with pytest.raises(FileNotFoundError, match="graph 'r2d2' does not exist; choose one of agibot_g1, "):
         Graph.load("r2d2")
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"there is no parameter file {tmp_path}/missing.yaml"):
+    with pytest.raises(FileNotFoundError, match=f"parameter file {tmp_path}/missing.yaml does not exist"):
         Graph.load("metaworld_sim", [tmp_path / "missing.yaml"])
 
 
@@ -230,7 +231,7 @@ def test_these_graphs_are_shipped():
 
 def test_only_the_agibot_has_a_dry_run():
     assert dry_run("agibot_g1") == "agibot_g1_dry_run"
-    with pytest.raises(FileNotFoundError, match="arm_7dof has no dry run: there is no graph arm_7dof_dry_run"):
+    with pytest.raises(FileNotFoundError, match="arm_7dof has no dry run: graph arm_7dof_dry_run does not exist"):
         dry_run("arm_7dof")
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Inference: what travels of a policy's output, and what it refuses to look at."""
 
 import dataclasses
@@ -54,8 +55,8 @@ LEFT = {"left": np.zeros((8, 8, 3), np.uint8)}
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"images": {}}, r"image of camera 'left' is missing; there are \[\]"),
-        ({"images": LEFT}, r"image of camera 'right' is missing; there are \['left'\]"),
+        ({"images": {}}, r"image of camera 'left' is missing; the observation has \[\]"),
+        ({"images": LEFT}, r"image of camera 'right' is missing; the observation has \['left'\]"),
         (
             {"images": {**LEFT, "right": np.zeros((8, 9, 3), np.uint8)}},
             r"image of camera 'right' has shape \(8, 9, 3\); the policy takes \(8, 8, 3\)",

@@ -1,4 +1,5 @@
-"""Graphs of real processes for tests: in a ROS domain of their own, with a way to find every process of a test."""
+# SPDX-License-Identifier: MIT
+"""Graphs of real processes for tests, in a ROS domain of their own; every process of a test can be found."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ METAWORLD_SIM = (
     "bank_writer",
     "metaworld_bridge",
 )
-# The network of the packaged policy with random weights: these tests are about the graph, not about skill.
+# The network of the packaged policy with random weights: these tests are about the graph, not about success.
 UNTRAINED: dict[str, dict[str, Any]] = {
     "vla_policy": {
         "policy": "untrained",
@@ -50,13 +51,13 @@ UNTRAINED: dict[str, dict[str, Any]] = {
     "efn_corrector": {"method": "recalled_action", "gain": 0.5},  # the packaged network fits the packaged policy alone
     "**": {"diagnostics_period_s": 0.2},
 }
-# As `metaworld_sim` comes, with its policy and network.
+# The packaged policy and network.
 PACKAGED: dict[str, dict[str, Any]] = {
     "vla_policy": {"policy": "pocket_vla", "checkpoint": ""},
     "experience_retrieval": {"k": 8, "random_steps": 16, "codes": "packaged"},
     "efn_corrector": {"method": "learned", "checkpoint": "", "gain": 1.0, "deadline_s": 10.0},
 }
-# Every recall is followed, whatever it resembles, so that memory acts also on a policy without skill.
+# Every recall is followed, whatever its confidence, so that memory acts also on an untrained policy.
 TRUSTING: dict[str, dict[str, Any]] = {"efn_corrector": {"min_confidence": 0.0, "deadline_s": 10.0}}
 READY_S = 120.0
 EPISODE_S = 60.0
@@ -69,7 +70,7 @@ Parameters = dict[str, dict[str, Any]]
 
 @contextlib.contextmanager
 def own_domain() -> Iterator[int]:
-    """A ROS domain that no other test run on this machine uses; above 101 its ports might be ephemeral ones."""
+    """Reserve a ROS domain that no other test run on this machine uses; above 101 its ports might be ephemeral."""
     for number in itertools.islice(_domains, 1000):
         domain = 1 + number % 101
         try:
@@ -87,7 +88,7 @@ def own_domain() -> Iterator[int]:
 
 
 def processes_of(run: str) -> dict[int, str]:
-    """Living processes that carry `run` in their environment, but for this one: pid to command line."""
+    """Return the running processes with `run` in their environment, except for this one: pid -> command line."""
     found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
@@ -99,7 +100,7 @@ def processes_of(run: str) -> dict[int, str]:
 
 
 def all_ended(run: str, timeout_s: float = END_S) -> dict[int, str]:
-    """What is still alive after at most `timeout_s`; it is killed, so that it disturbs no other test."""
+    """Wait until the processes of a run have ended; kill and return those that run after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while (left := processes_of(run)) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -110,7 +111,7 @@ def all_ended(run: str, timeout_s: float = END_S) -> dict[int, str]:
 
 
 def merged(*layers: Parameters) -> Parameters:
-    """Parameters by node, later layers over earlier ones."""
+    """Merge parameters by node, later layers over earlier ones."""
     result: Parameters = {}
     for layer in layers:
         for node, values in layer.items():
@@ -119,14 +120,14 @@ def merged(*layers: Parameters) -> Parameters:
 
 
 def write_overlay(path: Path, parameters: Parameters) -> Path:
-    """A parameter file; dots in names are kept."""
+    """Write a parameter file, with names as they are given, and return its path."""
     path.write_text(yaml.safe_dump({f"/{node}": {"ros__parameters": values} for node, values in parameters.items()}))
     return path
 
 
 @dataclass
 class RunningGraph:
-    """A graph that was started, and a client in its domain."""
+    """A running graph, and a client in its domain."""
 
     graph: Graph
     bringup: Bringup
@@ -135,7 +136,11 @@ class RunningGraph:
     logs: Path
 
     def spin_until(self, condition: Callable[[], bool], what: str, timeout_s: float = EPISODE_S) -> None:
-        """Wait, watching the processes. Raises TimeoutError that names `what`."""
+        """Wait for a condition while watching the processes.
+
+        Raises:
+            TimeoutError: The condition is not met in time; the message is `what`.
+        """
 
         def watched() -> bool:
             self.bringup.watch()
@@ -144,57 +149,60 @@ class RunningGraph:
         self.client.spin_until(watched, timeout_s, what)
 
     def spin_for(self, seconds: float) -> None:
+        """Receive messages for so long."""
         deadline = time.monotonic() + seconds
         self.spin_until(lambda: time.monotonic() >= deadline, "time does not pass", seconds + 60.0)
 
     def collect(self, kind: type, topic: str, qos: Any) -> list[Any]:
-        """Every message of a topic from now on, in a list that grows while the client spins; none is lost meanwhile."""
+        """Return a list of all messages of a topic from now on, which grows while the client spins."""
         messages: list[Any] = []
         deep = QoSProfile(depth=2000, reliability=qos.reliability, durability=qos.durability)
         subscription = self.client.node.create_subscription(kind, topic, messages.append, deep)
-        with contextlib.suppress(TimeoutError):  # of a topic that nobody publishes yet
+        with contextlib.suppress(TimeoutError):  # a topic that is not published yet
             self.spin_until(lambda: subscription.get_publisher_count() > 0, "", 2.0)
         self.spin_for(0.2)  # until the publisher knows of it too
         return messages
 
     def wait_active(self, *nodes: str) -> None:
-        """All nodes are active (or those named): as they report from now on."""
+        """Wait until all nodes, or those given, report from now on that they are active."""
         names = nodes or self.graph.names
         for name in names:
             self.client.lifecycle.pop(name, None)
         self.client.wait_ready(names, READY_S, watch=self.bringup.watch)
 
     def start_episode(self, task: str = "reach", seed: int = 0, *, instruction: str = "", **flags: bool) -> str:
-        """Begin an episode; returns its id."""
+        """Start an episode and return its id."""
         return self.client.start_episode(task, instruction or TASKS[task], seed, **flags)
 
     def has_ended(self, episode_id: str) -> bool:
+        """Return whether an episode has ended."""
         episode = self.client.episode
         return episode.episode_id == episode_id and episode.phase == EpisodeState.ENDED
 
     def run_episode(self, task: str = "reach", seed: int = 0, *, instruction: str = "", **flags: bool):
-        """One whole episode, remembered; its record."""
+        """Run a whole episode, which is saved, and return its record."""
         return self.client.run_episode(
             task, instruction or TASKS[task], seed, timeout_s=EPISODE_S, watch=self.bringup.watch, **flags
         )
 
     def send_signal(self, node: str, number: signal.Signals) -> int:
-        """Signal one node; returns its process id."""
+        """Send a signal to the process of a node and return its id."""
         process = self.bringup.process(node)
         process.send_signal(number)
         return process.pid
 
     def wait_restarted(self, node: str, killed: int) -> None:
-        """Wait until bring-up has started it anew and it reports that it is active."""
+        """Wait until bring-up has restarted a node and the node reports that it is active."""
         self.spin_until(lambda: self.bringup.process(node).pid != killed, f"{node} is not restarted")
         self.wait_active(node)
 
     def log(self, node: str) -> str:
+        """Return the log of a node so far."""
         path = self.logs / f"{node}.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
     def rollouts(self) -> tuple[StoredRollout, ...]:
-        """All of the bank, opened anew: every payload is compared with its checksum."""
+        """Return all rollouts of the bank, each payload compared with its checksum."""
         return BankReader(self.bank).snapshot(verified=True).rollouts
 
 
@@ -208,7 +216,7 @@ def load_graph(
     base: Parameters = UNTRAINED,
     **common: Any,
 ) -> Graph:
-    """A graph with parameters laid over it (`base` first), all of its nodes or `only` some."""
+    """Return a graph with parameters laid over it (`base` first), with all of its nodes or `only` some."""
     overlay = write_overlay(directory / f"overlay_{Path(name).stem}.yaml", merged(base, *layers))
     graph = Graph.load(name, [overlay, *overlays], **common)
     nodes = tuple(node for node in graph.nodes if not only or node.name in set(only))
@@ -216,7 +224,7 @@ def load_graph(
 
 
 class _Successful:
-    """A writer that makes a success of every rollout: only successes correct."""
+    """A writer that labels every rollout as a success, since only successes correct."""
 
     def __init__(self) -> None:
         self.rollouts: list[Rollout] = []
@@ -224,25 +232,25 @@ class _Successful:
     def append(self, rollout: Rollout) -> None:
         self.rollouts.append(replace(rollout, outcome=Outcome.SUCCESS))
 
-    def retain(self) -> list[str]:
+    def prune(self) -> list[str]:
         return []
 
     def close(self) -> None:
         pass
 
 
-def remember_successes(graph: Graph, banks: Iterable[Path], episodes: Iterable[tuple[str, int]]) -> list[EpisodeResult]:
-    """Run base episodes (task, seed) in this process and remember them, as successes, in every one of `banks`."""
+def store_successes(graph: Graph, banks: Iterable[Path], episodes: Iterable[tuple[str, int]]) -> list[EpisodeResult]:
+    """Run base episodes (task, seed) in this process and store them, as successes, in each of `banks`."""
     from efn_ros.runtime.agent import Agent
 
-    remembered = graph.parameters("bank_writer")
+    writing = graph.parameters("bank_writer")
     writer = _Successful()
     world = make_simulation(graph.world)
     agent = Agent(
         make_inference(graph.parameters("vla_policy")),
         make_corrector(graph.parameters("efn_corrector")),
         writer=writer,
-        robot=remembered["robot"],
+        robot=writing["robot"],
     )
     try:
         results = [
@@ -254,7 +262,7 @@ def remember_successes(graph: Graph, banks: Iterable[Path], episodes: Iterable[t
     finally:
         world.close()
     for bank in banks:
-        with make_writer(remembered, bank) as out:
+        with make_writer(writing, bank) as out:
             for rollout in writer.rollouts:
                 out.append(rollout)
     return results

@@ -1,11 +1,11 @@
-"""Samples of deployments that a test makes up, and settings of a short training on them."""
+# SPDX-License-Identifier: MIT
+"""Synthetic samples of deployments, and settings of a short training on them."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from efn_ros.training.collection import CollectionConfig
-from efn_ros.training.config import TrainConfig
+from efn_ros.training.config import CollectionConfig, TrainConfig
 from efn_ros.worlds.deployment import MAX_OFFSET
 
 H, A, P, L, DZ, T, D = 2, 2, 3, 1, 4, 2, 3
@@ -13,7 +13,7 @@ BOUND = (0.5, 0.5)
 
 
 def deployment(path, seed, rollouts=8, length=12, samples=24):
-    """A hidden offset on every command: what a robot did shows it, what it sees does not."""
+    """Write samples with a hidden offset on every command, which only motion reveals."""
     rng = np.random.default_rng(seed)
     offset = rng.uniform(-MAX_OFFSET, MAX_OFFSET, A)
     count = rollouts * length
@@ -33,18 +33,18 @@ def deployment(path, seed, rollouts=8, length=12, samples=24):
     }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     sketch = rng.integers(-9, 9, (samples, T, D), dtype=np.int8)
-    remembered = rng.integers(-9, 9, (count, T, D), dtype=np.int8)
+    bank_sketch = rng.integers(-9, 9, (count, T, D), dtype=np.int8)
     np.savez(
         path,
         sketch=sketch,
-        bank_sketch=remembered,
+        bank_sketch=bank_sketch,
         **{name: array.astype(np.float32) for name, array in arrays.items()},
     )
     return path
 
 
 def config(directory, **changes) -> TrainConfig:
-    """A short training without augmentation."""
+    """Return settings of a short training without augmentation."""
     settings = {
         "batch_size": 32,
         "dropout": 0.0,

@@ -1,4 +1,5 @@
-"""Runs of fine-tuning that are tiny: a checkpoint, and one deployment whose bank the base has filled."""
+# SPDX-License-Identifier: MIT
+"""Fine-tuning at its smallest: a checkpoint, and one deployment whose bank the base has filled."""
 
 from __future__ import annotations
 
@@ -13,29 +14,30 @@ from efn_ros.efn.actor import Efn
 from efn_ros.efn.config import EfnConfig
 from efn_ros.experiments.sac.config import FinetuneConfig
 from efn_ros.experiments.sac.replay import leaves
-from efn_ros.experiments.sac.robot import Robot, bank_of, fill_bank
+from efn_ros.experiments.sac.robot import Robot, bank_directory, fill_bank
 from efn_ros.experiments.sac.transitions import ActorInput
 
 H, A = 4, 4
 BOUND = (0.6, 0.6, 0.6, 1.0)
-DEPLOYMENT, TASK = 20_005, "window-close"  # its light alone differs, and window-close is its first task
+DEPLOYMENT, TASK = 20_005, "window-close"  # only its light differs, and window-close is its first task
 SIZES = {"width": 16, "heads": 2, "layers": 1, "feedforward": 16, "token_channels": 4}
 
 
-class Here(Executor):
-    """Does at once, in this process, what it is given."""
+class InProcess(Executor):
+    """An executor that runs each job at once, in this process."""
 
     def submit(self, function, /, *args, **kwargs):
+        """Run a job and return its result as a future."""
         future = Future()
         try:
             future.set_result(function(*args, **kwargs))
-        except Exception as error:  # handed over, as any executor does
+        except Exception as error:  # any executor hands errors over
             future.set_exception(error)
         return future
 
 
 def checkpoint(directory, latent, sketch, proprio):
-    """An EFN that proposes something."""
+    """Write an EFN with random weights and return its directory."""
     torch.manual_seed(0)
     efn = Efn(
         EfnConfig(
@@ -48,18 +50,19 @@ def checkpoint(directory, latent, sketch, proprio):
     return str(directory)
 
 
-def same(one, other) -> None:
+def assert_same(one, other) -> None:
+    """Compare the arrays of two trees."""
     for name, array in leaves(one).items():
         np.testing.assert_array_equal(array, leaves(other)[name], err_msg=name)
 
 
-def filled(directory: Path) -> FinetuneConfig:
-    """Settings of one deployment of one task, in which the base has filled the bank with two rollouts."""
+def make_finetuning(directory: Path) -> FinetuneConfig:
+    """Return settings of one deployment with one task, whose bank holds two rollouts of the base."""
     name = checkpoint(directory / "supervised", (4, 128), (80, 128), 4)
     config = FinetuneConfig(
-        str(directory), name, deployments=1, visits=1, visit_episodes=1, tasks=1, bank_rollouts=2, bank_sizes=(2,),
-        nearest_steps=3, random_steps=2, measured=1, measured_episodes=1, episodes=1, warm_updates=1, critic_rounds=0,
-        batch_size=4,
+        str(directory), name, deployments=1, round_deployments=1, round_episodes=1, tasks=1, bank_rollouts=2,
+        bank_sizes=(2,), nearest_steps=3, random_steps=2, validation_deployments=1, validation_episodes=1, episodes=1,
+        warm_updates=1, critic_rounds=0, batch_size=4,
     )  # fmt: skip
     for part in ("banks", "base"):
         (directory / part).mkdir()
@@ -67,13 +70,13 @@ def filled(directory: Path) -> FinetuneConfig:
     return config
 
 
-def run(settings, act, prefix=0.0, scene=1):
-    """One episode of the robot, and its similarity of steps."""
+def run_robot(settings, act, prefix=0.0, scene=1):
+    """Run one episode, and return it with the similarity of its steps."""
     robot = Robot(settings, DEPLOYMENT, settings.checkpoint)
-    memory = BankReader(bank_of(settings, DEPLOYMENT))
-    return robot.run("e", TASK, scene, memory, act, prefix), robot.similarity
+    source = BankReader(bank_directory(settings, DEPLOYMENT))
+    return robot.run("e", TASK, scene, source, act, prefix), robot.similarity
 
 
-def nothing(taken: ActorInput) -> np.ndarray:
-    """No residual."""
+def zero_residual(inputs: ActorInput) -> np.ndarray:
+    """Return a residual of zero."""
     return np.zeros((1, H, A), np.float32)

@@ -1,4 +1,5 @@
-"""Networks that are tiny and random, and what goes into them."""
+# SPDX-License-Identifier: MIT
+"""Small random networks and their inputs."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from sample_recalls import stack_experiences
 
 from efn_ros.efn.actor import Efn
 from efn_ros.efn.batching import Present, Recalled
@@ -22,7 +24,7 @@ KEY = Quantised(np.zeros(4, np.int8), np.float32(1))
 
 
 def random_efn() -> Efn:
-    """With a head that proposes something: at its start a network proposes nothing."""
+    """Return a network with random weights in its head, so that its residual is not zero."""
     torch.manual_seed(0)
     made = Efn(CONFIG).eval()
     torch.nn.init.normal_(made.head.weight)
@@ -31,7 +33,7 @@ def random_efn() -> Efn:
 
 
 def trusting_efn(efn: Efn) -> Efn:
-    """The same network, with a random estimate of trust."""
+    """Return the same network with a random estimate of trust."""
     torch.manual_seed(1)
     made = Efn(replace(CONFIG, recent_steps=3)).eval()
     made.load_state_dict(efn.state_dict(), strict=False)
@@ -39,10 +41,12 @@ def trusting_efn(efn: Efn) -> Efn:
 
 
 def present(batch=5) -> Present:
+    """Return random present steps."""
     return Present(torch.randn(batch, L, DZ), torch.randn(batch, T, D), torch.randn(batch, P), torch.randn(batch, H, A))
 
 
 def recalled(batch=5, k=6) -> Recalled:
+    """Return random recalled steps."""
     r = torch.randn
     return Recalled(
         executed=r(batch, k, H, A), base=r(batch, k, H, A), proprio=r(batch, k, P), proprio_next=r(batch, k, P),
@@ -53,10 +57,12 @@ def recalled(batch=5, k=6) -> Recalled:
 
 
 def each(memory: Recalled, change) -> Recalled:
+    """Return recalled steps with a function applied to each tensor."""
     return replace(memory, **{name: change(value) for name, value in vars(memory).items()})
 
 
 def step() -> PolicyStep:
+    """Return a random policy step."""
     rng = np.random.default_rng(0)
     draw = lambda *shape: rng.standard_normal(shape, dtype=np.float32)  # noqa: E731
     context = StepContext("e0", 0, 0, "reach", "reach the goal")
@@ -65,6 +71,7 @@ def step() -> PolicyStep:
 
 
 def experiences(count: int) -> Experiences:
+    """Return random recalled steps, every other one of a success."""
     rng = np.random.default_rng(1)
     draw = lambda *shape: rng.standard_normal(shape, dtype=np.float32)  # noqa: E731
     steps = [
@@ -75,4 +82,4 @@ def experiences(count: int) -> Experiences:
         )
         for i in range(count)
     ]  # fmt: skip
-    return Experiences.of(*steps)
+    return stack_experiences(*steps)

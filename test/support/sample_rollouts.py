@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Small rollouts to fill banks with, and a process that fills one until it is killed."""
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ def make_step(
     episode_id="e0", step=0, *, rng=None, projection=PROJECTION, tokens=6, horizon=4, action=3, proprio=4,
     latent=(4, 10), image=8, cameras=("left", "right"), instruction_embedding=INSTRUCTION, seed=0, record=True,
 ):  # fmt: skip
-    """One random decision; nothing in it is blank."""
+    """Return a random decision without zeros."""
     rng = rng or np.random.default_rng(step)
 
     def draw(*shape):
@@ -39,7 +40,7 @@ def make_step(
 
 
 def make_rollout(episode_id="e0", decisions=3, *, outcome=Outcome.SUCCESS, length=None, seed=None, **sizes):
-    """A rollout of random decisions, the same for the same episode_id."""
+    """Return a rollout of random decisions, the same for the same episode_id."""
     rng = np.random.default_rng(list(episode_id.encode()) if seed is None else seed)
     return Rollout(
         episode_id, "arm", "reach", "reach the goal", 7, outcome, decisions * 4 if length is None else length,
@@ -48,7 +49,7 @@ def make_rollout(episode_id="e0", decisions=3, *, outcome=Outcome.SUCCESS, lengt
 
 
 def at_5_hz(rollout):
-    """The rollout with stamps of five decisions a second."""
+    """Return the rollout with stamps of five decisions a second."""
     steps = []
     for t, step in enumerate(rollout.steps):
         context = dataclasses.replace(step.observation.context, stamp_ns=t * 200_000_000)
@@ -58,7 +59,7 @@ def at_5_hz(rollout):
 
 
 def append_until_killed(directory: str, prefix: str) -> None:
-    """Append without end and print the identifier of each rollout once it has been acknowledged."""
+    """Append rollouts without end; print the identifier of each once it is acknowledged."""
     with BankWriter(directory, projection=PROJECTION) as writer:
         for index in range(sys.maxsize):
             rollout = make_rollout(f"{prefix}-{index}", decisions=2, cameras=("left",))

@@ -1,4 +1,5 @@
-"""A robot's bank in miniature: rollouts in which something was added to the base action, and it ended well."""
+# SPDX-License-Identifier: MIT
+"""Rollouts in which a residual was added to the base action, as a robot's bank holds them."""
 
 from __future__ import annotations
 
@@ -36,25 +37,26 @@ CONFIG_OF_EFN = EfnConfig(
 
 
 def checkpoint(directory: Path, **changes) -> Path:
-    """Of a network that proposes nothing yet."""
+    """Write the checkpoint of an untrained network, whose residual is zero."""
     torch.manual_seed(0)
     Efn(replace(CONFIG_OF_EFN, **changes)).save_pretrained(directory)
     return directory
 
 
 def rollout(index: int, added, outcome=Outcome.SUCCESS, decisions: int = 6, mode=Mode.CORRECTED):
-    """added: (A,) or (decisions, A), what is executed beyond the base."""
+    """Return a rollout whose executed action is the base action plus `added`, (A,) or (decisions, A)."""
     made = make_rollout(f"rollout-{index}", decisions, outcome=outcome, image=8, cameras=("left",))
     steps = []
     for step, residual in zip(made.steps, np.broadcast_to(added, (decisions, A)), strict=True):
-        said = step.correction
-        residual = np.broadcast_to(residual, said.base.shape).astype(np.float32)
-        said = replace(said, residual=residual, corrected=said.base + residual, mode=mode)
-        steps.append(replace(step, correction=said))
+        correction = step.correction
+        residual = np.broadcast_to(residual, correction.base.shape).astype(np.float32)
+        correction = replace(correction, residual=residual, corrected=correction.base + residual, mode=mode)
+        steps.append(replace(step, correction=correction))
     return replace(made, steps=tuple(steps))
 
 
-def remember(bank: Path, rollouts) -> Path:
+def store(bank: Path, rollouts) -> Path:
+    """Add rollouts to a bank; return its directory."""
     with BankWriter(bank, projection=PROJECTION) as writer:
         for one in rollouts:
             writer.append(one)
@@ -62,7 +64,7 @@ def remember(bank: Path, rollouts) -> Path:
 
 
 def patterned(count: int = 30, first: int = 0):
-    """Corrected successes that share a pattern, some of the base alone, and failures that went astray."""
+    """Yield corrected successes that share a pattern, and failures with another residual."""
     for index in range(first, first + count):
         if index % 5 == 3:
             yield rollout(index, -2 * PATTERN, Outcome.FAILURE)
@@ -71,12 +73,12 @@ def patterned(count: int = 30, first: int = 0):
 
 
 def bank_of(tmp_path: Path, rollouts, name: str = "bank") -> Path:
-    """A bank of these rollouts."""
-    return remember(tmp_path / name, rollouts)
+    """Store rollouts in a new bank; return its directory."""
+    return store(tmp_path / name, rollouts)
 
 
 def random_efn(directory: Path) -> Efn:
-    """A network that proposes something: an untrained head proposes nothing."""
+    """Return a network with random weights in its head, so that its residual is not zero."""
     efn = Efn.from_pretrained(directory)
     torch.manual_seed(1)
     torch.nn.init.normal_(efn.head.weight, std=0.3)

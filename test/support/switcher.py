@@ -1,4 +1,5 @@
-"""A process that adds candidates, switches and undoes until it is killed; it says what has been acknowledged."""
+# SPDX-License-Identifier: MIT
+"""A process that adds candidates, switches and undoes until it is killed, and prints what has been acknowledged."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from efn_ros.correction.registry import FILES, Registry
 
 
 def fill(content: str):
-    """Stands for `save_pretrained`: a registry does not look into what it keeps."""
+    """Return a function in place of `save_pretrained`: a registry does not read the files of a candidate."""
 
     def write(directory: Path) -> None:
         for name in FILES:
@@ -19,16 +20,18 @@ def fill(content: str):
     return write
 
 
-def report(registry: Registry, accepted: bool = True, reason: str = "as the test says") -> dict:
+def report(registry: Registry, accepted: bool = True, reason: str = "of the test") -> dict:
+    """Return the report of a candidate."""
     current = registry.current()
     parent = {"number": current.number, "fingerprint": current.fingerprint}
     return {"accepted": accepted, "reason": reason, "parent": parent}
 
 
-def go_on(bank: str) -> None:
+def switch_until_killed(bank: str) -> None:
+    """Add, switch and undo without end."""
     registry = Registry(bank)
     for turn in itertools.count():
-        added = registry.add(fill(f"turn {turn}"), report(registry, accepted=turn % 3 > 0), kept=2)
+        added = registry.add(fill(f"turn {turn}"), report(registry, accepted=turn % 3 > 0), keep=2)
         if added.report["accepted"]:
             print("begun", flush=True)
             registry.switch(added.number, why=f"turn {turn}")
@@ -39,4 +42,4 @@ def go_on(bank: str) -> None:
 
 
 if __name__ == "__main__":
-    go_on(sys.argv[1])
+    switch_until_killed(sys.argv[1])

@@ -1,4 +1,5 @@
-"""A bad wire between processes: what passes is lost, late or held up. For tests and benches."""
+# SPDX-License-Identifier: MIT
+"""An unreliable network between processes, which loses, delays or holds messages; for tests and benches."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ import numpy as np
 import rclpy
 from builtin_interfaces.msg import Time
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 from rosgraph_msgs.msg import Clock
 
@@ -22,17 +24,19 @@ PERIOD_S = 0.002
 
 @dataclass
 class _Line:
-    """One topic. loss: share. waiting: (when it is due, message)."""
+    """One topic."""
 
-    out: object
-    loss: float = 0.0
+    out: Publisher
+    loss: float = 0.0  # share of the messages
     delay_s: float = 0.0
-    waiting: deque[tuple[float, bytes]] = field(default_factory=deque)
+    waiting: deque[tuple[float, bytes]] = field(default_factory=deque)  # (when it is due, message)
 
 
 class Wire(threading.Thread):
-    """Relays messages unread, in their order, in a thread and a ROS context of its own; and publishes /clock, which may
-    jump. A context manager."""
+    """Relays serialised messages in their order, and publishes /clock, which may jump; a context manager.
+
+    It runs in a thread and a ROS context of its own.
+    """
 
     def __init__(self, topics: Sequence[tuple[str, type, QoSProfile]], namespace: str = "efn", seed: int = 0) -> None:
         super().__init__(name="wire", daemon=True)
@@ -49,8 +53,8 @@ class Wire(threading.Thread):
             line = _Line(self._node.create_publisher(kind, f"{PREFIX}/{topic}", qos))
             self._lines[topic] = line
             self._node.create_subscription(kind, topic, partial(self._take, line), qos, raw=True)
-        for does in (self._release, self._tell_time):
-            self._node.create_timer(PERIOD_S, does)
+        for callback in (self._release, self._publish_time):
+            self._node.create_timer(PERIOD_S, callback)
 
     def __enter__(self) -> Wire:
         self.start()
@@ -64,17 +68,17 @@ class Wire(threading.Thread):
         rclpy.try_shutdown(context=self._context)
 
     def lose(self, share: float, *topics: str) -> None:
-        """That share of the messages of these topics, or of all; each by its own chance."""
+        """Lose that share of the messages of these topics, or of all, each independently."""
         for topic in topics or self._lines:
             self._lines[topic].loss = share
 
     def delay(self, seconds: float, *topics: str) -> None:
-        """Every message from now on."""
+        """Delay every message of these topics, or of all, from now on."""
         for topic in topics or self._lines:
             self._lines[topic].delay_s = seconds
 
     def stall(self, seconds: float) -> None:
-        """Nothing comes through for so long; then all of it at once."""
+        """Hold all messages for so long, then release them at once."""
         self._stalled_until_s = time.monotonic() + seconds
 
     def jump(self, seconds: float) -> None:
@@ -82,6 +86,7 @@ class Wire(threading.Thread):
         self._jump_s = seconds
 
     def run(self) -> None:
+        """Relay until the end of the context."""
         while self._running:
             self._executor.spin_once(timeout_sec=PERIOD_S)
 
@@ -97,6 +102,6 @@ class Wire(threading.Thread):
             while line.waiting and line.waiting[0][0] <= now_s:
                 line.out.publish(line.waiting.popleft()[1])
 
-    def _tell_time(self) -> None:
+    def _publish_time(self) -> None:
         seconds, nanoseconds = divmod(time.time_ns() + round(self._jump_s * 1e9), 10**9)
         self._clock.publish(Clock(clock=Time(sec=seconds, nanosec=nanoseconds)))

@@ -1,4 +1,5 @@
-"""Augmentation: other arms behind the same motion, and memories of other deployments."""
+# SPDX-License-Identifier: MIT
+"""Augmentation: the same motion by other arms, and memories of other deployments."""
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from efn_ros.training.augmentation import Arm, augment_arms, negative_memories
 from efn_ros.worlds.deployment import MAX_GAIN_LOG, MAX_OFFSET, MAX_YAW_RAD, Deployment
 
 
-def test_a_negative_memory_is_of_the_nearest_robot_in_another_deployment():
+def test_a_negative_memory_is_of_the_most_similar_state_in_another_deployment():
     proprio = torch.tensor([[0.0], [0.1], [0.9], [0.3]])
     now = Present(proprio, proprio, proprio, proprio)
     own = torch.tensor([[0.0], [0.0], [1.0], [1.0]])
@@ -17,7 +18,7 @@ def test_a_negative_memory_is_of_the_nearest_robot_in_another_deployment():
     assert negative_memories(now, own, np.random.default_rng(0), 0.0).tolist() == [0, 1, 2, 3]
 
 
-def test_another_arm_is_a_deployment_row_by_row():
+def test_an_arm_equals_a_deployment_row_by_row():
     rng = np.random.default_rng(0)
     arm = Arm.draw(50, rng)
     actions = rng.uniform(-0.3, 0.3, (50, 6, 4, 5)).astype(np.float32)
@@ -29,8 +30,8 @@ def test_another_arm_is_a_deployment_row_by_row():
     assert (arm.gain == 1).any() and (arm.gain != 1).any() and (arm.yaw_rad == 0).any()
 
 
-def test_an_augmented_arm_keeps_every_motion_and_the_present_base():
-    """Arms of three axes: what the other arm does with the other commands is what was done before."""
+def test_an_augmented_arm_preserves_every_motion_and_the_present_base():
+    """The other arm executes the changed commands as the same motion."""
     rng = np.random.default_rng(0)
     memory = {name: rng.uniform(-0.2, 0.2, (20, 5, H, 4)).astype(np.float32) for name in ("executed", "base")}
     samples = {name: rng.uniform(-0.2, 0.2, (20, H, 4)).astype(np.float32) for name in ("base", "target")}
@@ -50,12 +51,12 @@ def test_an_augmented_arm_keeps_every_motion_and_the_present_base():
             (samples["base"][row] + samples["target"][row], before["now"][row] + before["aim"][row]),
         ):
             commands = now[..., :3].reshape(-1, 3)
-            free = (np.abs(commands) < 1).all(axis=1)  # what would take more than full speed is lost
+            free = (np.abs(commands) < 1).all(axis=1)  # more than full speed is clipped
             moved = np.stack([shift.move(command) for command in commands])
             np.testing.assert_allclose(moved[free], then[..., :3].reshape(-1, 3)[free], atol=1e-5)
     np.testing.assert_array_equal(memory["executed"][:5], before["executed"][:5])
     np.testing.assert_array_equal(samples["target"][:5], before["aim"][:5])
-    # The whole arm, that of the deployment after the other one, is what the network is to tell.
+    # The target of identification is the composition of the drawn arm and that of the deployment.
     for i, row in enumerate(rows):
         first = Deployment(offset=tuple(arm.offset[i]), gain=float(arm.gain[i]), yaw_rad=float(arm.yaw_rad[i]))
         second, whole = deployment_of(own[row]), deployment_of(samples["deployment"][row])

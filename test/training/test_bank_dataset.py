@@ -1,4 +1,5 @@
-"""Samples out of a bank: what is recalled for them, what they train, and who is held out."""
+# SPDX-License-Identifier: MIT
+"""Samples from a bank: their recalled steps, their targets, and the held-out split."""
 
 from dataclasses import replace
 
@@ -19,7 +20,7 @@ def origin(tmp_path):
     return checkpoint(tmp_path / "origin")
 
 
-def test_what_is_recalled_is_never_of_the_own_rollout_and_never_held_out_in_training(tmp_path, origin):
+def test_recall_excludes_the_own_rollout_and_in_training_the_held_out_ones(tmp_path, origin):
     rollouts = BankReader(bank_of(tmp_path, patterned(12))).snapshot().rollouts
     efn = Efn.from_pretrained(origin)
     held_out = [r for r in rollouts if is_held_out(r.record.id, 0.3)]
@@ -34,20 +35,20 @@ def test_what_is_recalled_is_never_of_the_own_rollout_and_never_held_out_in_trai
             assert recalled <= {r.record.id for r in memory}
 
 
-def test_a_sample_is_what_the_corrector_would_have_proposed_at_work_without_that_rollout(tmp_path, origin):
+def test_a_sample_gives_the_residual_of_the_corrector_without_its_rollout(tmp_path, origin):
     made = list(patterned(8))
     rollouts = BankReader(bank_of(tmp_path, made)).snapshot().rollouts
     without = Retriever(BankReader(bank_of(tmp_path, made[:2] + made[3:], "without")), RECALL)
     random_efn(origin).save_pretrained(origin)
     at_work = LearnedResidual(origin, gain=0.5)
     samples = BankDataset(rollouts, rollouts, RECALL, Efn.from_pretrained(origin))
-    said = samples.residuals(Efn.from_pretrained(origin), 0.5, batch_size=7)[samples.rollout == 2]
+    residuals = samples.residuals(Efn.from_pretrained(origin), 0.5, batch_size=7)[samples.rollout == 2]
     for row, step in enumerate(made[2].steps):
         context = replace(step.policy_step.context, episode_id="another", seed=made[2].seed)
         query = replace(step.policy_step, context=context)
         expected, reason, _ = at_work(query, without.recall(query))
         assert not reason
-        np.testing.assert_allclose(said[row], expected, atol=1e-6)
+        np.testing.assert_allclose(residuals[row], expected, atol=1e-6)
 
 
 def test_targets_are_what_was_added_and_zero_where_the_base_alone_succeeded(tmp_path, origin):
@@ -55,7 +56,7 @@ def test_targets_are_what_was_added_and_zero_where_the_base_alone_succeeded(tmp_
     made.append(rollout(3, PATTERN, mode=Mode.HOLD))
     rollouts = BankReader(bank_of(tmp_path, made)).snapshot().rollouts
     samples = BankDataset(rollouts, rollouts, RECALL, Efn.from_pretrained(origin))
-    assert set(samples.rollout) == {0, 1, 2}, "a hold trains nothing"
+    assert set(samples.rollout) == {0, 1, 2}, "a hold is no sample"
     weight = samples.weights(0.25)
     for index, target, expected in ((0, PATTERN, 1.0), (1, 0.0, 0.25), (2, PATTERN, 0.0)):
         of = samples.rollout == index
@@ -63,7 +64,7 @@ def test_targets_are_what_was_added_and_zero_where_the_base_alone_succeeded(tmp_
         assert set(weight[of].tolist()) == {expected}
 
 
-def test_a_rollout_stays_on_its_side_whatever_the_bank_holds_and_its_share_is_kept():
+def test_the_split_does_not_depend_on_the_bank_and_has_the_requested_fraction():
     sides = [is_held_out(f"rollout-{i}", 0.25) for i in range(4000)]
     assert sides == [is_held_out(f"rollout-{i}", 0.25) for i in range(4000)]
     assert 0.22 < np.mean(sides) < 0.28

@@ -1,10 +1,11 @@
-"""Training samples: the policy at its best, seen from a deployment, beside what the deployment's bank holds."""
+# SPDX-License-Identifier: MIT
+"""Training samples: the residual of the teacher in a deployment, with the bank of the deployment."""
 
 import numpy as np
 import pytest
 
-from efn_ros.training.collection import CollectionConfig, collect
-from efn_ros.training.config import TrainConfig
+from efn_ros.training.collection import collect
+from efn_ros.training.config import CollectionConfig, TrainConfig
 from efn_ros.training.dataset import SampleDataset
 from efn_ros.worlds.deployment import Deployment
 
@@ -23,12 +24,12 @@ def collected(tmp_path_factory):
     return paths, [dict(np.load(path)) for path in paths]
 
 
-def test_as_trained_there_is_nothing_to_correct(collected):
+def test_targets_are_zero_in_the_nominal_deployment(collected):
     _, (nominal, *_) = collected
     assert np.abs(nominal["target"]).max() < 1e-5
 
 
-def test_an_offset_is_what_has_to_be_taken_away(collected):
+def test_the_target_removes_an_offset(collected):
     """Where neither command nor residual reaches its bound, the target is minus the offset."""
     _, (_, shifted, *_) = collected
     offset = np.array(Deployment.draw(2, {"offset": 1.0}).offset)
@@ -38,22 +39,22 @@ def test_an_offset_is_what_has_to_be_taken_away(collected):
     np.testing.assert_allclose(shifted["target"][free][:, :3], np.broadcast_to(-offset, (free.sum(), 3)), atol=1e-5)
 
 
-def test_other_cameras_show_the_same_motion_and_ask_for_the_same_action(collected):
-    _, (_, shifted, _, seen) = collected
+def test_other_cameras_observe_the_same_motion_and_have_the_same_reference_action(collected):
+    _, (_, shifted, _, view) = collected
     for name in ("proprio", "bank_proprio", "bank_executed", "bank_success"):
-        np.testing.assert_array_equal(shifted[name], seen[name])
-    np.testing.assert_array_equal(seen["bank_base"], seen["bank_executed"])
-    assert (shifted["base"] != seen["base"]).any() and (shifted["sketch"] != seen["sketch"]).any()
+        np.testing.assert_array_equal(shifted[name], view[name])
+    np.testing.assert_array_equal(view["bank_base"], view["bank_executed"])
+    assert (shifted["base"] != view["base"]).any() and (shifted["sketch"] != view["sketch"]).any()
     bound = np.array(BOUND, np.float32)
-    free = ((np.abs(shifted["target"]) < bound) & (np.abs(seen["target"]) < bound)).all(axis=-1)
-    wished = [arrays["base"] + arrays["target"] for arrays in (shifted, seen)]
-    np.testing.assert_allclose(wished[0][free], wished[1][free], atol=1e-5)
-    np.testing.assert_array_equal(shifted["deployment"][:, :5], seen["deployment"][:, :5])
-    assert (shifted["deployment"][:, 5:] == 0).all() and (seen["deployment"][:, 5:] != 0).any()
-    assert (seen["deployment"] == seen["deployment"][0]).all()
+    free = ((np.abs(shifted["target"]) < bound) & (np.abs(view["target"]) < bound)).all(axis=-1)
+    reference = [arrays["base"] + arrays["target"] for arrays in (shifted, view)]
+    np.testing.assert_allclose(reference[0][free], reference[1][free], atol=1e-5)
+    np.testing.assert_array_equal(shifted["deployment"][:, :5], view["deployment"][:, :5])
+    assert (shifted["deployment"][:, 5:] == 0).all() and (view["deployment"][:, 5:] != 0).any()
+    assert (view["deployment"] == view["deployment"][0]).all()
 
 
-def test_an_extra_camera_sees_each_sample_and_recalls_from_the_bank_of_the_deployment(collected):
+def test_an_extra_camera_observes_each_sample_and_recalls_from_the_bank_of_the_deployment(collected):
     _, (_, shifted, extra, _) = collected
     assert len(extra["base"]) == 2 * len(shifted["base"])
     for name in (name for name in shifted if name.startswith("bank_")):
@@ -63,18 +64,18 @@ def test_an_extra_camera_sees_each_sample_and_recalls_from_the_bank_of_the_deplo
     np.testing.assert_array_equal(extra["deployment"][:, :5], shifted["deployment"].repeat(2, axis=0)[:, :5])
 
 
-def test_a_target_keeps_its_bounds(collected):
+def test_a_target_is_within_its_bounds(collected):
     for arrays in collected[1]:
         assert (np.abs(arrays["target"]) <= np.array(BOUND, np.float32)).all()
 
 
-def test_the_bank_lies_beside_the_samples(collected):
+def test_a_file_holds_the_bank_and_the_samples(collected):
     for arrays in collected[1]:
-        remembered, sampled = len(arrays["bank_base"]), len(arrays["base"])
-        assert arrays["similarity"].shape == (sampled, remembered)
+        banked, sampled = len(arrays["bank_base"]), len(arrays["base"])
+        assert arrays["similarity"].shape == (sampled, banked)
         assert ((arrays["similarity"] >= 0) & (arrays["similarity"] <= 1)).all()
         assert set(arrays["bank_rollout"]) == {0.0, 1.0}
-        assert arrays["bank_latent"].shape == (remembered, arrays["latent"].shape[-1])
+        assert arrays["bank_latent"].shape == (banked, arrays["latent"].shape[-1])
         # A step's successor is the step after it, within the same rollout.
         same = np.diff(arrays["bank_rollout"]) == 0
         later = arrays["bank_proprio_next"][:-1][same] == arrays["bank_proprio"][1:][same]
@@ -84,7 +85,7 @@ def test_the_bank_lies_beside_the_samples(collected):
             np.testing.assert_array_equal(arrays[f"bank_{name}_before"][follows], arrays[f"bank_{name}"][follows - 1])
 
 
-def test_a_batch_holds_the_nearest_and_some_at_random_of_so_many_rollouts(collected):
+def test_a_batch_recalls_the_most_similar_and_random_steps_of_a_limited_number_of_rollouts(collected):
     paths, parts = collected
     config = TrainConfig("", collection=CollectionConfig(0, nearest_steps=3, random_steps=2))
     samples = SampleDataset(paths, config)

@@ -1,4 +1,5 @@
-"""Batches of samples: what is recalled for them, and what the network reads of it."""
+# SPDX-License-Identifier: MIT
+"""Batches of samples: their recalled steps and their codes."""
 
 import numpy as np
 import pytest
@@ -8,11 +9,11 @@ from sample_deployments import BOUND, DZ, A, D, H, L, P, T, config, deployment
 from efn_ros.efn.actor import Efn
 from efn_ros.efn.config import EfnConfig
 from efn_ros.features.codes import principal_components
-from efn_ros.training.collection import CollectionConfig
+from efn_ros.training.config import CollectionConfig
 from efn_ros.training.dataset import SampleDataset
 
 
-def test_what_the_episode_has_shown_is_no_part_of_its_memory(tmp_path):
+def test_recent_decisions_are_not_recalled(tmp_path):
     samples = SampleDataset([deployment(tmp_path / "0.npz", 0)], config(tmp_path))
     batch = samples.batch(np.arange(20), np.random.default_rng(0), bank_size=8, recent_steps=5)
     recalled, recent = batch.recalled, batch.recent
@@ -27,7 +28,7 @@ def test_what_the_episode_has_shown_is_no_part_of_its_memory(tmp_path):
         assert len(shown) <= 1 and not shown & rollouts(recalled.executed[row][recalled.mask[row]])
 
 
-def test_codes_are_whitened_principal_components_and_those_of_other_cameras_are_left_out(tmp_path):
+def test_codes_are_whitened_principal_components_and_zero_for_other_cameras(tmp_path):
     paths = [deployment(tmp_path / name, 0, samples=200) for name in ("0.npz", "0_extra_cameras.npz")]
     settings = config(tmp_path)
     samples = SampleDataset(paths, settings)
@@ -43,8 +44,8 @@ def test_codes_are_whitened_principal_components_and_those_of_other_cameras_are_
     efn = Efn(EfnConfig(H, A, (L, DZ), (T, D), BOUND, ones, ones, ones, code_size=3))
     torch.nn.init.normal_(efn.code_basis)
     samples.encode(efn)
-    remembered = np.load(paths[0])["bank_sketch"].reshape(-1, T * D) @ efn.code_basis.numpy()
-    np.testing.assert_allclose(samples.parts[0]["bank_code"], remembered, rtol=1e-4, atol=1e-4)
+    expected = np.load(paths[0])["bank_sketch"].reshape(-1, T * D) @ efn.code_basis.numpy()
+    np.testing.assert_allclose(samples.parts[0]["bank_code"], expected, rtol=1e-4, atol=1e-4)
     assert not samples.parts[1]["bank_code"].any()
 
 

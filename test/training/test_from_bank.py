@@ -1,4 +1,5 @@
-"""A first network out of a bank alone: from what was added in successes, whatever share of memory is recalled."""
+# SPDX-License-Identifier: MIT
+"""The first network of a bank: trained on what was added in successes, for any size of bank."""
 
 import json
 from dataclasses import replace
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from sample_work import BOUND, PATTERN, RECALL, checkpoint, patterned, remember, rollout
+from sample_work import BOUND, PATTERN, RECALL, checkpoint, patterned, rollout, store
 
 from efn_ros.bank import BankReader
 from efn_ros.correction.learned import LearnedResidual
@@ -34,14 +35,14 @@ def settings(tmp_path) -> FromBankConfig:
 
 
 def bank(settings, rollouts):
-    return remember(Path(settings.bank), rollouts)
+    return store(Path(settings.bank), rollouts)
 
 
 def facts(directory) -> dict:
     return json.loads((Path(directory) / "facts.json").read_text())
 
 
-def test_what_successes_have_in_common_is_learned_and_served(settings):
+def test_the_common_part_of_successes_is_learned_and_served(settings):
     bank(settings, patterned(30))
     validation = facts(train_from_bank(settings))["validation"]
     assert validation["corrected_memory"] < 0.2 * validation["corrected_none"]
@@ -50,7 +51,7 @@ def test_what_successes_have_in_common_is_learned_and_served(settings):
     np.testing.assert_allclose(Efn.from_pretrained(settings.directory).bound, BOUND)
 
 
-def test_what_exploration_does_not_have_in_common_is_averaged_out(settings):
+def test_random_exploration_is_averaged_out(settings):
     rng = np.random.default_rng(0)
     bank(settings, (rollout(i, PATTERN + rng.normal(0, 0.1, 3)) for i in range(40)))
     train_from_bank(replace(settings, updates=150))
@@ -67,7 +68,7 @@ def test_a_no_memory_baseline_is_trained(settings):
     assert not Efn.from_pretrained(settings.directory).config.use_memory
 
 
-def test_a_training_that_was_killed_goes_on_to_the_same_weights(settings, tmp_path, monkeypatch):
+def test_a_killed_training_resumes_to_the_same_weights(settings, tmp_path, monkeypatch):
     bank(settings, patterned(30))
     whole = Efn.from_pretrained(train_from_bank(settings)).state_dict()
     other, keep = replace(settings, directory=str(tmp_path / "other")), TrainingLoop._save
@@ -84,21 +85,19 @@ def test_a_training_that_was_killed_goes_on_to_the_same_weights(settings, tmp_pa
     assert not {"from_bank.safetensors", "best.json"} & {path.name for path in Path(other.directory).iterdir()}
 
 
-def test_a_finished_network_is_neither_made_again_nor_lost(settings, monkeypatch):
+def test_a_finished_network_is_neither_trained_again_nor_overwritten(settings, monkeypatch):
     bank(settings, patterned(30))
     train_from_bank(settings)
     monkeypatch.setattr(TrainingLoop, "run", None)
     assert str(train_from_bank(settings)) == settings.directory
-    with pytest.raises(
-        ValueError, match="was made with updates 60, not 61; go on with that, or name another directory"
-    ):
+    with pytest.raises(ValueError, match="was made with updates 60, not 61; use that value, or name another directory"):
         train_from_bank(replace(settings, updates=61))
     bank(settings, [rollout(99, PATTERN)])
     with pytest.raises(ValueError, match="was made with rollouts 30, not 31"):
         train_from_bank(settings)
 
 
-def test_where_explored_rollouts_have_nothing_in_common_the_network_proposes_nothing(settings):
+def test_without_a_common_part_of_successes_the_network_proposes_no_residual(settings):
     rng = np.random.default_rng(0)
     bank(settings, (rollout(i, rng.normal(0, 0.2, (6, 3))) for i in range(24)))
     validation = facts(train_from_bank(replace(settings, updates=200, weight_decay=0.0, dropout=0.0)))["validation"]
@@ -110,22 +109,22 @@ def test_where_explored_rollouts_have_nothing_in_common_the_network_proposes_not
 
 
 @pytest.mark.parametrize("sides, missing", [((True,), "to train on"), ((False,), r"held out \(0.3 of all\)")])
-def test_a_bank_without_successes_to_learn_from_or_to_measure_with_is_named(settings, sides, missing):
+def test_a_bank_without_successes_to_train_on_or_to_validate_with_is_refused(settings, sides, missing):
     made = [rollout(i, PATTERN, Outcome.SUCCESS if is_held_out(f"rollout-{i}", 0.3) in sides else Outcome.FAILURE)
             for i in range(20)]  # fmt: skip
     bank(settings, made)
-    with pytest.raises(ValueError, match=f"no corrected or explored success {missing}; let exploration act"):
+    with pytest.raises(ValueError, match=f"no corrected or explored success {missing}; enable exploration"):
         train_from_bank(settings)
 
 
-def test_successes_of_the_base_alone_are_not_enough_to_begin_with(settings):
+def test_successes_of_the_base_alone_do_not_suffice(settings):
     bank(settings, (rollout(i, 0.0, mode=Mode.BASE) for i in range(20)))
-    with pytest.raises(ValueError, match="let exploration act"):
+    with pytest.raises(ValueError, match="enable exploration"):
         train_from_bank(settings)
 
 
-def test_a_subset_of_memory_is_drawn_for_each_rollout_and_never_none(tmp_path):
-    rollouts = BankReader(remember(tmp_path / "bank", patterned(20))).snapshot().rollouts
+def test_a_nonempty_subset_of_memory_is_drawn_for_each_rollout(tmp_path):
+    rollouts = BankReader(store(tmp_path / "bank", patterned(20))).snapshot().rollouts
     efn = Efn.from_pretrained(checkpoint(tmp_path / "origin"))
     samples = BankDataset(rollouts, rollouts, RECALL, efn, subsets=np.random.default_rng(0))
     recalled = [

@@ -1,4 +1,5 @@
-"""Training of the small policy: a killed run goes on as if nothing had happened."""
+# SPDX-License-Identifier: MIT
+"""Training of PocketVLA: a killed run resumes to the same weights."""
 
 import multiprocessing
 
@@ -11,7 +12,7 @@ from safetensors.numpy import load_file
 
 from efn_ros.policies.pocket_vla.policy import PocketVlaPolicy
 from efn_ros.training.pocket_vla import PocketVlaTrainConfig, learning_rate, train_pocket_vla
-from efn_ros.worlds.libero import SUITES, find_files
+from efn_ros.worlds.libero_files import SUITES, find_files
 from efn_ros.worlds.registry import world_tasks
 
 SMALL = dict(
@@ -60,7 +61,7 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path):
 
 
 @pytest.mark.simulator
-def test_libero_s_experts_train_a_policy_of_another_size(tmp_path):
+def test_experts_of_libero_train_a_policy_of_another_size(tmp_path):
     try:
         find_files(None, SUITES)
     except FileNotFoundError as missing:
@@ -76,11 +77,11 @@ def test_libero_s_experts_train_a_policy_of_another_size(tmp_path):
         assert n > 5 and shown["images"].shape == (n, 2, 96, 96, 3)
         assert shown["actions"].shape == (n, 4, 7) and np.abs(shown["actions"]).max() <= 1.0
         assert shown["landmarks"].shape == (n, 2, 3, 2)
-        assert (np.abs(shown["landmarks"][:, 0]) < 1).all(), "the outer camera sees hand, object and goal"
+        assert (np.abs(shown["landmarks"][:, 0]) < 1).all(), "hand, object and goal are in view of the outer camera"
         assert set(shown["task"]) == {[*world_tasks("libero")].index(task)}
 
 
-def test_the_learning_rate_warms_up_stays_and_falls_to_zero():
+def test_the_learning_rate_rises_stays_constant_and_falls_to_zero():
     config = PocketVlaTrainConfig("unused", updates=(100,), warm_up=10, cool_down=0.5, learning_rate=1.0)
     rates = [learning_rate(config, update) for update in range(101)]
     assert rates[0] == pytest.approx(0.1)

@@ -1,4 +1,5 @@
-"""Training: from deployments whose shift shows in their memory alone, the EFN learns to remove it."""
+# SPDX-License-Identifier: MIT
+"""Supervised training: the EFN learns to remove a shift that only memory reveals."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from efn_ros.training.dataset import SampleDataset
 from efn_ros.training.supervised import SupervisedTraining, train
 
 
-def test_what_memory_alone_shows_is_learned(tmp_path):
+def test_a_shift_that_only_memory_reveals_is_learned(tmp_path):
     for seed in range(40):
         deployment(tmp_path / "samples" / f"{seed}.npz", seed)
     SupervisedTraining(config(tmp_path)).fit(range(40), 120, tmp_path / "round_0")
@@ -24,11 +25,11 @@ def test_what_memory_alone_shows_is_learned(tmp_path):
     assert facts["deployments"] == 36 and Efn.from_pretrained(tmp_path / "round_0").config.bound == BOUND
 
 
-# What a directory holds already
+# Existing directories
 
 
 def collecting(jobs):
-    """In place of simulated deployments."""
+    """Return a substitute for `collect` that runs no simulation."""
 
     def collect(job, directory, collector):
         jobs.append(job)
@@ -53,14 +54,14 @@ def test_samples_of_other_settings_are_refused_by_name(tmp_path, monkeypatch, ot
     first = config(tmp_path)
     SupervisedTraining(first).collect(range(4), "")
     SupervisedTraining(first).collect(range(6), "round_0")
-    assert sorted(job.seed for job in jobs) == list(range(6)), "those that exist are kept"
+    assert sorted(job.seed for job in jobs) == list(range(6)), "existing files are not collected again"
     changed = replace(first, collection=replace(first.collection, **other))
     with pytest.raises(ValueError, match=f"samples was made with {named}; .* name another directory"):
         SupervisedTraining(changed).collect(range(8), "")
     assert len(jobs) == 6
 
 
-def test_a_round_of_other_settings_is_refused_and_one_of_the_same_is_kept(tmp_path):
+def test_a_round_of_other_settings_is_refused_and_one_of_the_same_settings_is_reused(tmp_path):
     for seed in range(4):
         deployment(tmp_path / "samples" / f"{seed}.npz", seed)
     first = config(tmp_path, deployments=(4,), updates=(2,), first_seed=0)
@@ -86,25 +87,25 @@ def test_the_same_seed_gives_the_same_weights(tmp_path):
 
 
 @pytest.mark.parametrize("killed_at", [1, 3, 5, 8])
-def test_a_training_that_was_killed_resumes_to_the_same_weights(tmp_path, monkeypatch, killed_at):
+def test_a_killed_training_resumes_to_the_same_weights(tmp_path, monkeypatch, killed_at):
     for seed in range(4):
         deployment(tmp_path / "samples" / f"{seed}.npz", seed)
     settings = config(tmp_path, dropout=0.3, validate_every=2, trust_updates=4)
     SupervisedTraining(settings).fit(range(4), 6, tmp_path / "whole")
-    left, kept = [killed_at], SampleDataset.batch
+    left, batch = [killed_at], SampleDataset.batch
 
     def killing(self, *args, **kwargs):
-        if len(self) > 24:  # those that are trained on
+        if len(self) > 24:  # the training samples
             left[0] -= 1
             if not left[0]:
                 raise KeyboardInterrupt
-        return kept(self, *args, **kwargs)
+        return batch(self, *args, **kwargs)
 
     monkeypatch.setattr(SampleDataset, "batch", killing)
     with pytest.raises(KeyboardInterrupt):
         SupervisedTraining(settings).fit(range(4), 6, tmp_path / "killed")
     if killed_at > 2:
-        with pytest.raises(ValueError, match="was made with batch_size 32, not 16; go on with that, or name another"):
+        with pytest.raises(ValueError, match="was made with batch_size 32, not 16; use that value, or name another"):
             SupervisedTraining(replace(settings, batch_size=16)).fit(range(4), 6, tmp_path / "killed")
     SupervisedTraining(settings).fit(range(4), 6, tmp_path / "killed")
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
@@ -112,24 +113,24 @@ def test_a_training_that_was_killed_resumes_to_the_same_weights(tmp_path, monkey
     assert not list((tmp_path / "killed").glob("*.tmp")) and not (tmp_path / "killed" / "efn.safetensors").exists()
 
 
-def test_a_second_run_does_what_is_missing_and_a_later_round_is_driven_by_the_one_before(tmp_path, monkeypatch):
-    """Samples are collected by processes of their own; here a stand-in notes what it is asked for."""
-    asked = []
+def test_a_second_run_completes_the_first_and_each_round_is_driven_by_the_previous_one(tmp_path, monkeypatch):
+    """A substitute for the collecting processes records the requests."""
+    requested = []
 
     def collect(training, seeds, checkpoint):
         for seed in seeds:
             if not (tmp_path / "samples" / f"{seed}.npz").exists():
-                asked.append((seed, checkpoint))
+                requested.append((seed, checkpoint))
                 deployment(tmp_path / "samples" / f"{seed}.npz", seed)
 
     monkeypatch.setattr(SupervisedTraining, "collect", collect)
     settings = config(tmp_path, deployments=(3, 2), updates=(2, 2), first_seed=100)
     assert train(settings) == tmp_path / "round_1"
     first = str(tmp_path / "round_0")
-    assert asked == [(100, ""), (101, ""), (102, ""), (103, first), (104, first)]
-    asked.clear()
+    assert requested == [(100, ""), (101, ""), (102, ""), (103, first), (104, first)]
+    requested.clear()
     (tmp_path / "round_1" / "facts.json").unlink()  # killed in the second round
     stamp = (tmp_path / "round_0" / "facts.json").stat().st_mtime_ns
     train(settings)
-    assert asked == [] and (tmp_path / "round_1" / "facts.json").exists()
+    assert requested == [] and (tmp_path / "round_1" / "facts.json").exists()
     assert (tmp_path / "round_0" / "facts.json").stat().st_mtime_ns == stamp

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The simulated G1: what its servo never does, what it refuses and how that is cleared, what it shows and sees."""
 
 import numpy as np
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from efn_ros.robots.agibot_g1 import BASE, JOINTS, READY, load_arms
-from efn_ros.worlds.agibot_g1 import ACCELERATION, FARTHEST_RAD, SOFT_LIMIT_RAD, SPEED, ArmState, G1Plant, Mode
+from efn_ros.worlds.agibot_g1 import ACCELERATION, MAX_DISTANCE_RAD, SOFT_LIMIT_RAD, SPEED, ArmState, G1Plant, Mode
 from efn_ros.worlds.agibot_g1_scene import CAMERAS, FINGER_M
 
 DT = 0.01
@@ -143,12 +144,12 @@ def test_a_new_robot_is_in_control_and_at_rest():
         (3, [-1.49], ArmState.OUT_OF_RANGE),
         (10, [1.49], ArmState.OUT_OF_RANGE),
         (0, [np.nan], ArmState.OUT_OF_RANGE),
-        (0, [READY[0] + FARTHEST_RAD], ArmState.OUT_OF_RANGE),
-        (13, [READY[13] - FARTHEST_RAD], ArmState.OUT_OF_RANGE),
-        (0, READY[0] + np.array([0.0, 0.031]), ArmState.TOO_FAST),
-        (7, READY[7] - np.array([0.0, 0.031]), ArmState.TOO_FAST),
-        (0, READY[0] + np.array([0.0, 0.0, 0.001]), ArmState.TOO_SUDDEN),
-        (7, READY[7] + np.array([0.0, 0.01, 0.01]), ArmState.TOO_SUDDEN),
+        (0, [READY[0] + MAX_DISTANCE_RAD], ArmState.OUT_OF_RANGE),
+        (13, [READY[13] - MAX_DISTANCE_RAD], ArmState.OUT_OF_RANGE),
+        (0, READY[0] + np.array([0.0, 0.031]), ArmState.OVER_SPEED),
+        (7, READY[7] - np.array([0.0, 0.031]), ArmState.OVER_SPEED),
+        (0, READY[0] + np.array([0.0, 0.0, 0.001]), ArmState.OVER_ACCELERATION),
+        (7, READY[7] + np.array([0.0, 0.01, 0.01]), ArmState.OVER_ACCELERATION),
     ],
 )
 def test_what_is_refused_latches_shows_its_code_on_its_arm_and_moves_nothing(joint, commands, code):
@@ -183,7 +184,7 @@ def test_commands_at_the_documented_limits_are_followed():
 
 def test_the_first_command_may_be_nearly_as_far_as_allowed():
     plant = make()
-    plant.command_arms(READY - (FARTHEST_RAD - 1e-6) * FIRST)
+    plant.command_arms(READY - (MAX_DISTANCE_RAD - 1e-6) * FIRST)
     assert plant.step().arm_states == IN_CONTROL
 
 
@@ -362,7 +363,7 @@ def test_fingers_are_apart_by_what_a_gripper_is_open():
     plant.command_grippers([0.0, 90.0])
     for _ in range(110):
         plant.step()
-    fingers = [[plant._scene.frame(f"gripper_{side}_finger{i}")[:3, 3] for i in (1, 2)] for side in "lr"]
+    fingers = [[frame(plant, f"gripper_{side}_finger{i}")[:3, 3] for i in (1, 2)] for side in "lr"]
     opening = np.linalg.norm(np.diff(fingers, axis=1)[:, 0], axis=1) - 2 * FINGER_M[1]
     np.testing.assert_allclose(opening, [0.12, 0.03], atol=1e-9)
 
@@ -390,12 +391,19 @@ def test_grippers_stop_with_the_arms():
 # Where the links are, and what is refused at construction
 
 
+def frame(plant, link: str) -> np.ndarray:
+    """The frame of a link in that of the base, (4, 4)."""
+    frame, body = np.eye(4), plant._scene._data.body(link)
+    frame[:3, :3], frame[:3, 3] = body.xmat.reshape(3, 3), body.xpos
+    return frame
+
+
 def test_the_links_are_where_the_kinematics_say():
     plant = make()
     follow(plant, wave(70))
     for arm, q in zip(load_arms(), np.split(plant.state.positions, 2), strict=True):
-        frames = plant._scene.frame(BASE) @ arm.frames(q[None])[0]
-        np.testing.assert_allclose([plant._scene.frame(link) for link in arm.links], frames, rtol=0, atol=1e-9)
+        frames = frame(plant, BASE) @ arm.frames(q[None])[0]
+        np.testing.assert_allclose([frame(plant, link) for link in arm.links], frames, rtol=0, atol=1e-9)
 
 
 def test_a_state_is_not_changed_by_what_comes_after_it():
@@ -430,7 +438,7 @@ def test_commands_have_one_number_for_each_joint_and_gripper():
         plant.command_arms(READY[:7])
     with pytest.raises(ValueError, match=r"gripper command has shape \(1,\); \(2,\) was expected"):
         plant.command_grippers([0.0])
-    with pytest.raises(ValueError, match="arm 'middle' is unknown; there are left and right"):
+    with pytest.raises(ValueError, match="arm 'middle' is unknown; choose left or right"):
         plant.fail("middle", 0x1007)
 
 
@@ -453,13 +461,13 @@ def seeing():
 
 def changes(plant, before: dict) -> dict[str, float]:
     """Camera name to the mean change of a pixel's colour."""
-    return {name: float(np.abs(image.astype(float) - before[name]).mean()) for name, image in plant.look().items()}
+    return {name: float(np.abs(image.astype(float) - before[name]).mean()) for name, image in plant.images().items()}
 
 
 @pytest.mark.simulator
 @pytest.mark.parametrize("size", [(96, 128), (720, 1280)])
 def test_three_cameras_show_the_scene_at_the_size_that_was_asked_for(seeing, size):
-    images = seeing(image_size=size).look()
+    images = seeing(image_size=size).images()
     assert tuple(images) == ("head", "hand_left", "hand_right") == tuple(CAMERAS)
     for image in images.values():
         assert image.shape == (*size, 3) and image.dtype == np.uint8 and image.flags.c_contiguous
@@ -468,7 +476,7 @@ def test_three_cameras_show_the_scene_at_the_size_that_was_asked_for(seeing, siz
 
 @pytest.mark.simulator
 def test_the_head_sees_the_block_in_its_middle_third(seeing):
-    image = seeing().look()["head"].astype(int)
+    image = seeing().images()["head"].astype(int)
     red = np.argwhere((image[..., 0] > 120) & (image[..., 1] < 60) & (image[..., 2] < 60))
     middle = red.mean(axis=0) / image.shape[:2]
     assert len(red) > 20 and (middle > 1 / 3).all() and (middle < 2 / 3).all()
@@ -477,7 +485,7 @@ def test_the_head_sees_the_block_in_its_middle_third(seeing):
 @pytest.mark.simulator
 def test_cameras_see_the_arm_that_moves(seeing):
     plant = seeing()
-    before = plant.look()
+    before = plant.images()
     follow(plant, ramp(-0.3, joint=0))
     changed = changes(plant, before)
     assert changed["hand_left"] > 5 and changed["head"] > 0.5
@@ -488,7 +496,7 @@ def test_cameras_see_the_arm_that_moves(seeing):
 @pytest.mark.simulator
 def test_a_hand_s_camera_sees_its_gripper_close(seeing):
     plant = seeing()
-    before = plant.look()
+    before = plant.images()
     plant.command_grippers([120.0, 0.0])
     for _ in range(110):
         plant.step()
@@ -501,6 +509,6 @@ def test_the_same_moment_looks_the_same_bit_for_bit(seeing):
     plants = [seeing(), seeing()]
     for plant in plants:
         follow(plant, wave(30))
-    for name, image in plants[0].look().items():
-        np.testing.assert_array_equal(image, plants[1].look()[name])
-        np.testing.assert_array_equal(image, plants[0].look()[name])
+    for name, image in plants[0].images().items():
+        np.testing.assert_array_equal(image, plants[1].images()[name])
+        np.testing.assert_array_equal(image, plants[0].images()[name])

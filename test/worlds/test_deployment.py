@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Deployments: drawn within their bounds, alike for the same seed, and nothing at strength zero."""
 
 import math
@@ -154,7 +155,7 @@ def test_without_shifts_a_move_is_exact(translation):
 
 
 def test_an_unknown_kind_is_named():
-    with pytest.raises(ValueError, match="'wind' is unknown; there are offset, .*latency"):
+    with pytest.raises(ValueError, match="'wind' is unknown; choose from offset, .*latency"):
         Deployment.draw(0, {"wind": 0.5})
 
 
@@ -165,5 +166,5 @@ def test_a_strength_out_of_range_is_named(strength):
 
 
 def test_an_unknown_world_is_named():
-    with pytest.raises(ValueError, match="world 'mars' is unknown; there are 'metaworld' and 'libero'"):
+    with pytest.raises(ValueError, match="world 'mars' is unknown; choose 'metaworld' or 'libero'"):
         make_world("mars")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """LIBERO: tasks build, repeat and end in success; skipped where its meshes and textures are not."""
 
 import itertools
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 
 from efn_ros.worlds.deployment import KINDS, Deployment
-from efn_ros.worlds.libero import IDLE, SUITES, LiberoWorld, find_files, instruction_of, read_initial_states
+from efn_ros.worlds.libero import IDLE, LiberoWorld
+from efn_ros.worlds.libero_files import SUITES, find_files, instruction_of, read_initial_states, read_tasks
 
 DRAWER = "libero_goal/open_the_middle_drawer_of_the_cabinet"
 BOWL = "libero_goal/put_the_bowl_on_the_plate"
@@ -56,7 +58,7 @@ def differs(left: np.ndarray, right: np.ndarray) -> float:
 
 @pytest.mark.simulator
 def test_every_task_is_listed_with_its_instruction(files, world):
-    assert world.spec.tasks == LiberoWorld.tasks()
+    assert world.spec.tasks == read_tasks()
     for suite, horizon in zip(SUITES, (300, 220), strict=True):
         tasks = [task for task in world.spec.tasks if task.startswith(suite + "/")]
         assert len(tasks) == 10
@@ -250,7 +252,7 @@ def test_a_deployment_shifts_the_hand_the_camera_and_the_light(nominal, deployed
 
 @pytest.mark.simulator
 def test_an_unknown_task_is_named(world):
-    with pytest.raises(ValueError, match="'libero_goal/juggle' is unknown here; there are libero_goal/open_the_middle"):
+    with pytest.raises(ValueError, match="'libero_goal/juggle' is unknown; choose one of libero_goal/open_the_middle"):
         world.reset("libero_goal/juggle", 0)
 
 
@@ -287,7 +289,7 @@ def test_the_directory_is_the_setting_then_the_variable_then_the_test_data(monke
 
 
 def test_an_unknown_suite_is_named(tmp_path):
-    with pytest.raises(ValueError, match="suite 'libero_11' is unknown; there are libero_spatial"):
+    with pytest.raises(ValueError, match="suite 'libero_11' is unknown; choose from libero_spatial"):
         LiberoWorld(assets=tmp_path, suites=["libero_11"])
 
 

@@ -1,9 +1,11 @@
+# SPDX-License-Identifier: MIT
 """LIBERO's scripted experts solve tasks, also from where noise has led; skipped where its files are not."""
 
 import numpy as np
 import pytest
 
-from efn_ros.worlds.libero import SUITES, LiberoWorld, find_files
+from efn_ros.worlds.libero import LiberoWorld
+from efn_ros.worlds.libero_files import SUITES, find_files
 
 BOWL = "libero_spatial/pick_up_the_black_bowl_between_the_plate_and_the_ramekin_and_place_it_on_the_plate"
 STOVE = "libero_goal/turn_on_the_stove"

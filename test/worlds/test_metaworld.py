@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Meta-World: experts succeed, scenes repeat bit for bit, and deployments shift what they say."""
 
 import numpy as np
@@ -236,5 +237,5 @@ def test_light_darkens_and_brightens(world, deployed):
 
 
 def test_an_unknown_task_is_named(world):
-    with pytest.raises(ValueError, match="'juggle' is unknown here; there are reach, push"):
+    with pytest.raises(ValueError, match="'juggle' is unknown; choose one of reach, push"):
         world.reset("juggle", 0)

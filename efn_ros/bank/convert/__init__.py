@@ -1,1 +1,2 @@
-"""Banks to and from the formats of others."""
+# SPDX-License-Identifier: MIT
+"""Conversion of banks to and from other formats."""

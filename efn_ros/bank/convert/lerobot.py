@@ -1,17 +1,16 @@
-"""Banks to and from LeRobot's dataset format, version 3.0, without LeRobot: Parquet tables and JSON.
+# SPDX-License-Identifier: MIT
+"""Conversion of banks to and from LeRobot's dataset format, version 3.0, without LeRobot: Parquet tables and JSON.
 
-One frame for each decision. `observation.images.<camera>` (the bank's JPEG, byte for byte), `observation.state`,
-`action` (the first of the chunk that was executed), `next.done`, `next.success`; beside them `chunk.executed` and
-`chunk.base`, (H, A), of which LeRobot's policies need not know. An episode's task is what the rollout was told.
+Each decision is one frame. It contains `observation.images.<camera>` (the bank's JPEG, byte for byte),
+`observation.state`, `action` (the first of the executed chunk), `next.done` and `next.success`, and also
+`chunk.executed` and `chunk.base`, (H, A), which LeRobot's policies ignore. The task of an episode is the instruction.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from efn_ros.bank.convert.frames import NANOSECONDS, Frames, path_inside
 from efn_ros.bank.format import codec
-from efn_ros.bank.format.steps import StepArrays
 from efn_ros.bank.store.rollout import StoredRollout
 from efn_ros.types import Outcome
 
 VERSION = "v3.0"
-CHUNK, FILE_MEGABYTES = 1000, 100  # files in a directory; size beyond which a file is followed by another
+CHUNK, FILE_MEGABYTES = 1000, 100  # files in a directory; size beyond which the next file is begun
 DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 EPISODES = "meta/episodes/chunk-000/file-000.parquet"
 INFO, STATS, TASKS = "meta/info.json", "meta/stats.json", "meta/tasks.parquet"
@@ -34,64 +33,48 @@ IMAGES, STATE, ACTION, EXECUTED, BASE = (
 )  # fmt: skip
 INDICES = ("frame_index", "episode_index", "index", "task_index")
 MOMENTS = ("mean", "std", "min", "max")
-NANOSECONDS = 10**9
-
-
-@dataclass(frozen=True)
-class Frames:
-    """An episode of a dataset: T frames.
-
-    images: camera -> T images, uint8 (height, width, 3) RGB. state: float32 (T, P). action: (T, A). executed, base:
-    (T, H, A) where the dataset has them, else None. success: of the episode, None where it does not say.
-    """
-
-    index: int
-    task: str
-    fps: float
-    images: dict[str, list[np.ndarray]]
-    state: np.ndarray
-    action: np.ndarray
-    executed: np.ndarray | None = None
-    base: np.ndarray | None = None
-    success: bool | None = None
 
 
 def export(
-    rollouts: Sequence[StoredRollout], directory: Path, *, fps: float = 0.0, progress=iter, robot: str = ""
+    rollouts: Sequence[StoredRollout],
+    directory: Path,
+    *,
+    fps: float = 0.0,
+    progress: Callable[[Sequence[StoredRollout]], Iterable[StoredRollout]] = iter,
+    robot: str = "",
 ) -> int:
-    """Write a dataset of rollouts of one bank, in their order; returns the number of frames.
+    """Write rollouts of one bank as a dataset.
 
-    fps: frames a second; 0 takes the median of what the rollouts' stamps say. Raises ValueError for no rollout, for
-    rollouts of other cameras than the first, for stamps that tell no rate, and for a directory that is there already;
-    BankCorruptionError for a payload that is not what was written.
+    Args:
+        rollouts: In the order of the episodes.
+        directory: Of the new dataset.
+        fps: Frames a second; 0 takes the median rate of the rollouts' stamps.
+        progress: Wraps the rollouts.
+        robot: Name of the robot; empty: that of the first rollout.
+
+    Returns:
+        The number of frames.
+
+    Raises:
+        ValueError: There is no rollout, they have different cameras, their stamps give no rate, or the directory
+            exists.
+        BankCorruptionError: A payload is not what was written.
     """
     if not rollouts:
         raise ValueError("there is no rollout to export")
     if directory.exists():
-        raise ValueError(f"{directory} is there already; name a new directory")
+        raise ValueError(f"{directory} exists already; name a new directory")
     rate = fps or _rate(rollouts)
     tasks = {task: i for i, task in enumerate(dict.fromkeys(r.record.instruction for r in rollouts))}
-    cameras, total, episodes, sums = rollouts[0].cameras(), 0, [], _Statistics()
-    first = rollouts[0].arrays
-    features = _features(first, cameras, rollouts[0])
-    chunk_index = file_index = 0
-    writer, written = None, 0
+    cameras, total, episodes, data = rollouts[0].cameras(), 0, [], _DataFiles(directory)
+    features = _features(cameras, rollouts[0])
     for index, rollout in enumerate(progress(rollouts)):
         if rollout.cameras() != cameras:
             raise ValueError(
                 f"rollout {rollout.record.id!r} has cameras {rollout.cameras()}, the first {cameras}; export them apart"
             )
         table = _table(rollout, cameras, index, total, tasks[rollout.record.instruction], rate)
-        sums.add(rollout, cameras)
-        if writer is None or written > FILE_MEGABYTES * 2**20:
-            if writer is not None:
-                writer.close()
-                chunk_index, file_index = chunk_index + (file_index + 1) // CHUNK, (file_index + 1) % CHUNK
-            path = directory / DATA.format(chunk_index=chunk_index, file_index=file_index)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            writer, written = pq.ParquetWriter(path, table.schema), 0
-        writer.write_table(table)
-        written += table.nbytes
+        chunk_index, file_index = data.write(table)
         count = len(rollout.arrays.steps)
         episodes.append(
             {
@@ -107,7 +90,7 @@ def export(
             }
         )
         total += count
-    writer.close()
+    data.close()
     info = {
         "codebase_version": VERSION,
         "robot_type": robot or rollouts[0].record.robot,
@@ -126,33 +109,37 @@ def export(
     (directory / EPISODES).parent.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(episodes), directory / EPISODES)
     pq.write_table(_tasks_table(tasks), directory / TASKS)
-    (directory / STATS).write_text(json.dumps(sums.result(), indent=1) + "\n")
+    (directory / STATS).write_text(json.dumps(_statistics(rollouts, cameras), indent=1) + "\n")
     (directory / INFO).write_text(json.dumps(info, indent=4) + "\n")
     return total
 
 
 def read(directory: Path) -> Iterator[Frames]:
-    """The episodes of a dataset. Raises ValueError, naming it, for what is no dataset of this version, lacks states or
-    actions, keeps its images as video or its frames elsewhere, and for a file that leads out of the directory."""
+    """Read the episodes of a dataset.
+
+    Raises:
+        ValueError: It is no dataset of this version, lacks states or actions, stores images as video or frames in other
+            files, or a file leads out of the directory; the message names it.
+    """
     if not (directory / INFO).is_file():
-        raise ValueError(f"there is no LeRobot dataset in {directory}: it holds no {INFO}")
+        raise ValueError(f"there is no LeRobot dataset in {directory}: it contains no {INFO}")
     paths = sorted(directory.glob("data/*/*.parquet"))
     for path in (INFO, TASKS, *(path.relative_to(directory) for path in paths)):
-        inside(directory, path)
+        path_inside(directory, path)
     info = json.loads((directory / INFO).read_text())
     if info.get("codebase_version") != VERSION:
-        raise ValueError(f"{directory} is of version {info.get('codebase_version')}, not {VERSION}; convert it first")
+        raise ValueError(f"{directory} has version {info.get('codebase_version')}, not {VERSION}; convert it first")
     if info.get("data_path") != DATA:
-        raise ValueError(f"{directory} keeps its frames in {info.get('data_path')!r}; only {DATA} is read")
+        raise ValueError(f"{directory} stores its frames in {info.get('data_path')!r}; only {DATA} is read")
     features = info["features"]
     for name in (STATE, ACTION):
         if name not in features:
-            raise ValueError(f"{directory} has no feature {name!r}; there are {', '.join(features)}")
+            raise ValueError(f"{directory} has no feature {name!r}, only {', '.join(features)}")
     videos = [name for name, feature in features.items() if feature["dtype"] == "video"]
     if videos:
-        raise ValueError(f"{directory} keeps {', '.join(videos)} as video; only images are read, convert it first")
+        raise ValueError(f"{directory} stores {', '.join(videos)} as video; only images are read, convert it first")
     cameras = {name: name.removeprefix(IMAGES) for name, feature in features.items() if feature["dtype"] == "image"}
-    tasks = {row["task_index"]: row["task"] for row in _read_tasks(directory / TASKS)}
+    tasks = _read_tasks(directory / TASKS)
     for path in paths:
         table = pq.read_table(path)
         indices = table["episode_index"].to_numpy()
@@ -173,25 +160,43 @@ def read(directory: Path) -> Iterator[Frames]:
             )
 
 
-def inside(directory: Path, name: str | Path) -> Path:
-    """A file of a directory that came from elsewhere. Raises ValueError, naming it, where its name or a symbolic link
-    leads out of there."""
-    path = directory / name
-    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory)):
-        raise ValueError(f"{path} leads out of {directory}, where nothing is read; copy in what it leads to")
-    return path
+class _DataFiles:
+    """Writes tables to a sequence of Parquet files of about FILE_MEGABYTES."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory, self._index = directory, -1
+        self._writer: pq.ParquetWriter | None = None
+        self._written = 0
+
+    def write(self, table: pa.Table) -> tuple[int, int]:
+        """Append a table and return the indices of its directory and file."""
+        if self._writer is None or self._written > FILE_MEGABYTES * 2**20:
+            self.close()
+            self._index += 1
+            chunk_index, file_index = divmod(self._index, CHUNK)
+            path = self._directory / DATA.format(chunk_index=chunk_index, file_index=file_index)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer, self._written = pq.ParquetWriter(path, table.schema), 0
+        self._writer.write_table(table)
+        self._written += table.nbytes
+        return divmod(self._index, CHUNK)
+
+    def close(self) -> None:
+        """Complete the last file."""
+        if self._writer is not None:
+            self._writer.close()
 
 
 def _rate(rollouts: Sequence[StoredRollout]) -> float:
     gaps = np.concatenate([np.diff(r.arrays.stamps_ns) / np.maximum(np.diff(r.arrays.steps), 1) for r in rollouts])
     if not len(gaps) or np.median(gaps) <= 0:
-        raise ValueError("the stamps of these rollouts tell no rate; name one with --fps")
+        raise ValueError("the stamps of these rollouts give no rate; name one with --fps")
     rate = NANOSECONDS / float(np.median(gaps))
     return float(round(rate)) if abs(rate - round(rate)) < 0.01 * rate else round(rate, 3)
 
 
-def _features(arrays: StepArrays, cameras: Iterable[str], rollout: StoredRollout) -> dict:
-    content = rollout.content()
+def _features(cameras: Iterable[str], rollout: StoredRollout) -> dict:
+    arrays, content = rollout.arrays, rollout.content()
     _, horizon, size = arrays.executed.shape
     features = {}
     for camera in cameras:
@@ -226,17 +231,14 @@ def _table(rollout: StoredRollout, cameras: Iterable[str], index: int, first: in
 
 
 def _lists(values: np.ndarray) -> pa.Array:
-    """(N, n) or (N, m, n) as fixed-size lists, in lists where it has two axes."""
+    """Return (N, n) as fixed-size lists, (N, m, n) as lists of lists, which is how `datasets` stores its Array2D."""
     values = np.ascontiguousarray(values, np.float32)
-    array = pa.array(values.reshape(-1))
-    array = pa.FixedSizeListArray.from_arrays(array, values.shape[-1])
-    if values.ndim == 3:  # as `datasets` stores its Array2D
-        offsets = np.arange(0, len(values) * values.shape[1] + 1, values.shape[1], dtype=np.int32)
-        inner = pa.ListArray.from_arrays(
-            np.arange(0, values.size + 1, values.shape[-1], dtype=np.int32), pa.array(values.reshape(-1))
-        )
-        return pa.ListArray.from_arrays(offsets, inner)
-    return array
+    flat, size = pa.array(values.reshape(-1)), values.shape[-1]
+    if values.ndim < 3:
+        return pa.FixedSizeListArray.from_arrays(flat, size)
+    rows = pa.ListArray.from_arrays(np.arange(0, values.size + 1, size, dtype=np.int32), flat)
+    offsets = np.arange(0, len(values) * values.shape[1] + 1, values.shape[1], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, rows)
 
 
 def _array(column: pa.ChunkedArray) -> np.ndarray:
@@ -249,7 +251,7 @@ def _image(cell: dict) -> np.ndarray:
 
 
 def _tasks_table(tasks: dict[str, int]) -> pa.Table:
-    """As pandas writes a frame whose index is the task: LeRobot looks a task up by its row."""
+    """Return the table as pandas writes a frame with the task as index, by which LeRobot finds a task."""
     table = pa.table({"task_index": pa.array(list(tasks.values()), pa.int64()), "task": pa.array(list(tasks))})
     kinds = {"task_index": ("int64", "int64"), "task": ("unicode", "object")}
     described = [
@@ -260,35 +262,25 @@ def _tasks_table(tasks: dict[str, int]) -> pa.Table:
     return table.replace_schema_metadata({"pandas": json.dumps(pandas)})
 
 
-def _read_tasks(path: Path) -> list[dict]:
+def _read_tasks(path: Path) -> dict[int, str]:
     table = pq.read_table(path)
-    named = "task" if "task" in table.column_names else "__index_level_0__"
-    pairs = zip(table["task_index"].to_pylist(), table[named].to_pylist(), strict=True)
-    return [{"task_index": index, "task": task} for index, task in pairs]
+    name = "task" if "task" in table.column_names else "__index_level_0__"
+    return dict(zip(table["task_index"].to_pylist(), table[name].to_pylist(), strict=True))
 
 
-class _Statistics:
-    """Mean, deviation, least and most of every feature that is normalised."""
+def _statistics(rollouts: Sequence[StoredRollout], cameras: Iterable[str]) -> dict:
+    """Return mean, standard deviation, minimum and maximum of every normalised feature.
 
-    def __init__(self) -> None:
-        self._numbers: dict[str, list[np.ndarray]] = {}
-        self._pixels: dict[str, list[np.ndarray]] = {}
-
-    def add(self, rollout: StoredRollout, cameras: Iterable[str]) -> None:
-        arrays, content = rollout.arrays, rollout.content()
-        self._numbers.setdefault(STATE, []).append(arrays.proprio)
-        self._numbers.setdefault(ACTION, []).append(arrays.executed[:, 0])
-        for camera in cameras:  # of the first, which looks like the others
-            pixels = codec.decode_image(content, 0, camera).reshape(-1, 3) / np.float32(255)
-            self._pixels.setdefault(IMAGES + camera, []).append(pixels)
-
-    def result(self) -> dict:
-        found = {name: _moments(np.concatenate(parts)) for name, parts in self._numbers.items()}
-        for name, parts in self._pixels.items():
-            moments = _moments(np.concatenate(parts))
-            shaped = {key: np.reshape(value, (3, 1, 1)).tolist() for key, value in moments.items() if key != "count"}
-            found[name] = shaped | {"count": moments["count"]}
-        return found
+    The first image of an episode represents the others.
+    """
+    states, actions = [r.arrays.proprio for r in rollouts], [r.arrays.executed[:, 0] for r in rollouts]
+    found = {STATE: _moments(np.concatenate(states)), ACTION: _moments(np.concatenate(actions))}
+    for camera in cameras:
+        images = [codec.decode_image(r.content(), 0, camera).reshape(-1, 3) / np.float32(255) for r in rollouts]
+        moments = _moments(np.concatenate(images))
+        shaped = {name: np.reshape(moments[name], (3, 1, 1)).tolist() for name in MOMENTS}
+        found[IMAGES + camera] = shaped | {"count": moments["count"]}
+    return found
 
 
 def _moments(values: np.ndarray) -> dict[str, list]:

@@ -1,7 +1,8 @@
-"""Recordings of ROS 2 (rosbag2, its storages sqlite3 and mcap), without ROS: `rosbags` reads what is stored.
+# SPDX-License-Identifier: MIT
+"""Reading of ROS 2 bags (rosbag2 with storage sqlite3 or mcap) without ROS, by the package `rosbags`.
 
-A bag is of the graph itself, where it holds messages of this package (`efn_ros.ros.recordings` reads those), or of a
-robot that somebody operated: cameras, states and actions, each at a pace of its own, that are sampled here.
+A bag is a recording of the graph, with messages of this package, which `efn_ros.ros.recordings` reads; or of a
+teleoperated robot, whose cameras, states and actions have different rates and are sampled here.
 """
 
 from __future__ import annotations
@@ -19,75 +20,81 @@ from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from efn_ros.bank.convert.lerobot import NANOSECONDS, Frames, inside
+from efn_ros.bank.convert.frames import NANOSECONDS, Frames, path_inside
 from efn_ros.features.images import resize_crop
 from efn_ros.resources import config_directory
 
 METADATA, FILES = "metadata.yaml", (".mcap", ".db3")
-OWN = "efn_ros/msg/"  # how types of this package begin
-AROUND = 40  # bytes that are shown on both sides of one that is no text
-URI = "%?#"  # what rosbags opens is a URI to SQLite, in which these lead elsewhere
+TYPE_PREFIX = "efn_ros/msg/"  # prefix of the types of this package
+CONTEXT_BYTES = 40  # shown before and after bytes that are not UTF-8
+URI = "%?#"  # rosbags passes the path to SQLite as a URI, in which these have a meaning
 
-# (topic, type, CDR) of a message -> its stamp, nanoseconds, 0 for none; names of its entries, () of an image; itself
-Read = Callable[[str, str, bytes], tuple[int, tuple, np.ndarray]]
+# (topic, type, CDR) of a message -> stamp in nanoseconds, 0 for none; names of its entries, () for an image; value
+MessageReader = Callable[[str, str, bytes], tuple[int, tuple, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Bag:
-    """An open bag. topics: name -> type of its messages, such as sensor_msgs/msg/Image, of those that hold any."""
+    """An open bag."""
 
-    path: Path
-    reader: Reader
-    topics: dict[str, str]
+    path: Path  # directory or file
+    reader: Reader  # open
+    topics: dict[str, str]  # topic with messages to their type, such as sensor_msgs/msg/Image
 
     @property
-    def of_graph(self) -> bool:
-        """Whether it holds messages of this package."""
-        return any(kind.startswith(OWN) for kind in self.topics.values())
+    def has_graph_messages(self) -> bool:
+        """Whether it contains messages of this package."""
+        return any(kind.startswith(TYPE_PREFIX) for kind in self.topics.values())
 
     def topic_of(self, kind: str) -> str:
-        """The one topic of a type. Raises ValueError, naming it, where there is none, or several."""
-        found = [topic for topic, said in self.topics.items() if said == kind]
+        """Return the topic of a type.
+
+        Raises:
+            ValueError: There is none, or more than one.
+        """
+        found = [topic for topic, type_ in self.topics.items() if type_ == kind]
         if len(found) != 1:
             several = f"{kind} on {' and '.join(found)}; record one of them" if found else f"no message of {kind}"
             raise ValueError(f"{self.path} holds {several}")
         return found[0]
 
     def messages(self, *topics: str) -> Iterator[tuple[str, str, int, bytes]]:
-        """(topic, type, when it was received in nanoseconds, CDR) of each message of some topics, in their order.
+        """Yield (topic, type, time of reception in nanoseconds, CDR) of the messages of some topics, in temporal order.
 
-        Raises ValueError, naming it, for a topic that is not there, for a type that is another one here, and, after the
-        last message, for a bag that holds fewer than it says.
+        Raises:
+            ValueError: A topic has no message, a type has another definition here, or, after the last message, the bag
+                holds fewer messages than its metadata state.
         """
         for topic in topics:
             if topic not in self.topics:
-                raise ValueError(f"{self.path} holds no message of topic {topic!r}; there are {', '.join(self.topics)}")
+                raise ValueError(f"{self.path} holds no message of topic {topic!r}, only {', '.join(self.topics)}")
         connections = [c for c in self.reader.connections if c.topic in topics]
         missing = sum(c.msgcount for c in connections)
-        with _readable(self.path):
+        with _translate_errors(self.path):
             for connection in connections:
                 _check_type(connection)
             for connection, received_ns, raw in self.reader.messages(connections):
                 missing -= 1
                 yield connection.topic, connection.msgtype, received_ns, bytes(raw)
         if missing > 0:
-            raise ValueError(f"{self.path} is cut short: it lacks {missing} messages that it says it holds")
+            raise ValueError(f"{self.path} is truncated: {missing} messages that its metadata count are missing")
 
 
 def is_bag(path: Path) -> bool:
-    """Whether it is the directory or the file of a rosbag2, by its names."""
+    """Return whether a path is the directory or a file of a rosbag2, by its names."""
     return (path / METADATA).is_file() or (path.suffix in FILES and path.is_file())
 
 
 @contextlib.contextmanager
 def open_bag(path: Path) -> Iterator[Bag]:
-    """A directory with its metadata, or one file of it.
+    """Open the directory of a bag, or one file of it.
 
-    Raises ValueError, naming it, for files that lie outside of the directory, before any of them is opened, and for a
-    bag that cannot be read.
+    Raises:
+        ValueError: A file lies outside of the directory, or the bag cannot be read. No file is opened before all paths
+            are checked.
     """
     _check_files(path)
-    with _readable(path):
+    with _translate_errors(path):
         reader = Reader(path)
         reader.open()
     try:
@@ -97,104 +104,137 @@ def open_bag(path: Path) -> Iterator[Bag]:
 
 
 def frames(
-    bag: Bag, readers: Mapping[str, Read], *, state: str, action: str, rate: float, max_gap_s: float, image_size: int,
+    bag: Bag,
+    readers: Mapping[str, MessageReader],
+    *,
+    state: str,
+    action: str,
+    rate: float,
+    max_gap_s: float,
+    image_size: int,
     instruction: str,
-) -> tuple[int, Frames]:  # fmt: skip
-    """The stamp of the first frame, nanoseconds, and the frames of a robot that somebody operated; one episode.
+) -> tuple[int, Frames]:
+    """Sample the frames of a teleoperated robot; one episode.
 
-    A frame each 1/`rate` seconds, from when all topics have spoken until the last one has: the newest message of each,
-    by the stamp of its header or else by when it was received. readers: of the topics; all but `state` and `action` are
-    cameras, whose images are square, `image_size`. Raises ValueError, naming the topic, for one that is not there, is
-    silent for longer than `max_gap_s`, changes its entries or is not finite, and as the readers do.
+    Frames begin when every topic has a message and end at the last message of all. Each contains the newest message of
+    each topic, by the stamp of its header or else by its time of reception.
+
+    Args:
+        bag: Open.
+        readers: By topic; every topic except `state` and `action` is a camera.
+        state: Topic of proprioception.
+        action: Topic of actions.
+        rate: Frames a second.
+        max_gap_s: Longest time without a message of a topic, seconds.
+        image_size: Side of the square images, pixels.
+        instruction: Of the episode.
+
+    Returns:
+        The stamp of the first frame, nanoseconds, and the frames.
+
+    Raises:
+        ValueError: A topic has no message, a longer gap, changing entries, or values that are not finite, or a message
+            cannot be read; the message names the topic.
     """
     if not 0 < rate < np.inf:
         raise ValueError(f"the rate is {rate}; give frames a second")
-    heard = _heard(bag, readers, image_size)
-    stamps = {topic: np.array([stamp for stamp, _ in said], np.int64) for topic, said in heard.items()}
+    messages = _read_topics(bag, readers, image_size)
+    stamps = {topic: np.array([stamp for stamp, _ in read], np.int64) for topic, read in messages.items()}
     times, rows = sample(stamps, rate, max_gap_s)
-    chosen = {topic: [said[row][1] for row in rows[topic]] for topic, said in heard.items()}
+    chosen = {topic: [read[row][1] for row in rows[topic]] for topic, read in messages.items()}
     images = {topic: chosen[topic] for topic in readers if topic not in (state, action)}
     return int(times[0]), Frames(0, instruction, rate, images, np.stack(chosen[state]), np.stack(chosen[action]))
 
 
 def sample(stamps: Mapping[str, np.ndarray], rate: float, max_gap_s: float) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Times, int64 (T,) nanoseconds, and the row of the newest of each topic's ascending stamps at each, int64 (T,).
+    """Sample topics at a fixed rate.
 
-    Raises ValueError, naming the topic and the gap, where one is silent for longer than `max_gap_s`.
+    Args:
+        stamps: Ascending stamps of each topic, int64, nanoseconds.
+        rate: Samples a second.
+        max_gap_s: Longest time without a stamp, seconds.
+
+    Returns:
+        Times, int64 (T,), nanoseconds, and for each topic the row of its newest stamp at each time, int64 (T,).
+
+    Raises:
+        ValueError: A topic has a longer gap; the message names both.
     """
     begin, end = max(s[0] for s in stamps.values()), max(s[-1] for s in stamps.values())
-    for topic, said in stamps.items():
-        since = np.append(said[np.searchsorted(said, begin, "right") - 1 :], end)
+    for topic, own in stamps.items():
+        since = np.append(own[np.searchsorted(own, begin, "right") - 1 :], end)
         gaps = np.diff(since) / NANOSECONDS
         if gaps.max() > max_gap_s:
             after_s = (since[gaps.argmax()] - begin) / NANOSECONDS
             raise ValueError(
-                f"{topic} is silent for {gaps.max():.3f} s, from {after_s:.3f} s after the first frame; record it anew "
-                f"or allow more than {max_gap_s:g} s with --max-gap"
+                f"{topic} is silent for {gaps.max():.3f} s, from {after_s:.3f} s after the first frame; record it "
+                f"again or allow more than {max_gap_s:g} s with --max-gap"
             )
     count = int((end - begin) * rate / NANOSECONDS) + 1
     times = begin + np.round(np.arange(count) * NANOSECONDS / rate).astype(np.int64)
-    return times, {topic: np.searchsorted(said, times, "right") - 1 for topic, said in stamps.items()}
+    return times, {topic: np.searchsorted(own, times, "right") - 1 for topic, own in stamps.items()}
 
 
-def _heard(bag: Bag, readers: Mapping[str, Read], image_size: int) -> dict[str, list[tuple[int, np.ndarray]]]:
-    """Of each topic, by stamp, what it said."""
-    heard: dict[str, list[tuple[int, np.ndarray]]] = {topic: [] for topic in readers}
+def _read_topics(
+    bag: Bag, readers: Mapping[str, MessageReader], image_size: int
+) -> dict[str, list[tuple[int, np.ndarray]]]:
+    """Return stamps and values of the messages of each topic, by stamp."""
+    messages: dict[str, list[tuple[int, np.ndarray]]] = {topic: [] for topic in readers}
     entries: dict[str, tuple] = {}
     for topic, kind, received_ns, raw in bag.messages(*readers):
-        stamp_ns, named, value = readers[topic](topic, kind, raw)
-        if entries.setdefault(topic, named) != named:
-            raise ValueError(f"{topic} holds {entries[topic]} and later {named}; its entries must stay the same")
+        stamp_ns, names, value = readers[topic](topic, kind, raw)
+        if entries.setdefault(topic, names) != names:
+            raise ValueError(f"{topic} holds {entries[topic]} and later {names}; its entries must stay the same")
         if not np.isfinite(value).all():
             raise ValueError(f"{topic} holds {value.tolist()} at {received_ns} ns; leave this episode out")
-        heard[topic].append((stamp_ns or received_ns, value if named else resize_crop(value, image_size)))
-    return {topic: sorted(said, key=lambda pair: pair[0]) for topic, said in heard.items()}
+        messages[topic].append((stamp_ns or received_ns, value if names else resize_crop(value, image_size)))
+    return {topic: sorted(read, key=lambda pair: pair[0]) for topic, read in messages.items()}
 
 
 def _check_files(bag: Path) -> None:
-    """Only files of the directory may be opened."""
+    """Check that all files of a bag lie in its directory."""
     names = []
     if bag.is_dir():
-        with _readable(inside(bag, METADATA)):
+        with _translate_errors(path_inside(bag, METADATA)):
             metadata = yaml.safe_load((bag / METADATA).read_text(encoding="utf-8"))
             names = [str(name) for name in metadata["rosbag2_bagfile_information"]["relative_file_paths"]]
     for name in names:
-        inside(bag, name)
-        opened = inside(bag, PurePath(name).name)  # as rosbags does: in older bags the name has their directory's too
+        path_inside(bag, name)
+        opened = path_inside(bag, PurePath(name).name)  # as rosbags does: older bags prefix their directory
         if not opened.is_file():
-            raise ValueError(f"{opened}, which {METADATA} names, is no file; put it there")
+            raise ValueError(f"{opened}, which {METADATA} names, is no file; restore it")
     for letter in URI:
         if any(letter in name for name in (str(bag), *names)):
             raise ValueError(f"{bag} or a file of it has {letter!r} in its name; rename it")
 
 
 def _check_type(connection: Connection) -> None:
-    """A message of another definition would be read as nonsense."""
-    said, definition = connection.digest, connection.msgdef
-    if not said and definition.format == MessageDefinitionFormat.MSG:
+    """Check that the type of a topic has the same definition here."""
+    digest, definition = connection.digest, connection.msgdef
+    if not digest and definition.format == MessageDefinitionFormat.MSG:
         store = get_typestore(Stores.EMPTY)
         store.register(get_types_from_msg(definition.data, connection.msgtype))
-        said = store.hash_rihs01(connection.msgtype)
-    if said and connection.msgtype in _types().fielddefs and said != _types().hash_rihs01(connection.msgtype):
+        digest = store.hash_rihs01(connection.msgtype)
+    if digest and connection.msgtype in _types().fielddefs and digest != _types().hash_rihs01(connection.msgtype):
         raise ValueError(f"{connection.topic} was recorded with another definition of {connection.msgtype}")
 
 
 @functools.cache
 def _types() -> Typestore:
-    """Messages as they are defined here: those of ROS 2, and this package's own."""
+    """Return the message definitions of ROS 2 and of this package."""
     store, own = get_typestore(Stores.ROS2_JAZZY), {}
     for path in (config_directory().parent / "msg").glob("*.msg"):
-        own |= get_types_from_msg(path.read_text(encoding="utf-8"), f"{OWN}{path.stem}")
+        own |= get_types_from_msg(path.read_text(encoding="utf-8"), f"{TYPE_PREFIX}{path.stem}")
     store.register(own)
     return store
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _translate_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
-        around = error.object[max(0, error.start - AROUND) : error.end + AROUND]
-        raise ValueError(f"{path} holds text that is not UTF-8: {around!r}") from error
-    except Exception as error:  # noqa: BLE001 - whatever parsers make of bytes that are no bag
+        context = error.object[max(0, error.start - CONTEXT_BYTES) : error.end + CONTEXT_BYTES]
+        raise ValueError(f"{path} holds text that is not UTF-8: {context!r}") from error
+    except Exception as error:  # noqa: BLE001 - parsers of damaged bytes raise any error
         raise ValueError(f"{path} cannot be read as a bag: {error or type(error).__name__}") from error

@@ -1,1 +1,2 @@
-"""What a bank is on the disk: catalogue, payloads, validation and errors."""
+# SPDX-License-Identifier: MIT
+"""Format of a bank on disk: catalogue, payloads, validation and errors."""

@@ -1,10 +1,11 @@
-"""What can be wrong with a bank, by name."""
+# SPDX-License-Identifier: MIT
+"""Errors of the experience bank."""
 
 from __future__ import annotations
 
 
 class BankError(Exception):
-    """Anything below; never raised itself."""
+    """Base class of all errors of a bank."""
 
 
 class BankLockedError(BankError):
@@ -12,7 +13,7 @@ class BankLockedError(BankError):
 
 
 class BankFormatError(BankError):
-    """The file is not a bank, or one of a newer format than this program knows."""
+    """The file is no bank, or a bank of a newer format."""
 
 
 class BankProjectionError(BankError, ValueError):
@@ -20,12 +21,12 @@ class BankProjectionError(BankError, ValueError):
 
 
 class BankCorruptionError(BankError):
-    """A payload is missing, or not what was written."""
+    """A payload is missing, or is not what was written."""
 
 
 class BankUnavailableError(BankError, OSError):
-    """The disk, or a lock on the catalogue, does not let it be read now; nothing is said of what is written."""
+    """The disk, or a lock on the catalogue, prevents reading now; that is no sign of corruption."""
 
 
 class BankWriteError(BankError, OSError):
-    """The rollout could not be made durable; the bank is as it was before."""
+    """A change could not be made durable; the bank is as it was before."""

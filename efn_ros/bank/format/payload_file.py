@@ -1,4 +1,5 @@
-"""A payload read in parts, each against a CRC-32 of its own, so that a damaged byte is never recalled."""
+# SPDX-License-Identifier: MIT
+"""Random access to parts of a payload, each checked against its own CRC-32, so that no damaged byte is recalled."""
 
 from __future__ import annotations
 
@@ -12,37 +13,36 @@ from pathlib import Path
 
 import numpy as np
 
-from efn_ros.bank.format.codec import METADATA, _crc, _metadata_crc, _pixels, _sketch_crc
+from efn_ros.bank.format.codec import METADATA, decode_jpeg, metadata_crc, sketch_crc, tensor_crc
 from efn_ros.bank.format.steps import Steps
 from efn_ros.features.sketches import inverse_norm
 from efn_ros.types import Mode, Quantised
 
-DTYPES = {"F32": "<f4", "I64": "<i8", "I32": "<i4", "U32": "<u4", "U8": "u1", "I8": "i1"}  # as safetensors names them
+DTYPES = {"F32": "<f4", "I64": "<i8", "I32": "<i4", "U32": "<u4", "U8": "u1", "I8": "i1"}  # by safetensors' names
+DATA_START = ""  # key of the header as it is held here: where the tensors begin
 
-
-DATA = ""  # in the header as it is held here: where the tensors begin
-
-
-Index = tuple[dict, np.ndarray]
+Index = tuple[dict, np.ndarray]  # entries of the header, and the checksums of the sketches
 
 
 class PayloadFile:
-    """Parts of a payload, read when they are asked for. It stays open, so that a rollout that is forgotten while an
-    episode recalls it stays readable until that episode has ended. Everything raises ValueError, naming the tensor, for
-    what is not as it was written, and OSError."""
+    """An open payload whose parts are read on demand.
+
+    It stays open, so that a rollout that is removed while an episode recalls it stays readable until that episode has
+    ended. Every method raises ValueError, naming the tensor, if a part is not what was written, and OSError.
+    """
 
     def __init__(self, path: Path, index: Index | None = None) -> None:
-        """index: of the same file, as `index` gave it before."""
+        """Open a payload; with the `index` of the same file its header need not be read."""
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._header, self._sketch_crc = index or (None, None)
-        self._jpegs: dict[str, list[tuple[int, int, int]]] = {}
+        self._jpegs: dict[str, list[tuple[int, int, int]]] = {}  # see `_find_jpegs`
 
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
             os.close(self._descriptor)
 
     def steps(self) -> Steps:
-        """All decisions."""
+        """Read what retrieval compares and returns of all decisions."""
         key, latent_key = self._tensor("key.q"), self._tensor("latent_key.q")
         names = {"latent": "latent_mean"} | {name: name for name in ("base", "executed", "proprio", "steps")}
         return Steps(
@@ -55,51 +55,52 @@ class PayloadFile:
         )
 
     def followed(self) -> tuple[list[str], np.ndarray]:
-        """Of the n decisions that memory corrected and nothing probed: the rollout behind each, and the confidence of
-        the recall, (n,)."""
-        names, told = self._metadata(), {}
-        for name in ("explored", "source"):
-            told[name] = np.array(json.loads(names[name]))[self._tensor(name)]
-        rows = (self._tensor("modes") == Mode.CORRECTED) & (told["explored"] == "") & (told["source"] != "")
-        return told["source"][rows].tolist(), self._tensor("confidence")[rows]
+        """Read the rollouts behind the n decisions that executed a correction by memory without exploration.
+
+        Returns:
+            The rollout behind each, and the confidence of its recall, (n,).
+        """
+        metadata = self._metadata()
+        explored, source = (np.array(json.loads(metadata[n]))[self._tensor(n)] for n in ("explored", "source"))
+        rows = (self._tensor("modes") == Mode.CORRECTED) & (explored == "") & (source != "")
+        return source[rows].tolist(), self._tensor("confidence")[rows]
 
     def keys(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of all decisions the key, int8 (N, d), and whether they are recallable, bool (N,)."""
+        """Read the key of all decisions, int8 (N, d), and whether they are recallable, bool (N,)."""
         return self._tensor("key.q"), self._tensor("recallable").astype(bool)
 
     def check(self) -> None:
-        """Read all of it."""
+        """Read and check everything."""
         self._metadata()
-        for name in self._header[METADATA]["crc"].keys() - {METADATA}:
+        for name in self._entries()[METADATA]["crc"].keys() - {METADATA}:
             self._tensor(name)
         self.sketches(range(len(self._tensor("steps"))))
 
     def index(self) -> Index:
-        """All that has to be known to read sketches."""
-        if self._sketch_crc is None:
-            self._sketch_crc = self._tensor("sketch.crc")
-        kept = ("sketch.q", "sketch.scale", DATA)
-        if not all(name in self._header for name in kept):
+        """Return what is needed to read sketches without reading the header again."""
+        names, crc, header = ("sketch.q", "sketch.scale", DATA_START), self._sketch_checksums(), self._entries()
+        if not all(name in header for name in names):
             raise ValueError("its header does not describe its sketches")
-        return {name: self._header[name] for name in kept} | {METADATA: {"crc": {}}}, self._sketch_crc
+        return {name: header[name] for name in names} | {METADATA: {"crc": {}}}, crc
 
     def sketches(self, rows: Sequence[int]) -> list[Quantised]:
-        """Token sketches of some decisions, each q int8 (T, d) and scale float32 (T,)."""
-        if self._sketch_crc is None:
-            self._sketch_crc = self._tensor("sketch.crc")
-        sketches = []
+        """Read the token sketches of some decisions, each q int8 (T, d) and scale float32 (T,)."""
+        crc, sketches = self._sketch_checksums(), []
         for row in rows:
             q, scale = self._tensor("sketch.q", row), self._tensor("sketch.scale", row)
-            if _sketch_crc(q, scale) != self._sketch_crc[row]:
+            if sketch_crc(q, scale) != crc[row]:
                 raise ValueError(f"row {row} of tensor 'sketch' is not what was written")
             sketches.append(Quantised(q, scale))
         return sketches
 
     def image(self, row: int, camera: str) -> np.ndarray:
-        """What a camera saw at a decision, uint8 (height, width, 3) RGB, as JPEG has kept it.
+        """Read the image of a camera at a decision, uint8 (height, width, 3) RGB, decoded from JPEG.
 
-        Only all that a camera saw has a checksum: that is read the first time, and each image by itself from then on.
-        Raises KeyError for a camera that the rollout has not.
+        The format has one checksum for all images of a camera. They are read together the first time, and one by one
+        from then on.
+
+        Raises:
+            KeyError: The rollout has no such camera.
         """
         if camera not in self._jpegs:
             self._jpegs[camera] = self._find_jpegs(camera)
@@ -107,22 +108,25 @@ class PayloadFile:
         blob = os.pread(self._descriptor, size, start)
         if zlib.crc32(blob) != crc:
             raise ValueError(f"row {row} of tensor 'images.{camera}' is not what was written")
-        return _pixels(np.frombuffer(blob, np.uint8))
+        return decode_jpeg(np.frombuffer(blob, np.uint8))
 
     def _find_jpegs(self, camera: str) -> list[tuple[int, int, int]]:
-        """Where in the file each image of a camera begins, its bytes and their CRC-32."""
+        """Return for each image of a camera its position in the file, its size in bytes and its CRC-32."""
         if camera not in json.loads(self._metadata()["cameras"]):
             raise KeyError(camera)
-        header = self._header  # read anew: an index does not describe images
+        header = self._entries()
         blobs, offsets = self._tensor(f"images.{camera}"), self._tensor(f"offsets.{camera}").tolist()
-        first = header[DATA] + header[f"images.{camera}"]["data_offsets"][0]
-        return [(first + a, b - a, zlib.crc32(blobs[a:b])) for a, b in itertools.pairwise(offsets)]
+        first = header[DATA_START] + header[f"images.{camera}"]["data_offsets"][0]
+        return [(first + a, b - a, zlib.crc32(blobs[a:b].data)) for a, b in itertools.pairwise(offsets)]
+
+    def _sketch_checksums(self) -> np.ndarray:
+        if self._sketch_crc is None:
+            self._sketch_crc = self._tensor("sketch.crc")
+        return self._sketch_crc
 
     def _tensor(self, name: str, row: int | None = None) -> np.ndarray:
-        """A whole tensor, checked, or one row of it, which the caller checks."""
-        if self._header is None:
-            self._header = self._read_header()
-        header = self._header
+        """Read a whole tensor and check it, or read one row, which the caller checks."""
+        header = self._entries()
         try:
             entry, (start, end) = header[name], header[name]["data_offsets"]
             shape, dtype = entry["shape"], np.dtype(DTYPES[entry["dtype"]])
@@ -134,24 +138,30 @@ class PayloadFile:
         if row is not None:
             size = dtype.itemsize * math.prod(shape[1:])
             start, end, shape = start + row * size, start + (row + 1) * size, shape[1:]
-        content = os.pread(self._descriptor, max(end - start, 0), header[DATA] + start)
+        content = os.pread(self._descriptor, max(end - start, 0), header[DATA_START] + start)
         if len(content) != dtype.itemsize * math.prod(shape):
             raise ValueError(f"tensor {name!r} is not what was written")
         tensor = np.frombuffer(content, dtype).reshape(shape)
-        if row is None and _crc(name, tensor) != crc:
+        if row is None and tensor_crc(name, tensor) != crc:
             raise ValueError(f"tensor {name!r} is not what was written")
         return tensor
 
     def _metadata(self) -> dict[str, str]:
-        """What the file says of the rollout, checked; the whole header is read for it."""
+        """Read the metadata of the rollout, and check them; this reads the whole header, which an index lacks."""
         self._header = self._read_header()
         metadata = {name: value for name, value in self._header[METADATA].items() if name not in ("crc", "format")}
-        if self._header[METADATA]["crc"].get(METADATA) != _metadata_crc(metadata):
+        if self._header[METADATA]["crc"].get(METADATA) != metadata_crc(metadata):
             raise ValueError("its metadata are not what was written")
         return metadata
 
+    def _entries(self) -> dict:
+        """Return the header, or the entries of it that an index holds."""
+        if self._header is None:
+            self._header = self._read_header()
+        return self._header
+
     def _read_header(self) -> dict:
-        """The JSON header of a safetensors file, its metadata with `crc` decoded, and under DATA where those begin."""
+        """Read the JSON header of a safetensors file, with `crc` decoded, and DATA_START added."""
         size = int.from_bytes(os.pread(self._descriptor, 8, 0), "little")
         if size > os.fstat(self._descriptor).st_size:
             raise ValueError("its header is not what was written")
@@ -160,4 +170,4 @@ class PayloadFile:
             header[METADATA]["crc"] = dict(json.loads(header[METADATA]["crc"]))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError("its header is not what was written") from error
-        return header | {DATA: 8 + size}
+        return header | {DATA_START: 8 + size}

@@ -1,4 +1,5 @@
-"""The decisions of one rollout as arrays side by side, and which of them follow one another."""
+# SPDX-License-Identifier: MIT
+"""Decisions of one rollout as parallel arrays, and which of them are consecutive."""
 
 from __future__ import annotations
 
@@ -12,33 +13,36 @@ from efn_ros.types import Mode, Quantised
 MOTION_EPSILON = 1e-3  # in the units of the action and of proprioception
 
 
-def is_blank(
-    executed: np.ndarray, proprio: np.ndarray, proprio_next: np.ndarray, mode: Mode, epsilon: float = MOTION_EPSILON
-) -> bool:
-    """Whether nothing moved in a decision; such a step is stored but never recalled (4.2: "every non-blank step").
+def is_blank(executed: np.ndarray, proprio: np.ndarray, proprio_next: np.ndarray, mode: Mode) -> bool:
+    """Return whether the robot stood still in a decision; such a step is stored but never recalled (section 4.2).
 
-    It is blank when it was commanded to hold (its mode is HOLD or STOPPED, or every entry of `executed` (H, A) is
-    within `epsilon` of zero) and no entry of proprioception (P,) changed by more than `epsilon`. The last step of a
-    rollout has nothing after it: given its own proprioception as `proprio_next`, it is judged by its command alone.
+    A step is blank if it was a command to hold, by its mode or because every entry of `executed` is about zero, and no
+    entry of proprioception changed.
+
+    Args:
+        executed: Chunk (H, A).
+        proprio: Before the chunk, (P,).
+        proprio_next: After it, (P,); `proprio` for the last step of a rollout, which then depends on its command alone.
+        mode: Of the correction.
     """
-    held = mode in (Mode.HOLD, Mode.STOPPED) or bool(np.all(np.abs(executed) <= epsilon))
-    return held and bool(np.all(np.abs(proprio_next - proprio) <= epsilon))
+    held = mode in (Mode.HOLD, Mode.STOPPED) or bool(np.all(np.abs(executed) <= MOTION_EPSILON))
+    return held and bool(np.all(np.abs(proprio_next - proprio) <= MOTION_EPSILON))
 
 
 def successors(steps: np.ndarray) -> np.ndarray:
-    """Row of the decision after each one, int64 (N,), given their indices (N,).
+    """Return the row of the decision after each one, int64 (N,), given their indices (N,).
 
-    A row whose successor was not stored (the last, and one before a gap) is its own.
+    A row without a stored successor (the last one, and one before a gap) is its own.
     """
     rows = np.arange(len(steps))
     rows[:-1] += np.diff(steps) == 1
     return rows
 
 
-def before(arrays: StepArrays | Steps) -> tuple[np.ndarray, np.ndarray]:
-    """What was executed in the decision before each one, (N, H, A), and proprioception before that, (N, P).
+def previous_decisions(arrays: StepArrays | Steps) -> tuple[np.ndarray, np.ndarray]:
+    """Return the executed chunk of the decision before each one, (N, H, A), and proprioception before that, (N, P).
 
-    Zero and its own proprioception, as of a robot that stood still, for a row whose predecessor was not stored.
+    A row without a stored predecessor gets a zero chunk and its own proprioception, as if the robot had stood still.
     """
     rows = np.arange(len(arrays.steps))
     known = np.diff(arrays.steps, prepend=arrays.steps[:1]) == 1
@@ -48,53 +52,53 @@ def before(arrays: StepArrays | Steps) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class StepArrays:
-    """All decisions of one rollout but their sketches and images; N rows each, float32 unless said otherwise."""
+    """All decisions of one rollout, without sketches and images; N rows each, float32 unless stated otherwise."""
 
     key: Quantised  # q (N, d), scale (N,)
     base: np.ndarray  # (N, H, A)
     executed: np.ndarray  # (N, H, A)
-    residual: np.ndarray  # (N, H, A), what was added to the base
+    residual: np.ndarray  # (N, H, A), added to the base
     latent: np.ndarray  # (N, L, dz)
     proprio: np.ndarray  # (N, P)
     stamps_ns: np.ndarray  # int64 (N,)
     steps: np.ndarray  # int64 (N,), index of the decision within its episode
     modes: np.ndarray  # uint8 (N,), values of `Mode`
     confidence: np.ndarray  # (N,), of the recall
-    recallable: np.ndarray  # bool (N,)
-    proposed: np.ndarray  # (N, H, A), the residual that memory proposed; zero where there is none
-    proposes: np.ndarray  # bool (N,), whether there is one
-    clipped: np.ndarray  # bool (N,), the limits left less of it than memory asked for
-    explored: np.ndarray  # str (N,), the mode of exploration; empty: none
-    source: np.ndarray  # str (N,), the rollout behind the correction; empty: none
+    recallable: np.ndarray  # bool (N,), whether the step is not blank
+    proposed: np.ndarray  # (N, H, A), residual that memory proposed; zero if none
+    proposes: np.ndarray  # bool (N,), whether memory proposed one
+    clipped: np.ndarray  # bool (N,), whether the limits reduced it
+    explored: np.ndarray  # str (N,), mode of exploration; empty: none
+    source: np.ndarray  # str (N,), rollout behind the correction; empty: none
     source_step: np.ndarray  # int32 (N,), its decision; -1: none
 
 
 @dataclass(frozen=True)
 class Steps:
-    """What recall compares and returns of one rollout; N rows each, float32 unless said otherwise."""
+    """Data of one rollout that retrieval compares and returns; N rows each, float32 unless stated otherwise."""
 
     key: np.ndarray  # int8 (N, d)
     key_norm: np.ndarray  # (N,), one over the norm of each key, 0 for a zero row: norm * q is the unit vector of (32)
     latent_key: np.ndarray  # int8 (N, dz)
-    latent_norm: np.ndarray  # (N,), likewise, for (37)
+    latent_norm: np.ndarray  # (N,), as `key_norm`, for (37)
     latent: np.ndarray  # (N, dz), mean of the latent tokens
     base: np.ndarray  # (N, H, A)
     executed: np.ndarray  # (N, H, A)
     proprio: np.ndarray  # (N, P)
     steps: np.ndarray  # int64 (N,), index of the decision within its episode
-    recallable: np.ndarray  # bool (N,)
+    recallable: np.ndarray  # bool (N,), whether the step is not blank
 
     @property
     def nbytes(self) -> int:
-        """Bytes in memory."""
+        """Size in memory, bytes."""
         return sum(array.nbytes for array in vars(self).values())
 
 
 @dataclass(frozen=True)
 class FollowedEpisode:
-    """The n decisions of an episode in which memory was followed."""
+    """The n decisions of an episode that executed a correction by memory."""
 
-    instruction: str
-    sources: Sequence[str]  # (n,), the rollout behind each
+    instruction: str  # of the episode
+    sources: Sequence[str]  # (n,), rollout behind each correction
     confidence: np.ndarray  # (n,), of the recall, in [0, 1]
-    success: bool = False  # how the episode ended
+    success: bool = False  # whether the episode succeeded

@@ -1,1 +1,2 @@
-"""Reading, writing and keeping a bank."""
+# SPDX-License-Identifier: MIT
+"""Reading, writing and maintaining a bank."""

@@ -1,4 +1,5 @@
-"""Filters of rollouts, as they are typed: `task=push*`, `outcome=failure`, `date>=2026-11-01`."""
+# SPDX-License-Identifier: MIT
+"""Filters of rollouts as text: `task=push*`, `outcome=failure`, `date>=2026-11-01`."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from efn_ros.bank.format.catalogue import RolloutRecord
 
 NANOSECONDS = 10**9
 ORDERED: dict[str, Callable] = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
+COMPARISONS = {**ORDERED, "=": operator.eq, "!=": operator.ne}
 OPERATORS = ("!=", *ORDERED, "=")  # longest first
 TEXTS: dict[str, Callable[[RolloutRecord], str]] = {
     "id": lambda r: r.id,
@@ -29,22 +31,22 @@ FIELDS = (*TEXTS, *NUMBERS, "date")
 
 @dataclass(frozen=True)
 class RolloutFilter:
-    """A comparison that lets a record of the catalogue pass or not.
+    """A comparison of one field of a record of the catalogue.
 
-    Texts are compared as a whole, and as patterns (* and ?), of which a list with commas means any; numbers in order. A
-    date is compared as far as it is written, in UTC: `date=2026-11` means all of that month.
+    A text is compared as a whole and as a pattern with * and ?; commas separate alternatives. A date is in UTC and is
+    compared as far as it is given: `date=2026-11` matches all of that month.
     """
 
     field: str  # one of FIELDS
     operator: str  # one of OPERATORS
-    value: str  # as typed
+    value: str  # to compare with
 
     @classmethod
     def parse(cls, text: str) -> RolloutFilter:
         """Read a filter.
 
         Raises:
-            ValueError: It is none; the message names the fields that there are.
+            ValueError: The text is no filter; the message names what is expected.
         """
         match = re.fullmatch(rf"\s*(\w+)\s*({'|'.join(OPERATORS)})\s*(.*?)\s*", text, re.DOTALL)
         if not match:
@@ -53,7 +55,7 @@ class RolloutFilter:
         if field not in FIELDS:
             raise ValueError(f"{text!r} names {field!r}; a rollout has {', '.join(FIELDS)}")
         if field in TEXTS and sign in ORDERED:
-            raise ValueError(f"{text!r} puts {field} in order; only {', '.join((*NUMBERS, 'date'))} have one")
+            raise ValueError(f"{text!r} orders by {field}; only {', '.join((*NUMBERS, 'date'))} can be ordered")
         if field in NUMBERS and not re.fullmatch(r"-?\d+", value):
             raise ValueError(f"{text!r} compares {field} with {value!r}; it is a whole number")
         if field == "date" and not re.fullmatch(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d)?)?)?)?)?", value):
@@ -65,23 +67,23 @@ class RolloutFilter:
         if self.field in TEXTS:
             text = TEXTS[self.field](record)
             patterns = [value.replace("[", "[[]") for value in self.value.split(",")]  # a bracket means itself
-            met = text == self.value or any(fnmatchcase(text, pattern) for pattern in patterns)
-            return met == (self.operator == "=")
+            matches = text == self.value or any(fnmatchcase(text, pattern) for pattern in patterns)
+            return matches == (self.operator == "=")
         if self.field == "date":
-            found, asked = date_of(record)[: len(self.value)], self.value
+            actual, expected = date_of(record)[: len(self.value)], self.value
         else:
-            found, asked = getattr(record, self.field), int(self.value)
-        return {**ORDERED, "=": operator.eq, "!=": operator.ne}[self.operator](found, asked)
+            actual, expected = getattr(record, self.field), int(self.value)
+        return COMPARISONS[self.operator](actual, expected)
 
 
 def date_of(record: RolloutRecord) -> str:
-    """Return when the episode began, in UTC, to the second: 2026-11-22T09:30:05."""
+    """Return the UTC time at which the episode began, such as 2026-11-22T09:30:05."""
     began = datetime.fromtimestamp(record.start_ns // NANOSECONDS, timezone.utc)
     return began.strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def matching(records: Iterable[RolloutRecord], filters: Iterable[str]) -> list[RolloutRecord]:
-    """Return the records that pass every filter; all of them without any.
+    """Return the records that pass every filter.
 
     Raises:
         ValueError: A text is no filter.

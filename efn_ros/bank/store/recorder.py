@@ -1,4 +1,5 @@
-"""From what the loop says, in whatever order it arrives, to the rollout of an episode."""
+# SPDX-License-Identifier: MIT
+"""Assembly of a rollout from the messages of an episode, in whatever order they arrive."""
 
 from __future__ import annotations
 
@@ -6,29 +7,32 @@ from collections import deque
 
 from efn_ros.types import Correction, Observation, Outcome, PolicyStep, Rollout, RolloutStep
 
-PARTS = 3  # of a decision: observation, policy step, correction
-EARLY = 192  # items kept for an episode that has not begun yet: its messages may overtake the news of its beginning
+Part = Observation | PolicyStep | Correction
+PARTS = (Observation, PolicyStep, Correction)  # of a complete decision
+MAX_EARLY = 192  # parts that are held before an episode begins: they may arrive before its first state does
 
 
 class RolloutRecorder:
     """Joins observations, policy steps and corrections by (episode_id, step, stamp_ns).
 
-    Counted since the last `begin`: duplicates, items that had come before; foreign, items of other episodes;
-    unrecorded, items whose context says not to record; incomplete, decisions that lacked a part at `finish`. Before
-    `finish`, `first` is the earliest decision of which any part came.
+    Attributes, counted since the last `begin`:
+        duplicates: Parts that had arrived before.
+        foreign: Parts of other episodes.
+        unrecorded: Parts whose context asks not to record.
+        incomplete: Decisions that lacked a part at `finish`.
     """
 
     def __init__(self) -> None:
-        self._early: deque[Observation | PolicyStep | Correction] = deque(maxlen=EARLY)
+        self._early: deque[Part] = deque(maxlen=MAX_EARLY)
         self._episode: dict | None = None
         self._reset()
 
     def _reset(self) -> None:
-        self._parts: dict[tuple[int, int], dict[type, Observation | PolicyStep | Correction]] = {}
+        self._parts: dict[tuple[int, int], dict[type, Part]] = {}
         self.duplicates = self.foreign = self.unrecorded = self.incomplete = 0
 
     def begin(self, episode_id: str, *, robot: str, task: str, instruction: str, seed: int, start_ns: int) -> None:
-        """Start collecting an episode; what another one has left is dropped."""
+        """Start collecting an episode; parts of an earlier one are dropped."""
         self._reset()
         self._episode = dict(
             episode_id=episode_id,
@@ -38,21 +42,22 @@ class RolloutRecorder:
             seed=seed,
             start_ns=start_ns,
         )
-        early, self._early = self._early, deque(maxlen=EARLY)
+        early, self._early = self._early, deque(maxlen=MAX_EARLY)
         for item in early:
             self.add(item)
 
     @property
     def complete(self) -> int:
-        """Decisions of which all parts are there."""
-        return sum(len(parts) == PARTS for parts in self._parts.values())
+        """Number of decisions of which all parts have arrived."""
+        return sum(len(parts) == len(PARTS) for parts in self._parts.values())
 
     @property
     def first(self) -> int | None:
+        """Earliest decision of which any part has arrived, before `finish`."""
         return min((step for step, _ in self._parts), default=None)
 
-    def add(self, item: Observation | PolicyStep | Correction) -> None:
-        """Take one part of one decision; parts of a decision and decisions may come in any order."""
+    def add(self, item: Part) -> None:
+        """Add one part of one decision; parts and decisions may arrive in any order."""
         context = item.context
         if self._episode is None:
             self._early.append(item)
@@ -68,21 +73,29 @@ class RolloutRecorder:
                 parts[type(item)] = item
 
     def finish(self, outcome: Outcome, length: int) -> Rollout | None:
-        """End the episode, after `length` control steps. Returns its complete decisions, in order; None without any.
+        """End the episode and return its complete decisions in temporal order; None without any.
 
-        Of two complete decisions with the same index the earlier stamp counts and the other is a duplicate. Raises
-        RuntimeError when no episode has begun.
+        Of two complete decisions with the same index the earlier stamp counts, and the other is a duplicate.
+
+        Args:
+            outcome: Of the episode.
+            length: Control steps.
+
+        Raises:
+            RuntimeError: No episode has begun.
         """
         if self._episode is None:
             raise RuntimeError("no episode has begun; call begin before finish")
         steps: dict[int, RolloutStep] = {}
         for (step, _), parts in sorted(self._parts.items(), key=lambda item: item[0]):
-            if len(parts) < PARTS:
-                self.incomplete += 1
-            elif step in steps:
-                self.duplicates += 1
-            else:
-                steps[step] = RolloutStep(parts[Observation], parts[PolicyStep], parts[Correction])
+            match [parts.get(kind) for kind in PARTS]:
+                case [Observation() as observation, PolicyStep() as policy_step, Correction() as correction]:
+                    if step in steps:
+                        self.duplicates += 1
+                    else:
+                        steps[step] = RolloutStep(observation, policy_step, correction)
+                case _:
+                    self.incomplete += 1
         episode, self._episode, self._parts = self._episode, None, {}
         if not steps:
             return None

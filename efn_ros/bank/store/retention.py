@@ -1,7 +1,8 @@
-"""What goes when a bank has a budget. Without one nothing ever does.
+# SPDX-License-Identifier: MIT
+"""Retention: which rollouts are removed when a bank exceeds its budget; without a budget none are.
 
-A strategy says in which order rollouts would go; as many go, from the front, as the budget asks for. Each is a function
-of what the bank holds alone, so that a restart, or another budget, changes nothing that had been decided.
+A strategy ranks rollouts for removal, and as many are removed from the front as the budget requires. A ranking depends
+on the contents of the bank alone, so a restart or another budget does not change it.
 """
 
 from __future__ import annotations
@@ -21,28 +22,29 @@ from efn_ros.types import Outcome
 
 KEEP_ALL = "keep_all"
 MEGABYTE = 10**6
-ALIKE = 0.97  # cosine of mean keys from which rollouts are of one cluster
+CLUSTER_COSINE = 0.97  # cosine of mean keys from which on rollouts belong to one cluster
 
-Strategy = Callable[[Sequence[StoredRollout]], list[int]]
+Strategy = Callable[[Sequence[StoredRollout]], list[int]]  # rollouts, oldest first, to their ranking by index
 
 
 @dataclass(frozen=True)
 class Retention:
-    """A budget and who goes when it is exceeded. rollouts, steps (decisions), bytes (of payloads): 0 is no limit.
+    """A budget and the strategy that keeps it; a limit of 0 is none.
 
-    Raises ValueError, naming the parameter, for a negative limit, an unknown strategy, and a budget that keep_all could
-    never keep.
+    Raises:
+        ValueError: A limit is negative, the strategy is unknown, or there is a budget but the strategy is keep_all; the
+            message names the parameter.
     """
 
-    strategy: str = KEEP_ALL
-    rollouts: int = 0
-    steps: int = 0
-    bytes: int = 0
+    strategy: str = KEEP_ALL  # KEEP_ALL or one of STRATEGIES
+    rollouts: int = 0  # most rollouts
+    steps: int = 0  # most decisions
+    bytes: int = 0  # most bytes of payloads
 
     def __post_init__(self) -> None:
         if self.strategy not in (KEEP_ALL, *STRATEGIES):
             known = ", ".join(map(repr, (KEEP_ALL, *STRATEGIES)))
-            raise ValueError(f"retention.strategy is {self.strategy!r}; there are {known}")
+            raise ValueError(f"retention.strategy is {self.strategy!r}; choose one of {known}")
         for name in ("rollouts", "steps", "bytes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"retention.{name} is {getattr(self, name)}; it must be at least 0, which is no limit")
@@ -55,73 +57,76 @@ class Retention:
         return bool(self.rollouts or self.steps or self.bytes)
 
     def excess(self, rollouts: Sequence[StoredRollout]) -> list[StoredRollout]:
-        """Those that go, the first first; none while the budget holds. The last one left always stays."""
-        if not self.limited:
-            return []
+        """Return the rollouts to remove, in that order; none within the budget. One rollout always remains."""
         sizes = np.array([(1, r.record.decisions, r.record.payload_size) for r in rollouts]).reshape(-1, 3)
         limits = np.array([limit or np.inf for limit in (self.rollouts, self.steps, self.bytes)])
-        held = sizes.sum(axis=0)
-        if (held <= limits).all():
+        total = sizes.sum(axis=0)
+        if (total <= limits).all():
             return []
-        gone = []
+        removed = []
         for index in STRATEGIES[self.strategy](rollouts)[:-1]:
-            gone.append(rollouts[index])
-            held = held - sizes[index]
-            if (held <= limits).all():
+            removed.append(rollouts[index])
+            total = total - sizes[index]
+            if (total <= limits).all():
                 break
-        return gone
+        return removed
 
 
 def recency(rollouts: Sequence[StoredRollout]) -> list[int]:
-    """The oldest first."""
+    """Rank the oldest first."""
     return list(range(len(rollouts)))
 
 
 def reservoir(rollouts: Sequence[StoredRollout]) -> list[int]:
-    """At random, so that every rollout that ever was has had the same chance to stay: each has drawn a lot once and for
-    all, by its identifier, and the lowest goes first."""
-    return sorted(range(len(rollouts)), key=lambda i: _lot(rollouts[i]))
+    """Rank at random, so that every rollout that was ever appended is retained with the same probability."""
+    return sorted(range(len(rollouts)), key=lambda i: _random_rank(rollouts[i]))
 
 
 def success_shorter(rollouts: Sequence[StoredRollout]) -> list[int]:
-    """Of the task that has most, failures before successes, and of those the longest first; the older of equals."""
+    """Rank by task: of the task with most rollouts, failures first, then the longest, then the oldest."""
     by_task: dict[str, list[int]] = defaultdict(list)
     for i, rollout in enumerate(rollouts):
         by_task[rollout.record.task].append(i)
 
-    def worth(i: int) -> tuple:
+    def value(i: int) -> tuple:
         record = rollouts[i].record
         return record.outcome == Outcome.SUCCESS, -record.length, i
 
-    return _from_the_largest([sorted(members, key=worth) for members in by_task.values()])
+    return _from_the_largest([sorted(members, key=value) for members in by_task.values()])
 
 
 def diverse(rollouts: Sequence[StoredRollout]) -> list[int]:
-    """Of the cluster that has most, the lowest lot (appendix A.2): what is rare stays, and of what is common a sample.
+    """Rank by cluster: of the largest cluster at random, so that rare rollouts remain (appendix A.2).
 
-    Clusters are formed in the order in which rollouts came, from the mean of their keys: the nearest cluster, if its
-    cosine is at least ALIKE and task and outcome are the same, else one of its own. What is corrupt goes first. Raises
-    OSError: that a disk does not answer says nothing against a rollout.
+    A rollout joins the cluster of its task and outcome with the most similar mean key if the cosine is at least
+    CLUSTER_COSINE, and begins a new one otherwise, oldest first. Corrupt rollouts come first.
+
+    Raises:
+        OSError: A payload cannot be read; that is no corruption.
     """
     clusters: dict[tuple, list[tuple[np.ndarray, list[int]]]] = defaultdict(list)
-    unreadable = []
+    corrupt = []
     for i, rollout in enumerate(rollouts):
         try:
-            ((steps, _),) = rollout.cache.load([rollout])
+            loaded = rollout.cache.load([rollout])[0]
         except BankCorruptionError:
-            unreadable.append(i)
+            loaded = None
+        if loaded is None:
+            corrupt.append(i)
             continue
-        key = unit((steps.key * steps.key_norm[:, None]).mean(axis=0))
-        kind = clusters[rollout.record.task, rollout.record.outcome]
-        similarity = [float(unit(total) @ key) for total, _ in kind]
-        if kind and max(similarity) >= ALIKE:
-            total, members = kind[int(np.argmax(similarity))]
+        key = unit((loaded[0].key * loaded[0].key_norm[:, None]).mean(axis=0))
+        group = clusters[rollout.record.task, rollout.record.outcome]
+        similarity = [float(unit(total) @ key) for total, _ in group]
+        if group and max(similarity) >= CLUSTER_COSINE:
+            total, members = group[int(np.argmax(similarity))]
             total += key
             members.append(i)
         else:
-            kind.append((key.copy(), [i]))
-    groups = [sorted(members, key=lambda i: _lot(rollouts[i])) for kind in clusters.values() for _, members in kind]
-    return unreadable + _from_the_largest(groups)
+            group.append((key.copy(), [i]))
+    ranked = [
+        sorted(members, key=lambda i: _random_rank(rollouts[i])) for group in clusters.values() for _, members in group
+    ]
+    return corrupt + _from_the_largest(ranked)
 
 
 STRATEGIES: dict[str, Strategy] = {f.__name__: f for f in (reservoir, recency, success_shorter, diverse)}
@@ -129,17 +134,18 @@ UNLIMITED = Retention()
 
 
 def _from_the_largest(groups: Sequence[Sequence[int]]) -> list[int]:
-    """The front of whichever group has most left, the one that was begun first of equals, until none is left."""
+    """Take the first of the largest group, of equally large ones the group that was begun first, until none is left."""
     queue = [(-len(group), min(group), list(group)) for group in groups]
     heapq.heapify(queue)
-    order = []
+    ranking = []
     while queue:
         size, first, group = heapq.heappop(queue)
-        order.append(group.pop(0))
+        ranking.append(group.pop(0))
         if group:
             heapq.heappush(queue, (size + 1, first, group))
-    return order
+    return ranking
 
 
-def _lot(rollout: StoredRollout) -> bytes:
+def _random_rank(rollout: StoredRollout) -> bytes:
+    """Return a random number that depends on the rollout's identifier alone, so that it never changes."""
     return hashlib.blake2b(rollout.record.id.encode(), digest_size=8).digest()

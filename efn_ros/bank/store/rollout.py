@@ -1,4 +1,5 @@
-"""A stored rollout, whose payload is read when it is asked for, and the cache of what recall has read."""
+# SPDX-License-Identifier: MIT
+"""A stored rollout, whose payload is read on demand, and the cache of what retrieval has read."""
 
 from __future__ import annotations
 
@@ -28,28 +29,29 @@ T = TypeVar("T")
 
 
 class StepsCache:
-    """What recall has read of rollouts, those longest unused dropped beyond so many bytes.
+    """Cache of what retrieval has read of rollouts; drops the least recently used beyond its size.
 
-    skip_corrupt: what is corrupt is None and stays so until its file changes; else the error is raised. An error of the
-    disk is no corruption: it is raised as it is, and nothing is concluded from it.
+    Attributes:
+        skip_corrupt: Return None for a corrupt rollout, until its file changes, instead of raising. An error of the
+            disk is no corruption and is always raised.
     """
 
     def __init__(self, limit_bytes: int = CACHE_BYTES, *, skip_corrupt: bool = False) -> None:
         self._limit_bytes, self.skip_corrupt, self._bytes = limit_bytes, skip_corrupt, 0
         self._steps: OrderedDict[Path, tuple[Steps, Index]] = OrderedDict()
-        self._corrupt: dict[Path, tuple[str, str, tuple]] = {}
+        self._corrupt: dict[Path, tuple[str, str, tuple]] = {}  # rollout, error message and signature of the file
         self._mutex = threading.Lock()
 
     def load(
         self, rollouts: Sequence[StoredRollout], *, missing_is_corrupt: bool = False
     ) -> list[tuple[Steps, PayloadFile] | None]:
-        """Read what recall compares of rollouts, and open their payloads.
+        """Read what retrieval compares of rollouts, and open their payloads.
 
-        What has to be read is read side by side: a disk answers many requests sooner than one by one.
+        Payloads are read in parallel, as a disk serves many requests faster than one after the other.
 
         Args:
             rollouts: Whose payloads are read.
-            missing_is_corrupt: Count a missing file as corrupt; else it may have been forgotten.
+            missing_is_corrupt: Count a missing file as corrupt; otherwise it may have been removed.
 
         Returns:
             One entry for each rollout; None for a corrupt one that is skipped.
@@ -73,7 +75,7 @@ class StepsCache:
     def read_or_skip(
         self, rollout: StoredRollout, read: Callable[[], T], *, missing_is_corrupt: bool = False
     ) -> T | None:
-        """Return what `read` reads of a rollout; None where it is corrupt and such are skipped.
+        """Return what `read` reads of a rollout; None if it is corrupt and such are skipped.
 
         Raises:
             BankCorruptionError: It is corrupt, and such are not skipped.
@@ -85,7 +87,7 @@ class StepsCache:
             except FileNotFoundError as error:
                 if not missing_is_corrupt:
                     raise
-                raise rollout.corrupt(f"it is not there ({error})") from error
+                raise rollout.corruption_error(f"the file is missing ({error})") from error
         except BankCorruptionError as error:
             if not self.skip_corrupt:
                 raise
@@ -99,19 +101,22 @@ class StepsCache:
         self.drop(rollout)
 
     def drop(self, *rollouts: StoredRollout) -> None:
-        """What was read of them."""
+        """Drop what was read of rollouts."""
         with self._mutex:
             for rollout in rollouts:
                 if (known := self._steps.pop(rollout.path, None)) is not None:
                     self._bytes -= known[0].nbytes
 
     def corrupt(self, paths: set[Path] | None = None) -> dict[Path, tuple[str, str]]:
-        """Identifier and error of what is skipped, by path: of these, where they are named, and unchanged since."""
+        """Return identifier and error message of skipped rollouts whose files have not changed since, by path.
+
+        Entries outside of `paths` are dropped; None keeps all.
+        """
         with self._mutex:
             for path, (_, _, signature) in list(self._corrupt.items()):
                 if (paths is not None and path not in paths) or _signature(path) != signature:
                     del self._corrupt[path]
-            return {path: told[:2] for path, told in self._corrupt.items()}
+            return {path: entry[:2] for path, entry in self._corrupt.items()}
 
     def _read(self, rollout: StoredRollout) -> tuple[Steps, PayloadFile]:
         with self._mutex:
@@ -124,7 +129,7 @@ class StepsCache:
         try:
             steps, index = file.steps(), file.index()
         except ValueError as error:
-            raise rollout.corrupt(error) from error
+            raise rollout.corruption_error(error) from error
         with self._mutex:
             self._bytes += steps.nbytes if rollout.path not in self._steps else 0
             self._steps[rollout.path] = steps, index
@@ -135,73 +140,75 @@ class StepsCache:
 
 @dataclass(frozen=True, eq=False)
 class StoredRollout:
-    """A remembered rollout; what is not in the catalogue is read when it is asked for.
+    """A rollout of a bank; its payload is read on demand.
 
-    instruction_embedding: float32 (E,), the same array for the same `instruction_id` of the catalogue.
+    Methods that read it raise BankCorruptionError, naming file and rollout, for a payload that is missing or not what
+    was written, and OSError.
     """
 
-    record: RolloutRecord
-    instruction_id: int
-    instruction_embedding: np.ndarray
-    path: Path
-    cache: StepsCache
+    record: RolloutRecord  # its row in the catalogue
+    instruction_id: int  # of the instruction in the catalogue
+    instruction_embedding: np.ndarray  # (E,), the same array for the same `instruction_id`
+    path: Path  # of its payload
+    cache: StepsCache  # of its reader
 
     @property
     def steps(self) -> Steps | None:
-        """What recall compares and returns; None where it is corrupt and the reader skips that. Raises
-        BankCorruptionError and OSError."""
+        """Data that retrieval compares and returns; None if it is corrupt and the reader skips such."""
         loaded = self.cache.load([self], missing_is_corrupt=True)[0]
         return loaded[0] if loaded else None
 
     @cached_property
     def arrays(self) -> StepArrays:
-        """All decisions; kept. Raises BankCorruptionError for a payload that is not what was written."""
+        """All decisions, cached."""
         return codec.decode(self.content())
 
     def content(self) -> bytes:
-        """The whole payload. Raises BankCorruptionError, naming file and rollout, if it is not what was written, and
-        OSError."""
+        """Read the whole payload and compare it with its checksum."""
         record = self.record
         try:
             content = self.path.read_bytes()
         except FileNotFoundError as error:
-            raise self.corrupt(f"it is not there ({error})") from error
+            raise self.corruption_error(f"the file is missing ({error})") from error
         if len(content) != record.payload_size:
-            raise self.corrupt(f"it has {len(content)} bytes, written were {record.payload_size}")
+            raise self.corruption_error(f"it has {len(content)} bytes, but {record.payload_size} were written")
         if checksum(content) != record.payload_checksum:
-            raise self.corrupt("its checksum is not the one that was written")
+            raise self.corruption_error("its checksum is not the one that was written")
         return content
 
     def cameras(self) -> list[str]:
-        """Names of the cameras whose images it keeps. Raises BankCorruptionError."""
+        """Return the names of the cameras whose images it stores."""
         return json.loads(codec.unpack(self.content())[1]["cameras"])
 
     def sketches(self, *rows: int) -> list[Quantised]:
-        """Visual tokens of some decisions, each q int8 (T, d), scale float32 (T,). Raises BankCorruptionError."""
+        """Return the visual tokens of some decisions, each q int8 (T, d), scale float32 (T,)."""
         try:
             return PayloadFile(self.path).sketches(rows)
         except (FileNotFoundError, ValueError) as error:
-            raise self.corrupt(f"sketches {rows} cannot be read ({error})") from error
+            raise self.corruption_error(f"sketches {rows} cannot be read ({error})") from error
 
     def followed(self) -> FollowedEpisode | None:
-        """The decisions in which memory was followed; None where there are none. Raises BankCorruptionError, and
-        FileNotFoundError for a rollout that has been forgotten."""
+        """Return the decisions that executed a correction by memory; None if there are none.
+
+        Raises:
+            FileNotFoundError: The rollout has been removed.
+        """
         try:
             sources, confidence = PayloadFile(self.path).followed()
         except ValueError as error:
-            raise self.corrupt(error) from error
+            raise self.corruption_error(error) from error
         success = self.record.outcome == Outcome.SUCCESS
         return FollowedEpisode(self.record.instruction, sources, confidence, success) if sources else None
 
-    def corrupt(self, what: object) -> BankCorruptionError:
-        """The error that names its payload."""
+    def corruption_error(self, what: object) -> BankCorruptionError:
+        """Return the error that names its payload."""
         return BankCorruptionError(
             f"payload {self.path} of rollout {self.record.id!r}: {what}; restore the file from a copy"
         )
 
 
 def _signature(path: Path) -> tuple:
-    """Changes with the file; empty where there is none."""
+    """Return a value that changes with the file; empty if it is missing."""
     try:
         stat = path.stat()
     except OSError:

@@ -1,4 +1,5 @@
-"""What a bank holds at one revision, and the columns that rollouts are chosen by."""
+# SPDX-License-Identifier: MIT
+"""Contents of a bank at one revision, and the columns by which rollouts are chosen."""
 
 from __future__ import annotations
 
@@ -13,29 +14,29 @@ from efn_ros.bank.store.rollout import StoredRollout
 from efn_ros.features.keys import unit
 from efn_ros.types import Outcome
 
+COLUMNS = ("instruction", "policy", "recallable", "success")  # fields of `Contents` with one entry for each rollout
+
 
 @dataclass(frozen=True)
 class Contents:
-    """One entry for each of R rollouts, oldest first.
+    """Columns of R rollouts, oldest first.
 
-    instruction: int32 (R,), row of `embeddings`, float32 (I, E), the distinct ones at unit norm. policy: int32 (R,),
-    index into `policies`. recallable, success: bool (R,). rows: of the catalogue's instructions in `embeddings`; it and
-    `policies` only ever grow, so that what is derived from one another shares them.
+    `rows` and `policies` only grow, so all contents that were derived from one another share them.
     """
 
-    instruction: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
-    policy: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
-    recallable: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
-    success: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
-    embeddings: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    rows: dict[int, int] = field(default_factory=dict)
-    policies: dict[str, int] = field(default_factory=dict)
+    instruction: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))  # int32 (R,), row of `embeddings`
+    policy: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))  # int32 (R,), index in `policies`
+    recallable: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))  # bool (R,), whether any step is
+    success: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))  # bool (R,)
+    embeddings: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (I, E), distinct, unit norm
+    rows: dict[int, int] = field(default_factory=dict)  # instruction in the catalogue to its row of `embeddings`
+    policies: dict[str, int] = field(default_factory=dict)  # fingerprint to index
 
     def __len__(self) -> int:
         return len(self.instruction)
 
     def extended(self, rollouts: Sequence[StoredRollout]) -> Contents:
-        """With these after the others."""
+        """Return the contents with more rollouts at the end."""
         if not rollouts:
             return self
         records, embeddings = [r.record for r in rollouts], []
@@ -49,57 +50,48 @@ class Contents:
             "recallable": np.array([r.recallable > 0 for r in records]),
             "success": np.array([r.outcome == Outcome.SUCCESS for r in records]),
         }
+        columns = {name: np.concatenate([getattr(self, name), column]) for name, column in added.items()}
         if embeddings:
             known = [self.embeddings] if len(self.embeddings) else []
-            added["embeddings"] = np.concatenate([*known, unit(np.stack(embeddings))])
-            return replace(self, embeddings=added.pop("embeddings"), **self._after(added))
-        return replace(self, **self._after(added))
+            columns["embeddings"] = np.concatenate([*known, unit(np.stack(embeddings))])
+        return replace(self, **columns)
 
-    def only(self, kept: np.ndarray) -> Contents:
-        """Those that `kept`, bool (R,) or a slice, names."""
-        return replace(self, **{name: getattr(self, name)[kept] for name in self._COLUMNS})
-
-    def _after(self, added: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {name: np.concatenate([getattr(self, name), column]) for name, column in added.items()}
-
-    _COLUMNS = ("instruction", "policy", "recallable", "success")
+    def select(self, mask: np.ndarray) -> Contents:
+        """Return the contents of the rollouts of a mask, bool (R,)."""
+        return replace(self, **{name: getattr(self, name)[mask] for name in COLUMNS})
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All rollouts at one revision, oldest first.
+    """All rollouts at one revision, oldest first."""
 
-    projection: identity of the one the bank was made with, empty before there is a bank. contents: of the rollouts,
-    column by column. skipped: identifiers of corrupt rollouts that were found and left out, if the reader skips them.
-    """
-
-    revision: int = 0
-    projection: str = ""
-    rollouts: tuple[StoredRollout, ...] = ()
-    contents: Contents = field(default_factory=Contents)
-    skipped: tuple[str, ...] = ()
+    revision: int = 0  # of the bank
+    projection: str = ""  # identity of the bank's projection; empty before there is a bank
+    rollouts: tuple[StoredRollout, ...] = ()  # oldest first
+    contents: Contents = field(default_factory=Contents)  # of the rollouts, column by column
+    skipped: tuple[str, ...] = ()  # identifiers of corrupt rollouts, if the reader skips such
 
     @classmethod
     def of(cls, rollouts: Sequence[StoredRollout], revision: int, projection: str) -> Snapshot:
-        """Of rollouts of one bank."""
+        """Make a snapshot of rollouts of one bank."""
         return cls(revision, projection, tuple(rollouts), Contents().extended(rollouts))
 
     def extended(self, rollouts: Sequence[StoredRollout], revision: int) -> Snapshot:
-        """With these after the others."""
+        """Return the snapshot with more rollouts at the end."""
         contents = self.contents.extended(rollouts)
         return replace(self, revision=revision, rollouts=(*self.rollouts, *rollouts), contents=contents)
 
-    def only(self, kept: np.ndarray) -> Snapshot:
-        """The rollouts that `kept`, bool (R,), names."""
-        rollouts = tuple(itertools.compress(self.rollouts, kept.tolist()))
-        return replace(self, rollouts=rollouts, contents=self.contents.only(kept))
+    def select(self, mask: np.ndarray) -> Snapshot:
+        """Return the snapshot of the rollouts of a mask, bool (R,)."""
+        rollouts = tuple(itertools.compress(self.rollouts, mask.tolist()))
+        return replace(self, rollouts=rollouts, contents=self.contents.select(mask))
 
 
 class SnapshotSource(Protocol):
-    """What a retriever reads from: a bank, or a part of one."""
+    """Source of a retriever: a bank, or a part of one."""
 
     def snapshot(self) -> Snapshot:
-        """The rollouts at the present revision."""
+        """Return the rollouts at the present revision."""
         ...
 
 
@@ -107,10 +99,10 @@ class SnapshotSource(Protocol):
 class FixedSnapshot:
     """A source whose rollouts never change."""
 
-    fixed: Snapshot
+    fixed: Snapshot  # what `snapshot` returns
 
     def snapshot(self) -> Snapshot:
-        """The rollouts it was made of."""
+        """Return the fixed snapshot."""
         return self.fixed
 
 
@@ -121,5 +113,6 @@ class FirstRollouts:
         self._reader, self._volume = reader, volume
 
     def snapshot(self) -> Snapshot:
+        """Return the oldest `volume` rollouts; the revision is `volume`."""
         whole = self._reader.snapshot()
-        return replace(whole.only(np.arange(len(whole.rollouts)) < self._volume), revision=self._volume)
+        return replace(whole.select(np.arange(len(whole.rollouts)) < self._volume), revision=self._volume)

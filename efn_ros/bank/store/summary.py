@@ -1,4 +1,5 @@
-"""What a bank holds, which rollouts corrected most in successes, and what shadow mode would have changed; for JSON."""
+# SPDX-License-Identifier: MIT
+"""Summaries of a bank for JSON: its contents, the rollouts behind corrections, and what shadow mode would change."""
 
 from __future__ import annotations
 
@@ -28,14 +29,14 @@ def contents(records: Sequence[RolloutRecord]) -> list[dict]:
 
 
 def exploration(rollouts: Sequence[StoredRollout]) -> list[dict]:
-    """Count, by mode of exploration ("none": not explored), decisions, their rollouts, and successes among these.
+    """Count decisions, their rollouts, and successes among these, by mode of exploration ("none": not explored).
 
-    `credited` counts corrections in successes that such a decision was the experience behind.
+    `credited` counts corrections in successes for which such a decision was the experience.
     """
-    behind = Counter()
+    sources = Counter()
     explored = {r.record.id: dict(zip(r.arrays.steps.tolist(), r.arrays.explored, strict=True)) for r in rollouts}
     for source, step, _ in _credited(rollouts):
-        behind[str(explored.get(source, {}).get(step, "")) or NOT_EXPLORED] += 1
+        sources[str(explored.get(source, {}).get(step, "")) or NOT_EXPLORED] += 1
     rows = []
     for mode in sorted({str(mode) for r in rollouts for mode in r.arrays.explored} | {""}):
         counts = {r.record.id: int((r.arrays.explored == mode).sum()) for r in rollouts}
@@ -46,16 +47,16 @@ def exploration(rollouts: Sequence[StoredRollout]) -> list[dict]:
                 "decisions": sum(counts.values()),
                 "rollouts": len(members),
                 "successes": sum(r.outcome == Outcome.SUCCESS for r in members),
-                "credited": behind[mode or NOT_EXPLORED],
+                "credited": sources[mode or NOT_EXPLORED],
             }
         )
     return rows
 
 
 def credited(rollouts: Sequence[StoredRollout]) -> list[dict]:
-    """Count the corrections in successes by the rollout behind them, and their episodes; those with most come first.
+    """Count corrections in successes, and their episodes, by the rollout behind them; those with most come first.
 
-    A rollout that is no longer in the bank has no task and no outcome.
+    A rollout that is no longer in the bank has neither task nor outcome.
     """
     records = {r.record.id: r.record for r in rollouts}
     found = list(_credited(rollouts))
@@ -75,21 +76,21 @@ def credited(rollouts: Sequence[StoredRollout]) -> list[dict]:
 
 
 def shadow(rollouts: Sequence[StoredRollout]) -> list[dict]:
-    """Measure what would have changed in decisions made in shadow, by task and outcome, then in all of them.
+    """Measure what would have changed in decisions made in shadow mode, by task and outcome, then in all of them.
 
     Returns:
         A row for each group, none for a bank without such decisions: rollouts; decisions; proposed, the share of
-        decisions with a proposal; clipped, the share of those that the limits clipped; confidence, the mean over
-        decisions; mean and largest, |residual| over the chunks proposed, in the action's units, one entry a dimension,
-        empty where nothing was proposed.
+        decisions with a proposal; clipped, the share of those that the limits reduced; confidence, the mean over
+        decisions; mean and largest, |residual| over the proposed chunks, in the action's units, one entry a dimension,
+        empty without a proposal.
     """
     in_shadow = [r for r in rollouts if (r.arrays.modes == Mode.SHADOW).any()]
     rows = []
     for group, members in _groups(in_shadow, [r.record for r in in_shadow]):
         arrays = [(r.arrays, r.arrays.modes == Mode.SHADOW) for r in members]
-        confidence = np.concatenate([a.confidence[made] for a, made in arrays])
-        clipped = np.concatenate([a.clipped[made & a.proposes] for a, made in arrays])
-        size = np.abs(np.concatenate([a.proposed[made & a.proposes] for a, made in arrays])).astype(np.float64)
+        confidence = np.concatenate([a.confidence[mask] for a, mask in arrays])
+        clipped = np.concatenate([a.clipped[mask & a.proposes] for a, mask in arrays])
+        size = np.abs(np.concatenate([a.proposed[mask & a.proposes] for a, mask in arrays])).astype(np.float64)
         rows.append(
             {
                 **group,
@@ -106,7 +107,7 @@ def shadow(rollouts: Sequence[StoredRollout]) -> list[dict]:
 
 
 def _credited(rollouts: Sequence[StoredRollout]) -> Iterator[tuple[str, int, str]]:
-    """The experience behind each correction in a success: its rollout, its step, and the episode that succeeded."""
+    """Yield for each correction in a success the rollout and step behind it, and the episode that succeeded."""
     for rollout in rollouts:
         if rollout.record.outcome == Outcome.SUCCESS:
             arrays = rollout.arrays
@@ -114,8 +115,8 @@ def _credited(rollouts: Sequence[StoredRollout]) -> Iterator[tuple[str, int, str
                 yield str(arrays.source[row]), int(arrays.source_step[row]), rollout.record.id
 
 
-def _groups(items: Sequence, records: Sequence[RolloutRecord]) -> Iterator[tuple[dict, list]]:
-    """`items` by the task and outcome of their `records`, and all of them last; nothing for none."""
+def _groups(items: Sequence, records: Sequence[RolloutRecord]) -> Iterator[tuple[dict[str, str], list]]:
+    """Yield items by the task and outcome of their records, then all of them; no group without any item."""
     keys = [(record.task, record.outcome) for record in records]
     for task, outcome in sorted(set(keys)):
         members = [item for item, key in zip(items, keys, strict=True) if key == (task, outcome)]

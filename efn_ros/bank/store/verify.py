@@ -1,4 +1,5 @@
-"""Whether a bank is what was written: every row of its catalogue and every byte of its payloads."""
+# SPDX-License-Identifier: MIT
+"""Verification of a bank: every row of its catalogue and every byte of its payloads."""
 
 from __future__ import annotations
 
@@ -11,50 +12,57 @@ from pathlib import Path
 from efn_ros.bank.format.catalogue import (
     CATALOGUE,
     PAYLOADS,
-    ROWS,
+    SELECT_ROWS,
     check_format,
     connect,
-    make,
+    create_tables,
     meta_checksum,
     read_meta,
-    readable,
     row_checksum,
     transaction,
+    translate_read_errors,
 )
 from efn_ros.bank.format.codec import checksum
 
 PRAGMAS = ("integrity_check", "foreign_key_check")
-
-
-Progress = Callable[[list], Iterable]
+Progress = Callable[[list], Iterable]  # wraps a list that is iterated through, as tqdm does
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it was written. where: a file. rollout: its identifier; empty for none in particular."""
+    """A part of a bank that is not as it was written."""
 
-    where: str
-    rollout: str
-    what: str
+    where: str  # path of the file
+    rollout: str  # identifier; empty if it concerns no single rollout
+    what: str  # description
 
 
 def verify(directory: str | Path, progress: Progress = iter) -> tuple[int, list[Finding]]:
-    """How many rollouts the catalogue names, and all that is wrong; reads every byte.
+    """Read every byte of a bank and compare it with its checksums.
 
-    progress: what the rollouts are iterated through. Where the catalogue as a whole is damaged, nothing else is read:
-    `rebuild` it. A payload that no row names is no fault: a writer may be about to
-    commit it, and sweeps it if it was killed. Raises BankFormatError for what is no bank, or one of another format.
+    If the catalogue as a whole is damaged, no payload is read: `rebuild` it. A payload that no row names is no damage:
+    a writer may be about to commit it, and the next writer sweeps it otherwise.
+
+    Args:
+        directory: Of the bank.
+        progress: Wraps the list of rollouts.
+
+    Returns:
+        The number of rollouts in the catalogue, and what is damaged.
+
+    Raises:
+        BankFormatError: It is no bank, or one of another format.
     """
     directory = Path(directory).absolute()
     path = directory / CATALOGUE
-    with readable(path), contextlib.closing(connect(path, read_only=True)) as catalogue:
+    with translate_read_errors(path), contextlib.closing(connect(path, read_only=True)) as catalogue:
         catalogue.row_factory = sqlite3.Row
         check_format(catalogue, directory)
         with transaction(catalogue, "BEGIN"):
-            found = [Finding(str(path), "", what) for what in _of_catalogue(catalogue)]
+            found = [Finding(str(path), "", what) for what in _damage_of(catalogue)]
             if found:
                 return 0, found
-            rows = catalogue.execute(f"{ROWS} ORDER BY serial").fetchall()
+            rows = catalogue.execute(f"{SELECT_ROWS} ORDER BY serial").fetchall()
     for row in progress(rows):
         if row_checksum(row) != row["seal"]:
             found.append(Finding(str(path), str(row["id"]), "its row is not what was written"))
@@ -63,7 +71,8 @@ def verify(directory: str | Path, progress: Progress = iter) -> tuple[int, list[
         try:
             content = file.read_bytes()
         except OSError as error:
-            if not isinstance(error, FileNotFoundError) or _named(path, row["payload"]):  # else forgotten meanwhile
+            # A missing file whose row is missing too was removed in the meantime.
+            if not isinstance(error, FileNotFoundError) or _is_in_catalogue(path, row["payload"]):
                 found.append(Finding(str(file), row["id"], f"it cannot be read ({error})"))
             continue
         if len(content) != row["payload_size"] or bytes.fromhex(checksum(content)) != row["payload_checksum"]:
@@ -71,25 +80,25 @@ def verify(directory: str | Path, progress: Progress = iter) -> tuple[int, list[
     return len(rows), found
 
 
-def _named(path: Path, payload_name: str) -> bool:
+def _is_in_catalogue(path: Path, payload_name: str) -> bool:
     with contextlib.closing(connect(path, read_only=True)) as catalogue:
         return catalogue.execute("SELECT 1 FROM rollout WHERE payload = ?", (payload_name,)).fetchone() is not None
 
 
-def _of_catalogue(catalogue: sqlite3.Connection) -> list[str]:
-    """What is wrong with it as a whole."""
+def _damage_of(catalogue: sqlite3.Connection) -> list[str]:
+    """Return what is damaged in a catalogue as a whole."""
     tables = "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY name"
     with contextlib.closing(sqlite3.connect(":memory:")) as new:
-        make(new, "")
-        wanted = new.execute(tables).fetchall()
+        create_tables(new, "")
+        expected = new.execute(tables).fetchall()
     try:
-        if [tuple(row) for row in catalogue.execute(tables)] != wanted:
+        if [tuple(row) for row in catalogue.execute(tables)] != expected:
             return ["its tables are not those of a bank"]
-        said = [" ".join(map(str, row)) for p in PRAGMAS for row in catalogue.execute(f"PRAGMA {p}")]
+        results = [" ".join(map(str, row)) for p in PRAGMAS for row in catalogue.execute(f"PRAGMA {p}")]
         meta = read_meta(catalogue)
     except sqlite3.DatabaseError as error:
         return [str(error)]
-    wrong = [what for what in said if what != "ok"]
+    damage = [result for result in results if result != "ok"]
     if meta.get("seal") != meta_checksum(meta):
-        wrong.append("what it says of the bank as a whole is not what was written")
-    return wrong
+        damage.append("its description of the bank as a whole is not what was written")
+    return damage

@@ -1,53 +1,47 @@
-"""Into the bank: a rollout is there whole and for good, or not at all.
+# SPDX-License-Identifier: MIT
+"""Writer of a bank: a rollout is stored completely and durably, or not at all.
 
-It is appended in this order: payload under a temporary name, fsync, rename, fsync of the directory, commit of the
-catalogue. So whatever the catalogue names is whole, and whatever it does not name is swept when a writer opens.
+An append writes the payload under a temporary name, fsyncs it, renames it, fsyncs the directory, and commits the
+catalogue. So whatever the catalogue names is complete, and whatever it does not name is swept when a writer opens.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from efn_ros import files
 from efn_ros.bank.format import codec
 from efn_ros.bank.format.catalogue import (
     CATALOGUE,
-    ORPHANED,
     PAYLOADS,
     check_format,
     check_projection,
     connect,
+    create_tables,
     insert,
     lock,
-    make,
-    readable,
     store_meta_checksum,
     transaction,
+    translate_read_errors,
 )
-from efn_ros.bank.format.codec import checksum
 from efn_ros.bank.format.errors import BankFormatError, BankProjectionError, BankWriteError
-from efn_ros.bank.format.validation import check, sizes_of
+from efn_ros.bank.format.validation import check_rollout, sizes_of
 from efn_ros.bank.store.reader import BankReader
 from efn_ros.bank.store.retention import UNLIMITED, Retention
 from efn_ros.bank.store.rollout import StoredRollout
+from efn_ros.bank.store.sweep import sweep
 from efn_ros.features.sketches import Projection
 from efn_ros.types import Rollout
 
 
 class BankWriter:
-    """The one writer of a bank; makes the bank if there is none, and sweeps what an earlier writer left half done.
-
-    image_quality: of JPEG, 1 to 100. retention: what `retain` keeps to. Raises BankLockedError while another writer has
-    the bank open, BankFormatError and
-    BankProjectionError for a bank that this one must not write to.
-    """
+    """The only writer of a bank; may be called from any thread."""
 
     def __init__(
         self,
@@ -57,111 +51,137 @@ class BankWriter:
         image_quality: int = 90,
         retention: Retention = UNLIMITED,
     ) -> None:
+        """Open a bank, create it if necessary, and sweep what a killed writer left.
+
+        Args:
+            directory: Of the bank.
+            projection: Of its keys and sketches.
+            image_quality: Of JPEG, 1 to 100.
+            retention: Budget that `prune` keeps.
+
+        Raises:
+            ValueError: `image_quality` is out of range.
+            BankLockedError: Another writer has the bank open.
+            BankFormatError: The directory is no bank of this format, or its catalogue is missing.
+            BankProjectionError: The bank was made with another projection.
+        """
         if not 1 <= image_quality <= 100:
-            raise ValueError(f"image_quality is {image_quality}; JPEG knows 1 to 100")
+            raise ValueError(f"image_quality is {image_quality}; it must be in 1 to 100")
         self._directory = Path(directory).absolute()
         self._payloads = self._directory / PAYLOADS
         self._projection, self._image_quality, self._retention = projection, image_quality, retention
         self._mutex, self._reader = threading.Lock(), None
-        made = [path for path in (self._payloads, *self._payloads.parents) if not path.exists()]
+        new_directories = [path for path in (self._payloads, *self._payloads.parents) if not path.exists()]
         self._payloads.mkdir(parents=True, exist_ok=True)
-        for path in made:
+        for path in new_directories:
             files.sync(path.parent)
-        self._lock = lock(self._directory)
-        try:
+        with contextlib.ExitStack() as resources:
+            resources.enter_context(lock(self._directory))
             catalogue = self._directory / CATALOGUE
             if not catalogue.exists() or not catalogue.stat().st_size:
                 self._refuse_orphans()
-            self._catalogue = connect(self._directory / CATALOGUE)
-            try:
-                self._open()
-                sweep(self._catalogue, self._directory)
-            except BaseException:
-                self._catalogue.close()
-                raise
-        except BaseException:
-            os.close(self._lock)
-            raise
+            self._catalogue = resources.enter_context(contextlib.closing(connect(catalogue)))
+            self._open()
+            sweep(self._catalogue, self._directory)
+            self._resources = resources.pop_all()
         self._closed = False
 
     @property
     def revision(self) -> int:
-        """Grows by one with every append; 0 for an empty bank."""
+        """Revision of the bank; 0 for a new one, one more after every change."""
         return int(self._meta("revision"))
 
     @property
     def rollouts(self) -> int:
-        """How many are in the bank."""
+        """Number of rollouts in the bank."""
         return self._catalogue.execute("SELECT count(*) FROM rollout").fetchone()[0]
 
     @property
     def steps(self) -> int:
-        """How many decisions are in the bank."""
+        """Number of decisions in the bank."""
         return self._catalogue.execute("SELECT coalesce(sum(decisions), 0) FROM rollout").fetchone()[0]
 
     def __contains__(self, rollout_id: str) -> bool:
-        row = self._catalogue.execute("SELECT 1 FROM rollout WHERE id = ?", (rollout_id,)).fetchone()
-        return row is not None
+        return bool(self._catalogue.execute("SELECT 1 FROM rollout WHERE id = ?", (rollout_id,)).fetchone())
 
     def append(self, rollout: Rollout) -> int:
-        """Store a rollout; on return it survives a crash of process and machine. Returns the bank's new revision.
+        """Store a rollout; on return it survives a crash of process and machine.
 
-        Raises ValueError, naming field and value, for a rollout that is empty, incomplete, not finite, of other sizes
-        than the bank's or already there; BankWriteError when the disk refuses. Either leaves the bank as it was.
+        Returns:
+            The new revision of the bank.
+
+        Raises:
+            ValueError: The rollout is empty, incomplete, not finite, of other sizes than the bank's, or in it already;
+                the message names field and value. The bank is as it was.
+            BankWriteError: The disk refused. The bank is as it was.
         """
-        with self._mutex, _writable(self._directory):
-            sizes = self._check(rollout)
+        with self._mutex, _translate_write_errors(self._directory):
+            self._check_new(rollout.episode_id)
+            if not rollout.steps:
+                raise ValueError(f"rollout {rollout.episode_id!r}: steps is (); at least one decision is needed")
+            sizes = json.loads(self._meta("sizes")) or sizes_of(rollout)
+            check_rollout(rollout, sizes, self._projection)
             return self._store(codec.encode(rollout, self._image_quality, self._projection.identity), sizes)
 
     def adopt(self, rollout: StoredRollout) -> int:
-        """Store a rollout of another bank as it is; else as `append`.
+        """Store a rollout of another bank as it is.
 
-        Raises BankCorruptionError for one whose payload is not what was written, BankProjectionError for another
-        projection, and ValueError for one of other sizes than the bank's or already there.
+        Returns:
+            The new revision of the bank.
+
+        Raises:
+            BankCorruptionError: Its payload is not what was written.
+            BankProjectionError: It was made with another projection.
+            ValueError: It has other sizes than the bank's, or is in it already.
+            BankWriteError: The disk refused. The bank is as it was.
         """
-        with self._mutex, _writable(self._directory):
-            record = rollout.record
-            self._check_new(record.id)
+        with self._mutex, _translate_write_errors(self._directory):
+            id_ = rollout.record.id
+            self._check_new(id_)
             content = rollout.content()
             projection = codec.unpack(content)[1]["projection"]
             if projection != self._projection.identity:
                 raise BankProjectionError(
-                    f"rollout {record.id!r} was made with projection {projection}, the bank {self._directory} with "
+                    f"rollout {id_!r} was made with projection {projection}, the bank {self._directory} with "
                     f"{self._projection.identity}; its keys cannot be compared here"
                 )
-            found = codec.sizes_in(content)
+            found = codec.payload_sizes(content)
             sizes = json.loads(self._meta("sizes")) or found
             for name, size in found.items():
                 if size != sizes[name]:
-                    raise ValueError(f"rollout {record.id!r}: {name} has shape {size}; the bank holds {sizes[name]}")
+                    raise ValueError(f"rollout {id_!r}: {name} has shape {size}; the bank holds {sizes[name]}")
             return self._store(content, sizes)
 
-    def forget(self, *rollout_ids: str, reason: str) -> int:
-        """Remove rollouts for good; on return they are gone from catalogue and disk, whatever crashes then. Returns the
-        bank's new revision.
+    def remove(self, *rollout_ids: str, reason: str) -> int:
+        """Remove rollouts for good; on return catalogue and disk hold nothing of them, even after a crash.
 
-        What is left of them is a line in `forgotten`: identifier, task, outcome, size, when and `reason`. An episode
-        that recalls one of them goes on with what it has; the next one does without. Raises KeyError, naming them, for
-        rollouts that are not in the bank, and BankWriteError when the disk refuses; either leaves the bank as it was,
-        unless the error says that only files are left.
+        What remains is a row in table `forgotten`: identifier, task, outcome, size, time and `reason`. An episode that
+        recalls one of them continues with what it has read.
+
+        Returns:
+            The new revision of the bank.
+
+        Raises:
+            KeyError: The bank does not hold some of the rollouts; the message names them. The bank is as it was.
+            BankWriteError: The disk refused. The bank is as it was, unless the message states that only files are left.
         """
         with self._mutex:
             self._check_open()
             payloads = self._payloads_of(rollout_ids)
             try:
                 with transaction(self._catalogue):
-                    revision, told = self._grow(), (time.time_ns(), reason)
+                    revision, now_ns = self._next_revision(), time.time_ns()
                     for id_ in payloads:
                         self._catalogue.execute(
                             "INSERT INTO forgotten SELECT serial, id, task, outcome, decisions, payload, revision,"
                             " seal, ?, ?, ? FROM rollout WHERE id = ?",
-                            (revision, *told, id_),
+                            (revision, now_ns, reason, id_),
                         )
                         self._catalogue.execute("DELETE FROM rollout WHERE id = ?", (id_,))
                     self._catalogue.execute("DELETE FROM instruction WHERE id NOT IN (SELECT instruction FROM rollout)")
             except sqlite3.Error as error:
                 raise BankWriteError(
-                    f"nothing is forgotten in {self._directory}: {error}; free space or repair the disk, then repeat it"
+                    f"nothing is removed from {self._directory}: {error}; free space or repair the disk, then try again"
                 ) from error
             try:
                 for name in payloads.values():
@@ -170,52 +190,34 @@ class BankWriter:
                 # The log still holds what was deleted; this writes the wiped pages back and empties it.
                 (busy, *_) = self._catalogue.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                 if busy:
-                    raise OSError("a reader held the catalogue all the while")
+                    raise OSError("a reader kept the catalogue open")
             except (OSError, sqlite3.Error) as error:
                 raise BankWriteError(
-                    f"{len(payloads)} rollouts are forgotten in {self._directory}, but traces of them could not be "
-                    f"removed: {error}; the next writer that opens the bank removes them"
+                    f"{len(payloads)} rollouts are removed from {self._directory}, but traces of them could not be "
+                    f"deleted: {error}; the next writer that opens the bank deletes them"
                 ) from error
             return revision
 
-    def forgotten(self) -> set[str]:
-        """Identifiers of what was forgotten, by hand or by a budget."""
+    def removed(self) -> set[str]:
+        """Return the identifiers of removed rollouts."""
         return {id_ for (id_,) in self._catalogue.execute("SELECT id FROM forgotten")}
 
-    def retain(self) -> list[str]:
-        """Forget what the budget leaves no room for; which, first first. Raises as `forget` does."""
+    def prune(self) -> list[str]:
+        """Remove the rollouts that exceed the budget, and return their identifiers; raises as `remove` does."""
         if not self._retention.limited:
             return []
         if self._reader is None:
             self._reader = BankReader(self._directory)
-        gone = [r.record.id for r in self._retention.excess(self._reader.snapshot().rollouts)]
-        if gone:
-            self.forget(*gone, reason=f"over budget, {self._retention.strategy}")
-        return gone
-
-    def _refuse_orphans(self) -> None:
-        if any(self._payloads.glob("*.safetensors")):
-            raise BankFormatError(
-                f"{self._directory} holds payloads but no catalogue; make it one with ./efn bank rebuild "
-                f"{self._directory}, or name another bank"
-            )
-
-    def _payloads_of(self, rollout_ids: Sequence[str]) -> dict[str, str]:
-        found = {}
-        for id_ in rollout_ids:
-            row = self._catalogue.execute("SELECT payload FROM rollout WHERE id = ?", (id_,)).fetchone()
-            found[id_] = row[0] if row else ""
-        if missing := [id_ for id_, name in found.items() if not name]:
-            raise KeyError(f"{', '.join(map(repr, missing))} not in the bank {self._directory}; nothing is forgotten")
-        return found
+        excess = [r.record.id for r in self._retention.excess(self._reader.snapshot().rollouts)]
+        if excess:
+            self.remove(*excess, reason=f"over budget, {self._retention.strategy}")
+        return excess
 
     def close(self) -> None:
         """Release the bank; a second call does nothing."""
         with self._mutex:
-            if not self._closed:
-                self._closed = True
-                self._catalogue.close()
-                os.close(self._lock)
+            self._closed = True
+            self._resources.close()
 
     def __enter__(self) -> BankWriter:
         return self
@@ -224,20 +226,27 @@ class BankWriter:
         self.close()
 
     def _open(self) -> None:
-        with readable(self._directory / CATALOGUE):
+        with translate_read_errors(self._directory / CATALOGUE):
             new = check_format(self._catalogue, self._directory)
             self._catalogue.execute("PRAGMA journal_mode = WAL")
         self._catalogue.execute("PRAGMA synchronous = FULL")
         self._catalogue.execute("PRAGMA foreign_keys = ON")
-        self._catalogue.execute("PRAGMA secure_delete = ON")  # what is forgotten is overwritten
+        self._catalogue.execute("PRAGMA secure_delete = ON")  # removed rows are overwritten
         if not new:
             check_projection(self._catalogue, self._directory, self._projection)
             return
         self._refuse_orphans()
         with transaction(self._catalogue):
-            make(self._catalogue, self._projection.identity)
+            create_tables(self._catalogue, self._projection.identity)
         files.sync(self._directory)
         files.sync(self._directory.parent)
+
+    def _refuse_orphans(self) -> None:
+        if any(self._payloads.glob("*.safetensors")):
+            raise BankFormatError(
+                f"{self._directory} contains payloads but no catalogue; make one with ./efn bank rebuild "
+                f"{self._directory}, or name another bank"
+            )
 
     def _meta(self, name: str) -> str:
         return self._catalogue.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()[0]
@@ -253,31 +262,17 @@ class BankWriter:
         if id_ in self:
             raise ValueError(f"rollout {id_!r}: episode_id is in the bank already; it must be unique")
 
-    def _check(self, rollout: Rollout) -> dict[str, list[int]]:
-        self._check_new(rollout.episode_id)
-        if not rollout.steps:
-            raise ValueError(f"rollout {rollout.episode_id!r}: steps is (); at least one decision is needed")
-        sizes = json.loads(self._meta("sizes")) or sizes_of(rollout)
-        width = [self._projection.output_size]
-        if sizes["key"] != width or sizes["sketch"][-1:] != width:
-            raise ValueError(
-                f"rollout {rollout.episode_id!r}: key and sketch have shapes {tuple(sizes['key'])} and "
-                f"{tuple(sizes['sketch'])}; projection {self._projection.identity} gives rows of {width[0]}"
-            )
-        check(rollout, sizes)
-        for name, expected in (("policy", rollout.policy), ("projection", self._projection.identity)):
-            for row, step in enumerate(rollout.steps):
-                value = getattr(step.policy_step, name)
-                if value not in ("", expected):
-                    raise ValueError(
-                        f"rollout {rollout.episode_id!r}: steps[{row}].{name} is {value!r}; it must be {expected!r}"
-                    )
-        return sizes
+    def _payloads_of(self, rollout_ids: Sequence[str]) -> dict[str, str]:
+        query = "SELECT payload FROM rollout WHERE id = ?"
+        rows = {id_: self._catalogue.execute(query, (id_,)).fetchone() for id_ in rollout_ids}
+        if missing := [repr(id_) for id_, row in rows.items() if not row]:
+            raise KeyError(f"{', '.join(missing)} not in the bank {self._directory}; nothing is removed")
+        return {id_: row[0] for id_, row in rows.items()}
 
     def _store(self, content: bytes, sizes: dict) -> int:
-        row = file_row(content)
+        row = codec.catalogue_row(content)
         try:
-            files.create(self._payloads, row["payload"], content)
+            files.create(self._payloads, str(row["payload"]), content)
             return self._commit(row, sizes)
         except (OSError, sqlite3.Error) as error:
             raise BankWriteError(
@@ -287,12 +282,12 @@ class BankWriter:
 
     def _commit(self, row: dict, sizes: dict) -> int:
         with transaction(self._catalogue):
-            revision = self._grow(sizes=json.dumps(sizes))
+            revision = self._next_revision(sizes=json.dumps(sizes))
             insert(self._catalogue, row | {"revision": revision})
         return revision
 
-    def _grow(self, **meta: str) -> int:
-        """To the next revision, with what else changes in `meta`; within a transaction."""
+    def _next_revision(self, **meta: str) -> int:
+        """Go to the next revision, and store other entries of `meta`; to be called within a transaction."""
         revision = self.revision + 1
         for name, value in {"revision": str(revision), **meta}.items():
             self._catalogue.execute("UPDATE meta SET value = ? WHERE name = ?", (value, name))
@@ -301,33 +296,10 @@ class BankWriter:
 
 
 @contextlib.contextmanager
-def _writable(directory: Path):
+def _translate_write_errors(directory: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
         raise BankWriteError(
-            f"the bank {directory} cannot be written to now: {error}; look at the disk, then do it again"
+            f"the bank {directory} cannot be written: {error}; check the disk and try again"
         ) from error
-
-
-def file_row(content: bytes) -> dict:
-    """What the catalogue says of a payload, but for the revision."""
-    digest = checksum(content)
-    file = {"payload": codec.name_of(digest), "payload_size": len(content)}
-    return codec.row_of(content) | file | {"payload_checksum": bytes.fromhex(digest)}
-
-
-def sweep(catalogue: sqlite3.Connection, directory: Path) -> None:
-    """Tidy up after a writer that was killed, or files that came by another way.
-
-    What is half written goes, and what is forgotten. Any other payload that the catalogue does not name is set aside,
-    in `orphaned/`: it may be the one append that was not committed, or all that a replaced catalogue has left.
-    """
-    names = {name for (name,) in catalogue.execute("SELECT payload FROM rollout")}
-    forgotten = {name for (name,) in catalogue.execute("SELECT payload FROM forgotten")}
-    for path in (directory / PAYLOADS).iterdir():
-        if path.suffix == ".tmp" or (path.name in forgotten and path.name not in names):
-            path.unlink()
-        elif path.suffix == ".safetensors" and path.name not in names:
-            (directory / ORPHANED).mkdir(exist_ok=True)
-            os.replace(path, directory / ORPHANED / path.name)

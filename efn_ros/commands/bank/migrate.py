@@ -1,28 +1,26 @@
-"""make a bank of an earlier format one of the present format, in place"""
+# SPDX-License-Identifier: MIT
+"""Convert a bank of an earlier format to the present one, in place."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 
+from efn_ros.commands._output import Output
 from efn_ros.commands.bank._common import progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the action's arguments."""
-    parser.add_argument("--skip-corrupt", action="store_true", help="leave corrupt rollouts behind and name them")
+    parser.add_argument("--skip-corrupt", action="store_true", help="leave corrupt rollouts out and name them")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Output:
     """Run the action."""
     from efn_ros.bank.store.migrate import migrate
 
-    rollouts, left = migrate(args.bank, skip_corrupt=args.skip_corrupt, progress=progress("rollouts"))
-    if args.json:
-        print(json.dumps({"migrated": rollouts, "left_behind": left}, indent=1))
-        return 0
-    for name in left:
-        print(f"rollout {name!r} is corrupt and left behind", file=sys.stderr)
-    print(f"{rollouts} rollouts are migrated" if rollouts or left else "this bank is of the present format already")
-    return 0
+    rollouts, skipped = migrate(args.bank, skip_corrupt=args.skip_corrupt, progress=progress("rollouts"))
+    for name in skipped:
+        print(f"rollout {name!r} is corrupt and left out", file=sys.stderr)
+    done = f"{rollouts} rollouts are migrated" if rollouts or skipped else "this bank has the present format already"
+    return Output({"migrated": rollouts, "left_behind": skipped}, done)

@@ -1,11 +1,12 @@
-"""success by day and task, growth, and a map of what was seen, as a figure"""
+# SPDX-License-Identifier: MIT
+"""Draw success by day and task, growth, and a map of the keys, as a figure."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
+from efn_ros.commands._output import Output
 from efn_ros.commands.bank._common import add_filters, select
 
 
@@ -15,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="PNG", help="default: the name of the bank")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Output:
     """Run the action."""
     from efn_ros.bank import BankReader
     from efn_ros.report.bank_figure import bank_figure
@@ -23,5 +24,4 @@ def run(args: argparse.Namespace) -> int:
     rollouts = select(BankReader(args.bank, skip_corrupt=True).snapshot().rollouts, args.where)
     output = args.output or Path(f"{args.bank.resolve().name}.png")
     bank_figure(rollouts, output)
-    print(json.dumps({"rollouts": len(rollouts), "figure": str(output)}) if args.json else f"figure: {output}")
-    return 0
+    return Output({"rollouts": len(rollouts), "figure": str(output)}, f"figure: {output}")

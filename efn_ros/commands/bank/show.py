@@ -1,11 +1,12 @@
-"""one rollout, and a contact sheet of its frames and actions"""
+# SPDX-License-Identifier: MIT
+"""Show one rollout, and draw a contact sheet of its images and actions."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
+from efn_ros.commands._output import Output
 from efn_ros.commands.bank._common import as_dict
 
 
@@ -15,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="PNG", help="of the contact sheet; default: the identifier")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Output:
     """Run the action."""
     from efn_ros.bank import BankReader
     from efn_ros.report.contact_sheet import contact_sheet
@@ -26,10 +27,5 @@ def run(args: argparse.Namespace) -> int:
     output = args.output or Path(f"{args.rollout}.png".replace("/", "_"))
     contact_sheet(found[0], output)
     record = as_dict(found[0].record)
-    if args.json:
-        print(json.dumps(record | {"contact_sheet": str(output)}, indent=1))
-    else:
-        for name, value in record.items():
-            print(f"{name:>16}  {value}")
-        print(f"\ncontact sheet: {output}")
-    return 0
+    lines = [f"{name:>16}  {value}" for name, value in record.items()]
+    return Output(record | {"contact_sheet": str(output)}, "\n".join([*lines, f"\ncontact sheet: {output}"]))

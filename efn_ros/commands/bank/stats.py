@@ -1,37 +1,31 @@
-"""rollouts, steps, bytes; by task, outcome and exploration; which rollouts corrected most in successes"""
+# SPDX-License-Identifier: MIT
+"""Count rollouts, decisions and bytes by task, outcome and exploration, and name the rollouts behind corrections."""
 
 from __future__ import annotations
 
 import argparse
-import json
 
-from efn_ros.commands.bank._common import group_name, whole_rollouts
+from efn_ros.commands._output import Output
+from efn_ros.commands.bank._common import group_name, intact_rollouts
 
-MAX_CREDITED = 10  # rollouts that are shown; --json has all
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the action's arguments: none."""
+MAX_CREDITED = 10  # rollouts in the table; --json has all
+EXPLORED = "\nExploration; credited: corrections in successes for which such a decision was the experience\n"
+CREDITED = "\nRollouts credited most: the experience behind corrections in episodes that succeeded\n"
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Output:
     """Run the action."""
     from efn_ros.bank.store import summary
     from efn_ros.report import tables
 
-    rollouts = whole_rollouts(args.bank)
+    rollouts = intact_rollouts(args.bank)
     contents = summary.contents([r.record for r in rollouts])
     modes, credited = summary.exploration(rollouts), summary.credited(rollouts)
-    if args.json:
-        print(json.dumps({"contents": contents, "exploration": modes, "credited": credited}, indent=1))
-        return 0
     rows = [[group_name(r), r["rollouts"], r["decisions"], f"{r['bytes'] / 1e6:.1f}"] for r in contents]
-    print(tables.markdown(["task", "rollouts", "decisions", "MB"], rows))
-    print("\nExploration; credited: corrections in successes that such a decision was the experience behind\n")
+    parts = [tables.markdown(["task", "rollouts", "decisions", "MB"], rows), EXPLORED]
     columns = ["mode", "decisions", "rollouts", "successes", "credited"]
-    print(tables.markdown(columns, [[r[c] for c in columns] for r in modes]))
+    parts.append(tables.markdown(columns, [[r[c] for c in columns] for r in modes]))
     if credited:
-        print("\nRollouts credited most: the experience behind corrections in episodes that then succeeded\n")
         columns = ["rollout", "task", "outcome", "corrections", "episodes"]
-        print(tables.markdown(columns, [[r[c] for c in columns] for r in credited[:MAX_CREDITED]]))
-    return 0
+        parts += [CREDITED, tables.markdown(columns, [[r[c] for c in columns] for r in credited[:MAX_CREDITED]])]
+    return Output({"contents": contents, "exploration": modes, "credited": credited}, "\n".join(parts))

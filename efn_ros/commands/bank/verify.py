@@ -1,19 +1,17 @@
-"""read every byte and name what is not as it was written"""
+# SPDX-License-Identifier: MIT
+"""Read every byte and name what is damaged."""
 
 from __future__ import annotations
 
 import argparse
 
-from efn_ros.commands.bank._common import progress, report_findings
+from efn_ros.commands._output import Output
+from efn_ros.commands.bank._common import findings_output, progress
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the action's arguments: none."""
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the action; 1 where anything is damaged."""
+def run(args: argparse.Namespace) -> Output:
+    """Run the action; the exit code is 1 for any damage."""
     from efn_ros.bank.store.verify import verify
 
     rollouts, findings = verify(args.bank, progress("rollouts"))
-    return report_findings(args.json, rollouts, findings, f"{rollouts} rollouts read")
+    return findings_output(rollouts, findings, f"{rollouts} rollouts read")

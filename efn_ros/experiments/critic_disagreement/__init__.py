@@ -1,4 +1,8 @@
-"""Less of the residual where the critics of a fine-tuned EFN disagree (A.2: attenuate where confidence is low)."""
+# SPDX-License-Identifier: MIT
+"""A residual that is smaller where the critics of a fine-tuned EFN disagree.
+
+Source: appendix A.2, which proposes to attenuate residuals where confidence is low.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,7 @@ from efn_ros.correction.corrector import Residual
 
 def make_residual(p: Mapping[str, Any]) -> Residual:
     """Build the residual of efn_corrector; its parameters hold `experiment_options.disagreement_scale`."""
-    from efn_ros.experiments.critic_disagreement.residual import CautiousResidual
+    from efn_ros.experiments.critic_disagreement.residual import AttenuatedResidual
 
     scale = p["experiment_options.disagreement_scale"]
-    options = {"gain": p["gain"], "check_memory": p["check_memory"]}
-    return CautiousResidual(p["checkpoint"], disagreement_scale=scale, **options)
+    return AttenuatedResidual(p["checkpoint"], disagreement_scale=scale, gain=p["gain"], check_memory=p["check_memory"])

@@ -1,6 +1,9 @@
-"""A shortlist of recall, ordered anew by what images show under the instruction: appendix D, (33)-(36), (39) and D.11.
+# SPDX-License-Identifier: MIT
+"""A shortlist of recalled steps, ranked again by image similarity under the instruction.
 
-Networks are imported by `encoder` and `detector` alone; everything else is NumPy.
+Modules `encoder` and `detector` alone import neural networks; everything else is NumPy.
+
+Source: appendix D, equations (33) to (36), (39) and D.11.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def make_retriever(p: Mapping[str, Any], source: SnapshotSource) -> ImageRerankingRetriever:
-    """Build the retriever of experience_retrieval out of its parameters `experiment_options.*`.
+    """Build the retriever of experience_retrieval from its parameters `experiment_options.*`.
 
     Raises:
         ValueError: There is neither encoder nor detector, or an option is out of range.
@@ -40,7 +43,7 @@ def make_retriever(p: Mapping[str, Any], source: SnapshotSource) -> ImageReranki
         networks["detector"] = OpenVocabularyDetector.from_pretrained(o["detector"], threshold=threshold, **options)
     opening = o["opening"] if o["opening"] >= 0 else None
     extractor = ImageFeatureExtractor(
-        o["camera"], gripper=o["gripper"], opening=opening, opening_range=tuple(o["opening_range"]), **networks
+        o["camera"], gripper=o["gripper"], opening=opening, opening_range=o["opening_range"], **networks
     )
     reranker = Reranker(extractor, RerankConfig(**{f.name: o[f.name] for f in fields(RerankConfig)}))
     return ImageRerankingRetriever(source, make_retrieval_config(p), reranker)

@@ -1,4 +1,5 @@
-"""Frozen networks of others, out of checkpoints as `transformers` writes them."""
+# SPDX-License-Identifier: MIT
+"""Frozen networks from checkpoints of `transformers`."""
 
 from __future__ import annotations
 
@@ -15,12 +16,11 @@ from transformers import AutoConfig, AutoProcessor, PreTrainedModel, ProcessorMi
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network in float32 that takes no gradients, what prepares its inputs, and a digest of its weights and of how
-    images are prepared for it."""
+    """A frozen network with the processor of its inputs."""
 
-    model: PreTrainedModel
-    processor: ProcessorMixin
-    identity: str
+    model: PreTrainedModel  # float32, without gradients
+    processor: ProcessorMixin  # prepares images and text for the model
+    identity: str  # digest of the weights and of the image processor's settings
 
     @classmethod
     def load(
@@ -32,14 +32,21 @@ class Checkpoint:
         device: str = "cpu",
         local_files_only: bool = True,
     ) -> Checkpoint:
-        """kind: the class of `transformers` that loads it, such as AutoModel. name: a directory, or a name on the
-        Hugging Face hub; what is not on this machine yet is downloaded only without `local_files_only`. known: the
-        types of model that are taken, any if empty.
+        """Load a checkpoint.
 
-        Weights are read from safetensors alone, and no code of the checkpoint runs. Images are prepared by Pillow and
-        NumPy, whatever else is installed, so that features are the same everywhere. Raises OSError for a checkpoint
-        that is not there or has no safetensors, and ValueError for one of another type, one that lacks weights, and one
-        that does not read both images and texts.
+        Weights are read from safetensors alone, and no code of the checkpoint runs. Pillow and NumPy process images,
+        whatever else is installed, so that features are the same on every machine.
+
+        Args:
+            kind: The class of `transformers` that loads it, such as AutoModel.
+            name: A directory, or a name on the Hugging Face hub.
+            known: Accepted model types; empty: any.
+            device: Of the network.
+            local_files_only: False: download what is not on this machine.
+
+        Raises:
+            OSError: There is no such checkpoint, or it has no safetensors.
+            ValueError: It is of another type, lacks weights, or does not take both images and texts.
         """
         name = os.path.expanduser(name)
         options = {"local_files_only": local_files_only, "trust_remote_code": False}
@@ -67,6 +74,10 @@ class Checkpoint:
 
 
 def check_image(image: np.ndarray) -> None:
-    """Raises ValueError unless it is uint8 (height, width, 3) and not empty."""
+    """Check that an image is uint8 (height, width, 3) and not empty.
+
+    Raises:
+        ValueError: It is not.
+    """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(f"an image is {image.dtype} {image.shape}; it must be uint8 (height, width, 3)")

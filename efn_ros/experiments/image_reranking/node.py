@@ -1,4 +1,5 @@
-"""image_reranking_retrieval: experience_retrieval that ranks by images."""
+# SPDX-License-Identifier: MIT
+"""image_reranking: experience_retrieval that ranks by images too."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from efn_ros.experiments.image_reranking.retriever import ImageRerankingRetrieve
 from efn_ros.msg import ObservationStamped
 from efn_ros.nodes.experience_retrieval import ExperienceRetrieval
 from efn_ros.ros import conversions
-from efn_ros.ros.node import Parameter, run
+from efn_ros.ros.node import Parameter
+from efn_ros.ros.process import run
 from efn_ros.ros.qos import STEPS
 from efn_ros.types import StepContext
 
@@ -24,13 +26,13 @@ class ImageRerankingRetrieval(ExperienceRetrieval):
         *ExperienceRetrieval.PARAMETERS,
         Parameter("experiment_options.encoder", "", "Contrastive image-text model, directory or name; empty: none."),
         Parameter("experiment_options.detector", "", "Open-vocabulary detector, directory or name; empty: none."),
-        Parameter("experiment_options.device", "cpu", "Of both."),
+        Parameter("experiment_options.device", "cpu", "Device of both."),
         Parameter("experiment_options.camera", "", "Camera whose images are compared."),
         Parameter("experiment_options.wait_s", 0.05, "Longest wait of a request for its image.", 0.0, 10.0),
         Parameter("experiment_options.shortlist", 32, "Candidates that are compared; at least k.", 1, 1024),
         Parameter("experiment_options.appearance", 0.4, "alpha_c of equation (36).", 0.0, 1.0),
-        Parameter("experiment_options.text", 0.3, "alpha_t.", 0.0, 1.0),
-        Parameter("experiment_options.relation", 0.3, "alpha_r.", 0.0, 1.0),
+        Parameter("experiment_options.text", 0.3, "alpha_t of equation (36).", 0.0, 1.0),
+        Parameter("experiment_options.relation", 0.3, "alpha_r of equation (36).", 0.0, 1.0),
         Parameter("experiment_options.fusion", "additive", "additive, equation (38), or gated, (39)."),
         Parameter("experiment_options.weight", 0.5, "w_i of (38), where all other cues weigh 1.", 1e-6, 100.0),
         Parameter("experiment_options.gate", 0.5, "alpha of (39).", 0.0, 1.0),
@@ -41,13 +43,15 @@ class ImageRerankingRetrieval(ExperienceRetrieval):
         Parameter("experiment_options.opening_range", [0.0, 1.0], "Its values shut and open."),
     )
 
+    retriever: ImageRerankingRetriever
+
     def make_retriever(self, reader: BankReader) -> ImageRerankingRetriever:
-        """Build the retriever, and subscribe to what it compares."""
-        self._images = self.listen(ObservationStamped, "observation", self._on_observation, STEPS)
+        """Build the retriever, and subscribe to the images that it compares."""
+        self._images = self.subscribe(ObservationStamped, "observation", self._on_observation, STEPS)
         return make_retriever(self.parameters(), reader)
 
     def before_recall(self, context: StepContext) -> None:
-        """Wait for the image of a decision: the request may overtake it, which is larger."""
+        """Wait for the image of a decision, since the smaller request may arrive before it."""
         until_s = time.monotonic() + self.parameter("experiment_options.wait_s")
         while self.retriever.needs_image(context) and time.monotonic() < until_s:
             with self._images.handle:

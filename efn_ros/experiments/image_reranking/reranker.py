@@ -1,4 +1,5 @@
-"""A shortlist, ordered anew by what images show under the instruction: D.11."""
+# SPDX-License-Identifier: MIT
+"""A shortlist of candidates, ranked again by image similarity under the instruction: appendix D.11."""
 
 from __future__ import annotations
 
@@ -7,30 +8,32 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from efn_ros.experiments.image_reranking.feature_cache import ImageFeatureCache
 from efn_ros.experiments.image_reranking.image_features import ImageFeatureExtractor, ImageFeatures, compare
 from efn_ros.experiments.image_reranking.shortlist import Shortlist
-from efn_ros.experiments.image_reranking.similarity import additive, duplicates, gated
-from efn_ros.experiments.image_reranking.store import ImageFeatureStore
+from efn_ros.experiments.image_reranking.similarity import convex_combination, gated_fusion, set_duplicates
 from efn_ros.types import Observation, StepContext
 
 ADDITIVE, GATED = "additive", "gated"
-MAX_OBSERVED = 8  # of decisions that may be recalled for yet
+MAX_OBSERVED = 8  # decisions whose recall may still come
 
 
 @dataclass(frozen=True)
 class RerankConfig:
-    """shortlist: candidates that are looked at; no other is recalled. appearance, text, relation: weights of (36).
-    fusion: ADDITIVE (38) or GATED (39). weight: of S_image in (38), where that of all coarse cues together is 1. gate,
-    phase: alpha and beta of (39). Raises ValueError for a value out of range."""
+    """Settings of the reranker.
 
-    shortlist: int = 32
-    appearance: float = 0.4
-    text: float = 0.3
-    relation: float = 0.3
-    fusion: str = ADDITIVE
-    weight: float = 0.5
-    gate: float = 0.5
-    phase: float = 0.1
+    Raises:
+        ValueError: A value is out of range; the message names it.
+    """
+
+    shortlist: int = 32  # candidates that are compared; no other is recalled
+    appearance: float = 0.4  # alpha_c of (36)
+    text: float = 0.3  # alpha_t of (36)
+    relation: float = 0.3  # alpha_r of (36)
+    fusion: str = ADDITIVE  # ADDITIVE (38) or GATED (39)
+    weight: float = 0.5  # of S_image in (38), where all coarse cues together have 1
+    gate: float = 0.5  # alpha of (39)
+    phase: float = 0.1  # beta of (39)
 
     def __post_init__(self) -> None:
         for name, valid, remedy in (
@@ -41,7 +44,7 @@ class RerankConfig:
             ("phase", 0 <= self.phase < np.inf, "at least 0"),
         ):
             if not valid:
-                raise ValueError(f"{name} of the rerank is {getattr(self, name)!r}; it must be {remedy}")
+                raise ValueError(f"{name} of the reranker is {getattr(self, name)!r}; it must be {remedy}")
         if min(self.terms) < 0 or not sum(self.terms) > 0:
             raise ValueError(f"appearance, text and relation are {self.terms}; none may be negative, nor all 0")
 
@@ -52,42 +55,46 @@ class RerankConfig:
 
 
 class Reranker:
-    """Looks at the present image, and at those of a shortlist."""
+    """Compares the present image with those of a shortlist."""
 
     def __init__(self, extractor: ImageFeatureExtractor, config: RerankConfig | None = None) -> None:
         self.config = config or RerankConfig()
-        self._extractor, self._store = extractor, ImageFeatureStore(extractor)
-        self.size = self.config.shortlist
+        self._extractor, self._stored = extractor, ImageFeatureCache(extractor)
         self._present: OrderedDict[tuple[str, int], ImageFeatures] = OrderedDict()
 
     def observe(self, observation: Observation) -> None:
-        """Keep what the image of a decision shows, for its recall. Raises ValueError for one without the camera."""
+        """Compute the features of a decision's image, for its recall.
+
+        Raises:
+            ValueError: The observation has no image of the camera.
+        """
         context = observation.context
         self._present[context.episode_id, context.step] = self._extractor(observation)
         while len(self._present) > MAX_OBSERVED:
             self._present.popitem(last=False)
 
     def has_observed(self, context: StepContext) -> bool:
-        """Whether the image of a decision has been looked at."""
+        """Return whether the features of a decision's image are known."""
         return (context.episode_id, context.step) in self._present
 
     def __call__(self, context: StepContext, shortlist: Shortlist) -> np.ndarray | None:
-        """Return the similarity with images, float32 (N,); None where this decision has no image.
+        """Return the similarity with images, float32 (N,); None where the image of the decision is unknown.
 
         Raises:
-            ValueError: for a rollout without the camera; else as `ImageFeatureStore`.
+            BankCorruptionError: As of `ImageFeatureCache`.
+            OSError: Likewise.
+            ValueError: A rollout has no image of the camera.
         """
         present = self._present.get((context.episode_id, context.step))
         if present is None:
             return None
         try:
-            remembered = self._store(shortlist.steps, context.instruction)
+            stored = self._stored(shortlist.steps, context.instruction)
         except KeyError as error:
             raise ValueError(
                 f"{error.args[0]}; name a camera that all rollouts have in experiment_options.camera"
             ) from error
-        image = duplicates(compare(remembered, present, self.config.terms), shortlist.q, shortlist.present)
+        image = set_duplicates(compare(stored, present, self.config.terms), shortlist.q, shortlist.present)
         if self.config.fusion == GATED:
-            return gated(shortlist.embed, image, shortlist.phase, alpha=self.config.gate, beta=self.config.phase)
-        nothing = np.full_like(image, np.nan)
-        return additive(shortlist.coarse, image, nothing, (1.0, self.config.weight, 0.0))
+            return gated_fusion(shortlist.embed, image, shortlist.phase, alpha=self.config.gate, beta=self.config.phase)
+        return convex_combination((shortlist.coarse, image), (1.0, self.config.weight))

@@ -1,4 +1,5 @@
-"""A retriever that orders a shortlist anew by what images show under the instruction: D.11."""
+# SPDX-License-Identifier: MIT
+"""A retriever that ranks a shortlist again by image similarity under the instruction: appendix D.11."""
 
 from __future__ import annotations
 
@@ -26,16 +27,17 @@ class ImageRerankingRetriever(Retriever):
         Raises:
             ValueError: More steps are recalled than the shortlist holds.
         """
-        if config.k > reranker.size:
-            raise ValueError(f"k is {config.k}; it must be at most the shortlist of the reranker, {reranker.size}")
+        size = reranker.config.shortlist
+        if config.k > size:
+            raise ValueError(f"k is {config.k}; it must be at most the shortlist of the reranker, {size}")
         super().__init__(source, config)
         self._reranker, self.without_image = reranker, 0
 
     def observe(self, observation: Observation) -> None:
-        """Keep what the image of a decision shows, for its recall.
+        """Compute the features of a decision's image, for its recall.
 
         Raises:
-            ValueError: The observation lacks the camera that is compared.
+            ValueError: The observation has no image of the camera.
         """
         if observation.context.correct:
             self._reranker.observe(observation)
@@ -49,7 +51,7 @@ class ImageRerankingRetriever(Retriever):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return similarity and score (18) with images, of the shortlist alone."""
         similarity, scores = super().rank(query, candidates, similarity)
-        short = top_k(scores, self._reranker.size)
+        short = top_k(scores, self._reranker.config.shortlist)
         next_ = self.next_reference(query.context.step) if self.config.reference_margin else -1
         if next_ >= 0 and not (short == next_).any():
             short = np.append(short[:-1], next_)

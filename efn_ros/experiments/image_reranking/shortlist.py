@@ -1,4 +1,5 @@
-"""The best candidates of a recall, for whoever looks at their images."""
+# SPDX-License-Identifier: MIT
+"""The best candidates of a recall, whose images are compared."""
 
 from __future__ import annotations
 
@@ -15,41 +16,47 @@ from efn_ros.retrieval.similarity import cosine_similarity
 from efn_ros.types import RetrievalQuery
 
 
-class RememberedStep(NamedTuple):
-    """A decision in a bank: its rollout, the payload of that, open, its row there, and proprioception (P,)."""
+class StoredStep(NamedTuple):
+    """A decision in a bank."""
 
     rollout: StoredRollout
-    payload: PayloadFile
-    row: int
-    proprio: np.ndarray
+    payload: PayloadFile  # of the rollout, open
+    row: int  # of the decision in the payload
+    proprio: np.ndarray  # (P,)
 
 
 @dataclass(frozen=True)
 class Shortlist:
-    """N candidates beside the present step. q: int8 (N, d), their keys; present: (d,), its own. coarse: float32 (N,),
-    the similarity without images; embed: S_embed (32); phase: the mean of what else `coarse` holds, NaN for nothing."""
+    """N candidates beside the present step."""
 
-    steps: Sequence[RememberedStep]
-    q: np.ndarray
-    present: np.ndarray
-    coarse: np.ndarray
-    embed: np.ndarray
-    phase: np.ndarray
+    steps: Sequence[StoredStep]  # the candidates that are compared, best first
+    q: np.ndarray  # their visual keys, int8 (N, d)
+    present: np.ndarray  # the visual key of the present step, int8 (d,)
+    coarse: np.ndarray  # similarity without images, float32 (N,)
+    embed: np.ndarray  # S_embed (32), float32 (N,)
+    phase: np.ndarray  # mean of the other cues in `coarse`, float32 (N,); NaN where it has none
 
 
 def make_shortlist(
     candidates: Candidates, chosen: np.ndarray, similarity: np.ndarray, query: RetrievalQuery
 ) -> Shortlist:
-    """Return what is compared of the candidates `chosen`, int (N,). similarity: of all candidates, float32 (C,)."""
+    """Return the shortlist of some candidates.
+
+    Args:
+        candidates: All of the episode.
+        chosen: Indices of those in the shortlist, int (N,).
+        similarity: Of all candidates, float32 (C,).
+        query: The present step.
+    """
     row = candidates.row[chosen]
     rollout, place = candidates.rollout[row], row - candidates.first[candidates.rollout[row]]
     steps = [
-        RememberedStep(candidates.rollouts[of], candidates.payloads[of], at, proprio)
+        StoredStep(candidates.rollouts[of], candidates.payloads[of], at, proprio)
         for of, at, proprio in zip(rollout.tolist(), place.tolist(), candidates.column["proprio"][row], strict=True)
     ]
     q, norm = candidates.cues.key[chosen], candidates.cues.key_norm[chosen]
     coarse, embed = similarity[chosen], cosine_similarity(q, norm, query.key.q)
     visual = candidates.similarity.visual_weight
-    rest, nothing = 1 - visual, np.full_like(coarse, np.nan)
-    phase = np.clip((coarse - visual * embed) / rest, 0, 1) if rest > 0 else nothing
+    rest = 1 - visual
+    phase = np.clip((coarse - visual * embed) / rest, 0, 1) if rest > 0 else np.full_like(coarse, np.nan)
     return Shortlist(steps, q, query.key.q, coarse, embed, phase)

@@ -1,8 +1,8 @@
-"""How alike N remembered images and the present one are under an instruction, equations (33)-(36), and how that joins
-the coarse similarity, (38)(39).
+# SPDX-License-Identifier: MIT
+"""Similarity of N stored images to the present one under an instruction, and its gated fusion with the coarse one.
 
-One function for each equation. All return float32 (N,) in [0, 1]; NaN says that a cue is absent, and an absent cue
-never counts as a zero. Rows are computed one by one, in a fixed order: none depends on which others are there.
+All functions return float32 (N,) in [0, 1]. NaN says that a cue is absent; an absent cue never counts as zero. Rows are
+computed one by one in a fixed order, so that none depends on the others.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from efn_ros.features.keys import unit
-from efn_ros.retrieval.similarity import convex_combination, gaussian_kernel
+from efn_ros.retrieval.similarity import gaussian_kernel
 
-CONTACT_SLOPE = 3.0  # of the contact proxy: none beyond a third of the image's diagonal
+CONTACT_SLOPE = 3.0  # of the contact proxy, which is zero beyond a third of the image's diagonal
 
 
 class Box(NamedTuple):
@@ -27,88 +27,140 @@ class Box(NamedTuple):
     y1: float
 
 
-def appearance(z: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """S_clip (33) of image features z (N, dz) and present (dz,); NaN where there are none (dz = 0)."""
+def appearance_similarity(z: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Return S_clip of image features z (N, dz) and present (dz,); NaN without features (dz = 0).
+
+    Source: equation (33).
+    """
     if not present.size:
         return np.full(len(z), np.nan, np.float32)
     return np.clip((1 + np.einsum("nd,d->n", unit(z), unit(present))) / 2, 0, 1)
 
 
-def gate(z: np.ndarray, present: np.ndarray, text: np.ndarray) -> np.ndarray:
-    """S_text (34): how well the worse of both images, z (N, dz) and present (dz,), fits the instruction, text (dz,)."""
-    return np.minimum(appearance(z, text), appearance(present[None], text))
+def instruction_gate(z: np.ndarray, present: np.ndarray, text: np.ndarray) -> np.ndarray:
+    """Return S_text: the lower similarity of both images, z (N, dz) and present (dz,), to the instruction, text (dz,).
 
-
-def relation(r: np.ndarray, present: np.ndarray, sigma: float | Sequence[float]) -> np.ndarray:
-    """S_rel (35) of relation features r (N, K) and present (K,).
-
-    sigma: one for each entry, or one for all, in units of r. An entry that is NaN in either is left out; NaN where all
-    are. Raises ValueError for a sigma that is not above 0.
+    Source: equation (34).
     """
-    sigma = np.asarray(sigma, np.float32)
-    if not np.all(sigma > 0):
-        raise ValueError(f"sigma is {sigma.tolist()}; it must be above 0")
-    difference = ((r - present) / (sigma * np.sqrt(2))).astype(np.float32)
+    return np.minimum(appearance_similarity(z, text), appearance_similarity(present[None], text))
+
+
+def relation_similarity(r: np.ndarray, present: np.ndarray, sigma: float | Sequence[float]) -> np.ndarray:
+    """Return S_rel (35) of relation features r (N, K) and present (K,).
+
+    Args:
+        r: Of the stored images; an entry that is NaN in either image is left out.
+        present: Of the present image.
+        sigma: One for each entry, or one for all, in units of r.
+
+    Returns:
+        The kernel; NaN where all entries are left out.
+
+    Raises:
+        ValueError: A sigma is not above 0.
+    """
+    width = np.asarray(sigma, np.float32)
+    if not np.all(width > 0):
+        raise ValueError(f"sigma is {width.tolist()}; it must be above 0")
+    difference = ((r - present) / (width * np.sqrt(2))).astype(np.float32)
     kernel = gaussian_kernel(np.nan_to_num(difference, nan=0).T, np.zeros(difference.shape[1], np.float32))
     return np.where(np.isnan(difference).all(axis=1), np.float32(np.nan), kernel)
 
 
 def relation_features(
-    gripper: Box | None, target: Box | None, size: tuple[int, int], opening: float = np.nan
+    gripper: Box | None, target: Box | None, size: Sequence[int], opening: float | np.floating = np.nan
 ) -> np.ndarray:
-    """r of one image (D.3), float32 (4,): 1 - d, iou, contact c* and how far the gripper is open.
+    """Return r of one image, float32 (4,): 1 - d, intersection over union, contact proxy c* and gripper opening.
 
-    size: (height, width) of the image, in pixels. Without both boxes the first three are NaN; `opening`, in [0, 1], is
-    NaN where telemetry does not say it.
+    Args:
+        gripper: Its box; None where it was not detected, then the first three entries are NaN.
+        target: Likewise.
+        size: (height, width) of the image, pixels.
+        opening: Of the gripper, in [0, 1]; NaN where it is unknown.
+
+    Source: appendix D.3.
     """
     if gripper is None or target is None:
         return np.array([np.nan, np.nan, np.nan, opening], np.float32)
     a, b = np.array([gripper, target], np.float64)
-    d = np.linalg.norm((a[:2] + a[2:] - b[:2] - b[2:]) / 2) / np.hypot(*size)
-    iou = _iou(a, b)
+    d = np.linalg.norm((a[:2] + a[2:] - b[:2] - b[2:]) / 2) / np.hypot(size[0], size[1])
+    iou = _intersection_over_union(a, b)
     return np.array([1 - d, iou, np.clip(max(iou, 1 - CONTACT_SLOPE * d), 0, 1), opening], np.float32)
 
 
 def image_similarity(
     appearance: np.ndarray, gate: np.ndarray, relation: np.ndarray, weights: Sequence[float]
 ) -> np.ndarray:
-    """S_image (36): the mean of the three, each (N,), under weights (alpha_c, alpha_t, alpha_r).
+    """Return S_image: the weighted mean of S_clip, S_text and S_rel, (N,) each.
 
-    Row by row the weights are renormalised over what is there, so that a detector's miss leaves image cosine and text
-    gate (D.10); NaN where nothing that has weight is. Raises ValueError for weights that are negative or all 0.
+    Weights are renormalised row by row over the cues that are present, so that a missed detection leaves appearance and
+    gate (D.10); a row without a cue that has weight is NaN.
+
+    Args:
+        appearance: S_clip (33).
+        gate: S_text (34).
+        relation: S_rel (35).
+        weights: alpha_c, alpha_t and alpha_r.
+
+    Raises:
+        ValueError: Weights are negative, or all 0.
+
+    Source: equation (36).
     """
     return convex_combination((appearance, gate, relation), weights)
 
 
-def duplicates(image: np.ndarray, q: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """S_image, but 1 where the int8 summary q (N, d) is the present one's, (d,): the identity short circuit of D.10."""
+def set_duplicates(image: np.ndarray, q: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Return S_image (N,), with 1 where the visual key, int8 (N, d), is the present one, (d,).
+
+    Source: appendix D.10, the identity short circuit.
+    """
     return np.where((q == present).all(axis=1), np.float32(1), image)
 
 
-def additive(embed: np.ndarray, image: np.ndarray, act: np.ndarray, weights: Sequence[float]) -> np.ndarray:
-    """S (38): the mean of S_embed (32), S_image (36) and S_act (37), each (N,), under weights (w_e, w_i, w_a).
+def gated_fusion(embed: np.ndarray, image: np.ndarray, act: np.ndarray, *, alpha: float, beta: float) -> np.ndarray:
+    """Return (alpha + (1 - alpha) S_image) S_embed + beta S_act, clipped to [0, 1].
 
-    Where one is NaN the others take its weight. Raises as `image_similarity` does.
-    """
-    return convex_combination((embed, image, act), weights)
+    Args:
+        embed: S_embed, (N,).
+        image: S_image, (N,); a row with NaN leaves S_embed as it is.
+        act: S_act, (N,); a row with NaN adds nothing.
+        alpha: Least factor on S_embed, in [0, 1].
+        beta: Weight of S_act.
 
+    Raises:
+        ValueError: alpha is outside [0, 1], or beta is negative.
 
-def gated(embed: np.ndarray, image: np.ndarray, act: np.ndarray, *, alpha: float, beta: float) -> np.ndarray:
-    """S (39) = (alpha + (1 - alpha) S_image) S_embed + beta S_act, each (N,), clipped to [0, 1].
-
-    Where S_image is NaN, S_embed passes as it is; where S_act is NaN, nothing is added. Raises ValueError for an alpha
-    outside [0, 1] or a negative beta.
+    Source: equation (39).
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}; it must be in [0, 1]")
     if not 0 <= beta < np.inf:
         raise ValueError(f"beta is {beta}; it must be at least 0")
-    passes = np.where(np.isnan(image), 1, alpha + (1 - alpha) * image)
-    return np.clip(passes * embed + beta * np.nan_to_num(act, nan=0), 0, 1, dtype=np.float32)
+    factor = np.where(np.isnan(image), 1, alpha + (1 - alpha) * image)
+    return np.clip(factor * embed + beta * np.nan_to_num(act, nan=0), 0, 1, dtype=np.float32)
 
 
-def _iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of boxes (4,); 0 for two without an area."""
+def convex_combination(terms: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    """Return the weighted mean of terms, float32 (N,) each, row by row over the terms that are not NaN.
+
+    A row of which all terms with weight are NaN is NaN.
+
+    Raises:
+        ValueError: The weights are not as many as the terms, negative, or all 0.
+    """
+    given = np.asarray(weights, np.float32)
+    if len(given) != len(terms) or not np.all(given >= 0) or not 0 < given.sum() < np.inf:
+        raise ValueError(f"weights are {given.tolist()}; they must be {len(terms)}, none negative, not all 0")
+    stacked = np.stack(terms, axis=1).astype(np.float32)
+    masked = np.where(np.isnan(stacked), 0, given)
+    total = masked.sum(axis=1)
+    mean = (masked * np.nan_to_num(stacked, nan=0)).sum(axis=1) / np.where(total > 0, total, np.nan)
+    return np.clip(mean, 0, 1)
+
+
+def _intersection_over_union(a: np.ndarray, b: np.ndarray) -> float:
+    """Of boxes (4,); 0 for two without an area."""
     width, height = np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0)
     union = np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - width * height
     return float(width * height / union) if union > 0 else 0.0

@@ -1,6 +1,9 @@
-"""Residuals on the latent action tokens, decoded by the frozen policy, equations (1)(2) and appendix B.
+# SPDX-License-Identifier: MIT
+"""Residuals on the latent action tokens, decoded by the frozen policy.
 
-In one process only: visual tokens do not travel between nodes.
+They need policy and corrector in one process: visual tokens do not travel between nodes.
+
+Source: equations (1) and (2), appendix B.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from efn_ros.runtime.inference import Inference
 
 
 def make_inference(p: Mapping[str, Any]) -> Inference:
-    """Build the inference of vla_policy, whose steps keep the visual tokens."""
+    """Build the inference of vla_policy, whose steps hold the visual tokens."""
     from efn_ros.experiments.latent_residual.inference import VisualInference
     from efn_ros.runtime.factory import make_policy, make_projection
 

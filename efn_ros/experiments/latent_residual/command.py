@@ -1,4 +1,5 @@
-"""train an EFN that changes the latent action tokens, through the frozen decoder of the policy"""
+# SPDX-License-Identifier: MIT
+"""Train an EFN that changes the latent action tokens, through the frozen decoder of the policy."""
 
 from __future__ import annotations
 
@@ -8,12 +9,12 @@ from efn_ros.commands.train import add_training_arguments, training_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
+    """Add the command's arguments."""
     add_training_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run, or go on with, a training."""
+    """Run, or continue, a training."""
     from efn_ros.experiments.latent_residual.training import LatentTraining
 
     try:

@@ -1,7 +1,5 @@
-"""A residual in latent-token space, (1)(2): added to Z, and decoded by the frozen decoder (section 5 and appendix B).
-
-What goes out stays a residual on the action, so every limit around it holds as for any other.
-"""
+# SPDX-License-Identifier: MIT
+"""A change of the latent action tokens as a residual on the action, so that every limit on residuals applies to it."""
 
 from __future__ import annotations
 
@@ -15,32 +13,34 @@ Array = TypeVar("Array", np.ndarray, Tensor)
 
 
 def latent_residual(decode: Callable[[Array, Array], Array], latent: Array, visual: Array, change: Array) -> Array:
-    """Return the residual that a change of the latent tokens makes: decode(Z + dZ, V) - decode(Z, V), zero where dZ is.
-
-    All float32, arrays or tensors; through tensors gradients flow.
+    """Return decode(Z + dZ, V) - decode(Z, V), which is zero where dZ is.
 
     Args:
-        decode: Equation (2).
-        latent: Z, (..., L, dz).
+        decode: The frozen decoder D, from Z and V to an action.
+        latent: Z, (..., L, dz), float32, an array or a tensor, as all others.
         visual: V, (..., T, D).
         change: dZ, (..., L, dz), in the units of Z.
 
     Returns:
-        (..., H, A), in the units of the action.
+        The residual, (..., H, A), in the units of the action; it carries gradients of tensors.
 
     Raises:
-        ValueError: The change is of another shape than Z.
+        ValueError: The change has another shape than Z.
+
+    Source: equation (2).
     """
     if change.shape != latent.shape:
         raise ValueError(f"change has shape {tuple(change.shape)}; the latent tokens have {tuple(latent.shape)}")
-    # Not less the base: where nothing changes, nothing must come out, to the last bit.
+    # The base action may differ from decode(Z, V) by rounding; without a change the residual must be exactly zero.
     return decode(latent + change, visual) - decode(latent, visual)
 
 
 def latent_bound(latents: np.ndarray, share: float) -> np.ndarray:
-    """Return `share` of the standard deviation of each channel over latent tokens (N, L, dz), float32 (dz,).
+    """Return the largest change of each channel, float32 (dz,): a decoder is accurate only near its training data.
 
-    Decoders are known only near what they were trained on.
+    Args:
+        latents: Z of N samples, (N, L, dz).
+        share: Of the standard deviation of each channel.
 
     Raises:
         ValueError: The share is negative or not finite.

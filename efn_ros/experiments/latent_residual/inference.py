@@ -1,4 +1,5 @@
-"""Policy steps that keep the visual tokens, which a decoder of latent tokens needs."""
+# SPDX-License-Identifier: MIT
+"""Policy steps with the visual tokens, which the decoder of latent tokens needs."""
 
 from __future__ import annotations
 
@@ -13,13 +14,13 @@ from efn_ros.types import Observation, PolicyStep
 
 @dataclass(frozen=True)
 class VisualPolicyStep(PolicyStep):
-    """A policy step with V itself; it stays in the process and is never remembered."""
+    """A policy step with V, which stays in the process and is not stored in a bank."""
 
     visual: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (T, D)
 
 
 class VisualInference(Inference):
-    """Inference whose steps keep V."""
+    """Inference whose steps hold V."""
 
     def compact(self, observation: Observation, output: PolicyOutput) -> VisualPolicyStep:
         """Return the policy step of an output, with V."""

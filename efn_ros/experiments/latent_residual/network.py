@@ -1,4 +1,5 @@
-"""The network whose output is a change of the latent action tokens."""
+# SPDX-License-Identifier: MIT
+"""The network whose output is a change of the latent action tokens, dZ = bound * tanh(u)."""
 
 from __future__ import annotations
 
@@ -11,9 +12,13 @@ from efn_ros.efn.config import EfnConfig
 
 @dataclass(frozen=True)
 class LatentEfnConfig(EfnConfig):
-    """Sizes of a network that changes latent tokens, by at most `latent_bound` in each channel."""
+    """Sizes of a network that changes latent tokens.
 
-    latent_bound: tuple[float, ...] = ()  # (dz,), in the units of Z
+    Raises:
+        ValueError: A bound is negative or not finite, or there is not one for each channel.
+    """
+
+    latent_bound: tuple[float, ...] = ()  # largest change of each channel, (dz,), in the units of Z
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -36,6 +41,9 @@ class LatentEfnConfig(EfnConfig):
 
 
 class LatentEfn(Efn):
-    """An actor whose output is a change of Z, (B, L, dz)."""
+    """An actor whose output is a change of Z, (B, L, dz).
+
+    Source: appendix B.
+    """
 
     config_type = LatentEfnConfig

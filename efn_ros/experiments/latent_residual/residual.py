@@ -1,9 +1,11 @@
-"""The learned change of latent tokens behind the interface of the corrector."""
+# SPDX-License-Identifier: MIT
+"""The learned change of latent tokens, as a residual of the corrector."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ from efn_ros.types import PolicyStep
 class LatentResidual(LearnedResidual):
     """The residual of a change of Z, decoded by the frozen policy.
 
-    It is zero, and says why, for a step without V and for one of another policy.
+    It is zero, with a reason, for a step without V and for a step of another policy.
     """
 
     def __init__(
@@ -30,14 +32,14 @@ class LatentResidual(LearnedResidual):
         *,
         decode: Callable[[np.ndarray, np.ndarray], np.ndarray],
         policy: str,
-        **options,
+        **options: Any,
     ) -> None:
         """Load a network.
 
         Args:
-            checkpoint: Directory of `./efn experiment latent_residual`.
+            checkpoint: Directory that `./efn experiment latent_residual` wrote.
             decode: The frozen decoder (2), from Z (L, dz) and V (T, D) to an action (H, A).
-            policy: Fingerprint of the policy that it is of.
+            policy: Fingerprint of its policy.
             **options: Of `LearnedResidual`.
         """
         super().__init__(checkpoint, **options)
@@ -48,9 +50,12 @@ class LatentResidual(LearnedResidual):
         return LatentEfn.from_pretrained(directory)
 
     def reason_against(self, step: PolicyStep) -> str:
-        """Return why latent tokens of the step cannot be decoded; empty where they can."""
+        """Return why the latent tokens of a step cannot be decoded; empty where they can."""
         if not isinstance(step, VisualPolicyStep):
-            return "the step came without its visual tokens; set experiment: latent_residual of vla_policy too"
+            return (
+                "the step has no visual tokens; run policy and corrector in one process, and set experiment: "
+                "latent_residual of vla_policy too"
+            )
         if step.policy != self._policy:
             return (
                 f"the step is of policy {step.policy!r}, but latent tokens are decoded by {self._policy!r}; name the "

@@ -1,7 +1,8 @@
-"""Supervised training in latent space.
+# SPDX-License-Identifier: MIT
+"""Supervised training of a network that changes latent tokens.
 
-The network learns which change of the latent tokens gives the teacher's residual: the loss is on the action, and
-gradients flow through the policy's decoder, (2), whose weights stay as they are.
+The loss is on the action: the decoded change shall be the teacher's residual. Gradients pass through the policy's
+decoder (2), whose weights do not change.
 """
 
 from __future__ import annotations
@@ -22,20 +23,20 @@ from efn_ros.experiments.latent_residual.residual import LatentResidual
 from efn_ros.runtime.factory import make_policy
 from efn_ros.runtime.graph import Graph
 from efn_ros.runtime.inference import Inference
-from efn_ros.training.collection import CollectionConfig, Collector
-from efn_ros.training.config import TrainConfig
+from efn_ros.training.collection import Collector
+from efn_ros.training.config import CollectionConfig, TrainConfig
 from efn_ros.training.dataset import SampleDataset
 from efn_ros.training.supervised import SupervisedTraining
 from efn_ros.types import PolicyStep
 
-LATENT_SHARE = 0.5  # of how far each channel of Z spreads over the samples
+LATENT_SHARE = 0.5  # of the standard deviation of each channel of Z over the samples: the largest change
 
 
 class LatentCollector(Collector):
-    """A collector whose samples keep V."""
+    """A collector whose samples hold V."""
 
     def make_inference(self, inference: Inference) -> Inference:
-        """Return an inference whose steps keep V."""
+        """Return an inference whose steps hold V."""
         return VisualInference(inference.policy, inference.projection)
 
     def make_student(self) -> LearnedResidual:
@@ -59,15 +60,15 @@ class LatentDataset(SampleDataset):
         """Return the arrays of one file.
 
         Raises:
-            ValueError: It holds no visual tokens.
+            ValueError: The file holds no visual tokens.
         """
         part = super().read(path)
         if "visual" not in part:
-            raise ValueError(f"{path} holds no visual tokens, which latent space needs; name another directory")
+            raise ValueError(f"{path} holds no visual tokens, which this training needs; name another directory")
         return part
 
     def to_residual(self, output: Tensor, present: Present, rows: np.ndarray) -> Tensor:
-        """Return the decoded residual (B, H, A)."""
+        """Return the decoded residual (B, H, A) of changes (B, L, dz)."""
         visual = np.stack([self.parts[self.part[row]]["visual"][self.row[row]] for row in rows])
         return latent_residual(self._decoder, present.latent, torch.from_numpy(visual).float(), output)
 
@@ -80,7 +81,7 @@ class LatentTraining(SupervisedTraining):
     latent_share = LATENT_SHARE
 
     def network(self, samples: SampleDataset) -> LatentEfn:
-        """Build an untrained network that fits the samples."""
+        """Build an untrained network for the samples."""
         bound = latent_bound(samples.samples["latent"], self.latent_share).tolist()
         return LatentEfn(LatentEfnConfig(**self.network_settings(samples), latent_bound=bound))
 
@@ -94,5 +95,7 @@ def frozen_decoder(collection: CollectionConfig) -> nn.Module:
     policy = make_policy(Graph.load(collection.graph, collection.overlays).parameters("vla_policy"))
     decoder = policy.decoder()
     if decoder is None:
-        raise ValueError(f"policy {policy.spec.name!r} of {collection.graph!r} has no decoder to learn through")
+        raise ValueError(
+            f"policy {policy.spec.name!r} of {collection.graph!r} has no decoder; name a graph whose policy has one"
+        )
     return decoder

@@ -1,21 +1,22 @@
-"""fine-tune a supervised EFN by reinforcement learning in simulated deployments"""
+# SPDX-License-Identifier: MIT
+"""Fine-tune a supervised EFN by reinforcement learning in simulated deployments."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-MINUTES = 50  # what is measured last and the start of the processes take some more
+MINUTES = 50  # without the start of the processes and the last validation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("checkpoint", type=Path, help="the supervised EFN, of ./efn train")
-    parser.add_argument("--directory", type=Path, default=Path("efn_finetuning"), help="a second run goes on in it")
+    """Add the command's arguments."""
+    parser.add_argument("checkpoint", type=Path, help="the supervised EFN, a directory of ./efn train")
+    parser.add_argument("--directory", type=Path, default=Path("efn_finetuning"), help="a second run continues in it")
     parser.add_argument("--graph", default="metaworld_sim", help="which config/graphs/<graph>.yaml")
     parser.add_argument("--params-file", action="append", default=[], help="parameters laid over the graph's own")
-    parser.add_argument("--minutes", type=float, help=f"{MINUTES} unless --episodes is given")
-    parser.add_argument("--episodes", type=int, help="in place of minutes, so that a run can be repeated exactly")
+    parser.add_argument("--minutes", type=float, help=f"default {MINUTES}, without --episodes")
+    parser.add_argument("--episodes", type=int, help="in place of minutes; such a run is repeatable")
     parser.add_argument("--reward", help="beside success: sparse (a potential, the default), semantic or anti_idling")
     parser.add_argument("--similarity", help="of those rewards: fused (the default), key or sinkhorn")
     parser.add_argument("--seed", type=int, default=0)
@@ -24,19 +25,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run, or go on with, a run."""
+    """Run, or continue, a run."""
     from efn_ros.experiments.sac.config import FinetuneConfig
     from efn_ros.experiments.sac.learner import finetune
 
-    given = {name: getattr(args, name) for name in ("minutes", "episodes", "reward", "similarity")}
-    given = {name: value for name, value in given.items() if value is not None}
+    names = ("graph", "minutes", "episodes", "reward", "similarity", "seed", "processes", "threads")
+    settings = {name: value for name in names if (value := getattr(args, name)) is not None}
     if args.episodes is None:
-        given.setdefault("minutes", MINUTES)
-    common = {"seed": args.seed, "processes": args.processes, "threads": args.threads, "graph": args.graph}
+        settings.setdefault("minutes", MINUTES)
     try:
-        config = FinetuneConfig(
-            str(args.directory), str(args.checkpoint), overlays=tuple(args.params_file), **common, **given
-        )
+        config = FinetuneConfig(str(args.directory), str(args.checkpoint), overlays=tuple(args.params_file), **settings)
         print(f"\ncheckpoint {finetune(config)}")
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(f"efn experiment sac: {error}") from error

@@ -1,103 +1,142 @@
-"""What a step was worth: likeness to what followed in memory, progress towards it, success. Similarities are in [0, 1].
+# SPDX-License-Identifier: MIT
+"""Rewards of a decision: similarity to the successor in the bank, progress towards it, success.
 
-Appendix E tells how such rewards fail; each failure is met by its design here:
-* values crowd in a narrow range: a fixed offset and scale (20), or differences of similarities; never a running mean,
-  which turns good steps into bad ones as it moves;
-* the target moves, because another memory is recalled at every step: a `Reference` is chosen once and advances with the
-  episode;
-* raw tokens are huge: similarities are those of sketches.
+Similarities are in [0, 1]. Appendix E lists how such rewards fail. This design answers each failure:
+
+* Values lie in a narrow range: a fixed offset and scale (20) or differences of similarities spread them. A running mean
+  would turn good steps into bad ones as it moves.
+* The target moves, because each step recalls another experience: a `Reference` is chosen once and advances with the
+  episode.
+* Raw tokens are too many: similarities are those of sketches and keys.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 
 @dataclass(frozen=True)
-class Shaping:
-    """Weights of equations (9), (16) and (20). Raises ValueError for a negative weight.
+class RewardConfig:
+    """Weights of the rewards.
 
-    scale, offset: alpha and beta of (20). absolute, progress, motion, lazy, time: w_abs, w_prog, w_mot, w_lazy and
-    lambda_time of (16). tolerance: its epsilon, the progress below which a step counts as idle. residual: lambda_res of
-    (9). success: paid once, by the step that succeeds.
+    Raises:
+        ValueError: A weight is negative; the message names it.
     """
 
-    scale: float = 1.0
-    offset: float = 0.0
-    absolute: float = 1.0
-    progress: float = 1.0
-    motion: float = 0.1
-    lazy: float = 1.0
-    time: float = 0.01
-    tolerance: float = 0.01
-    residual: float = 0.01
-    success: float = 0.0
+    scale: float = 1.0  # alpha of (20), lambda_sem of (9)
+    offset: float = 0.0  # beta of (20)
+    absolute: float = 1.0  # w_abs of (16)
+    progress: float = 1.0  # w_prog of (16)
+    motion: float = 0.1  # w_mot of (16)
+    lazy: float = 1.0  # w_lazy of (16)
+    time: float = 0.01  # lambda_time of (16)
+    tolerance: float = 0.01  # epsilon of (15): less progress counts as idling
+    residual: float = 0.01  # lambda_res of (9)
+    success: float = 0.0  # paid once, for the decision that succeeds
 
     def __post_init__(self) -> None:
-        for name in ("scale", "absolute", "progress", "motion", "lazy", "time", "tolerance", "residual", "success"):
+        for name in (field.name for field in fields(self) if field.name != "offset"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
 
 
-def linear(similarity: np.ndarray, shaping: Shaping) -> np.ndarray:
-    """Equation (20): alpha (similarity - beta)."""
-    return shaping.scale * (similarity - shaping.offset)
+def linear_reward(similarity: np.ndarray, config: RewardConfig) -> np.ndarray:
+    """Return alpha (similarity - beta).
 
-
-def semantic_match(following: np.ndarray, residual: np.ndarray, shaping: Shaping) -> np.ndarray:
-    """Equations (8)(9), the likeness mapped by (20). following: (B,) of F_t+1 to the recalled successor; residual:
-    (B, ...) of the executed chunk."""
-    size = np.square(residual).reshape(len(residual), -1).sum(axis=1)
-    return linear(following, shaping) - shaping.residual * size
-
-
-def anti_idling(following: np.ndarray, present: np.ndarray, stay: np.ndarray, shaping: Shaping) -> np.ndarray:
-    """Equations (14)-(16), the likeness mapped by (20); each argument (B,).
-
-    following: of F_t+1 to the recalled successor; present: of F_t to the recalled step; stay: of F_t+1 to F_t.
+    Source: equation (20).
     """
-    progress = following - present
-    idle = np.maximum(shaping.tolerance - progress, 0.0)
+    return config.scale * (similarity - config.offset)
+
+
+def semantic_match(next_similarity: np.ndarray, residual: np.ndarray, config: RewardConfig) -> np.ndarray:
+    """Return the reward of a semantic match, (B,), its similarity mapped by (20).
+
+    Args:
+        next_similarity: Of F_t+1 to the successor of the recalled step, (B,); (8) where it is that of visual keys.
+        residual: Executed chunk of residuals, (B, ...).
+        config: Weights.
+
+    Source: equations (8), (9).
+    """
+    size = np.square(residual).reshape(len(residual), -1).sum(axis=1)
+    return linear_reward(next_similarity, config) - config.residual * size
+
+
+def anti_idling(
+    next_similarity: np.ndarray, current_similarity: np.ndarray, stay_similarity: np.ndarray, config: RewardConfig
+) -> np.ndarray:
+    """Return the reward with a penalty on idling, (B,), its absolute term mapped by (20).
+
+    Args:
+        next_similarity: s_next, of F_t+1 to the successor of the recalled step, (B,).
+        current_similarity: s_cur, of F_t to the recalled step, (B,).
+        stay_similarity: s_stay, of F_t+1 to F_t, (B,).
+        config: Weights.
+
+    Source: equations (15), (16).
+    """
+    progress = next_similarity - current_similarity
+    idle = np.maximum(config.tolerance - progress, 0.0)
     return (
-        shaping.absolute * linear(following, shaping)
-        + shaping.progress * np.maximum(progress, 0.0)
-        + shaping.motion * (1.0 - stay)
-        - shaping.lazy * following * idle * stay
-        - shaping.time
+        config.absolute * linear_reward(next_similarity, config)
+        + config.progress * np.maximum(progress, 0.0)
+        + config.motion * (1.0 - stay_similarity)
+        - config.lazy * next_similarity * idle * stay_similarity
+        - config.time
     )
 
 
-def sparse(success: np.ndarray, before: np.ndarray, after: np.ndarray, gamma: float, shaping: Shaping) -> np.ndarray:
-    """Success, with a potential between that no policy can farm (Ng, Harada and Russell, 1999); each argument (B,).
+def sparse_reward(
+    success: np.ndarray, potential: np.ndarray, next_potential: np.ndarray, gamma: float, config: RewardConfig
+) -> np.ndarray:
+    """Return the reward of success with potential-based shaping, (B,).
 
-    before, after: potential of the step and of the next, such as `Reference.potential`; that of an ended episode is 0.
+    Args:
+        success: 1 for the decision that succeeds, else 0, (B,).
+        potential: Of the present step, such as `Reference.potential`, (B,).
+        next_potential: Of the next step; 0 after the end of an episode, (B,).
+        gamma: Discount.
+        config: Weights.
+
+    Source: Ng, Harada and Russell, 1999.
     """
-    return shaping.success * success + gamma * after - before
+    return config.success * success + gamma * next_potential - potential
 
 
 class Reference:
-    """One remembered rollout to be followed: chosen once, then a step further with every step of the episode."""
+    """A rollout of the bank that an episode follows: chosen once, then one step further with each decision."""
 
     def __init__(self, length: int, start: int = 0) -> None:
-        """length: steps of the rollout. start: the one that was recalled. Raises ValueError outside of it."""
+        """Follow a rollout.
+
+        Args:
+            length: Steps of the rollout.
+            start: The recalled step.
+
+        Raises:
+            ValueError: The start is not a step of the rollout.
+        """
         if not 0 <= start < length:
-            raise ValueError(f"a rollout of {length} steps has no step {start}")
+            raise ValueError(f"start is {start}; a rollout of {length} steps has 0 to {length - 1}")
         self._length, self._start = length, start
 
     def step(self, elapsed: int) -> int:
-        """Index of the remembered step that belongs to the step `elapsed` after the choice; the last one stays."""
+        """Return the index of the step that belongs to the decision `elapsed` after the choice, at most the last."""
         return min(self._start + elapsed, self._length - 1)
 
     def successor(self, elapsed: int) -> int:
-        """Index of the step to be reached next."""
+        """Return the index of the step after it."""
         return self.step(elapsed + 1)
 
     def potential(self, similarity: np.ndarray) -> float:
-        """How far along the rollout the present is, in [0, 1]: that of the likest remembered step, times its likeness.
+        """Return how far along the rollout the present step is, in [0, 1].
 
-        similarity: (length,) of the present to every step of the rollout.
+        It is the position of the most similar step of the rollout, times that similarity.
+
+        Args:
+            similarity: Of the present step to each step of the rollout, (length,).
         """
         best = int(np.argmax(similarity))
         return float(similarity[best] * (best + 1) / self._length)

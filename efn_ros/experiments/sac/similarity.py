@@ -1,4 +1,5 @@
-"""Similarity of the steps of two episodes, for rewards: fused (38), of visual keys (8), or by Sinkhorn (55)."""
+# SPDX-License-Identifier: MIT
+"""Similarity of the steps of an episode to those of another, for rewards: fused (38), of keys (8), or Sinkhorn (55)."""
 
 from __future__ import annotations
 
@@ -22,26 +23,21 @@ FUSED, KEY, SINKHORN = "fused", "key", "sinkhorn"
 class EpisodeCues:
     """What the T steps of an episode are compared by."""
 
-    cues: Cues
-    latent: np.ndarray  # float32 (T, L, dz)
-    sketch: np.ndarray | None  # float32 (T, tokens, d), only where similarity is by Sinkhorn
-
-    def __len__(self) -> int:
-        return len(self.cues.key)
+    cues: Cues  # key, latent and proprioception of each step
+    sketch: np.ndarray | None  # float32 (T, tokens, d), only where the similarity is Sinkhorn's
 
 
 @dataclass(frozen=True)
 class StepSimilarity:
-    """Similarity in [0, 1] of every step of one episode to every step of another."""
+    """Similarity in [0, 1] of each step of an episode to each step of another."""
 
     kind: str  # FUSED, KEY or SINKHORN
     proprio_std: np.ndarray  # sigma of (35), (P,)
 
     def of(self, steps: Sequence[PolicyStep]) -> EpisodeCues:
         """Return the cues of an episode's policy steps."""
-        key = np.stack([s.key.q for s in steps])
-        latent, proprio = np.stack([s.latent for s in steps]), np.stack([s.proprio for s in steps])
-        return self._cues(key, latent, proprio, [s.sketch for s in steps])
+        key, latent = np.stack([s.key.q for s in steps]), np.stack([s.latent for s in steps])
+        return self._cues(key, latent, np.stack([s.proprio for s in steps]), [s.sketch for s in steps])
 
     def of_rollout(self, rollout: StoredRollout) -> EpisodeCues:
         """Return the cues of a stored rollout."""
@@ -49,27 +45,20 @@ class StepSimilarity:
         sketches = rollout.sketches(*range(len(arrays.steps))) if self.kind == SINKHORN else []
         return self._cues(arrays.key.q, arrays.latent, arrays.proprio, sketches)
 
-    def __call__(self, a: EpisodeCues, b: EpisodeCues) -> np.ndarray:
-        """Return float32 (len(a), len(b))."""
-        if self.kind == SINKHORN and a.sketch is not None and b.sketch is not None:
-            left, right = torch.from_numpy(a.sketch), torch.from_numpy(b.sketch)
-            return torch.stack([sinkhorn_similarity(row.expand_as(right), right) for row in left]).numpy()
+    def __call__(self, steps: Sequence[PolicyStep], other: EpisodeCues) -> np.ndarray:
+        """Return the similarity of each policy step to each step of the other episode, float32 (len(steps), T)."""
+        if other.sketch is not None:
+            sketches = torch.from_numpy(other.sketch)
+            own = (torch.from_numpy(step.sketch.dequantise()) for step in steps)
+            return torch.stack([sinkhorn_similarity(tokens.expand_as(sketches), sketches) for tokens in own]).numpy()
         if self.kind == KEY:
-            return np.stack([cosine_similarity(b.cues.key, b.cues.key_norm, q) for q in a.cues.key])
-        fused = FusedSimilarity(b.cues, CueWeights(), self.proprio_std.tolist())
-        return np.stack([fused(_Step(*row)) for row in zip(a.cues.key, a.latent, a.cues.proprio, strict=True)])
+            return np.stack([cosine_similarity(other.cues.key, other.cues.key_norm, step.key.q) for step in steps])
+        fused = FusedSimilarity(other.cues, CueWeights(), self.proprio_std.tolist())
+        return np.stack([fused(step.query) for step in steps])
 
     def _cues(
         self, key: np.ndarray, latent: np.ndarray, proprio: np.ndarray, sketches: Sequence[Quantised]
     ) -> EpisodeCues:
         latent_key = quantise(mean_latent(latent)).q
         cues = Cues(key, inverse_norm(key), latent_key, inverse_norm(latent_key), proprio)
-        by_tokens = self.kind == SINKHORN
-        return EpisodeCues(cues, latent, np.stack([s.dequantise() for s in sketches]) if by_tokens else None)
-
-
-class _Step:
-    """The part of a query that similarity reads."""
-
-    def __init__(self, q: np.ndarray, latent: np.ndarray, proprio: np.ndarray) -> None:
-        self.key, self.latent, self.proprio = Quantised(q, np.ones((), np.float32)), latent, proprio
+        return EpisodeCues(cues, np.stack([s.dequantise() for s in sketches]) if self.kind == SINKHORN else None)

@@ -1,1 +1,2 @@
-"""PocketVLA: the small vision-language-action policy that this project makes for itself."""
+# SPDX-License-Identifier: MIT
+"""PocketVLA: the small vision-language-action policy that this project trains."""

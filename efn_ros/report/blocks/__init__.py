@@ -1,4 +1,5 @@
-"""The blocks of a document that hold results: rendered from results files, so that no figure is copied by hand."""
+# SPDX-License-Identifier: MIT
+"""Blocks of results in the documents, rendered from results files so that no number is copied by hand."""
 
 from __future__ import annotations
 
@@ -26,11 +27,11 @@ EVALUATE = f"./efn evaluate --deployments 40 --no-memory efn_no_memory/round_1 -
 
 
 class Block(NamedTuple):
-    """Where a block comes from."""
+    """The source of a block."""
 
     path: str  # the results file
     render: Callable[[Results], str]  # from its content to Markdown
-    command: str  # that makes the file
+    command: str  # that writes the file
 
 
 def _bench(name: str, render: Callable[[Results], str]) -> Block:
@@ -92,7 +93,7 @@ def fill(text: str, blocks: Mapping[str, str]) -> str:
 
     def content(match: re.Match) -> str:
         if match[2] not in blocks:
-            raise ValueError(f"there are no results {match[2]!r}; there are {', '.join(sorted(blocks))}")
+            raise ValueError(f"results {match[2]!r} are unknown; choose one of {', '.join(sorted(blocks))}")
         return f"{match[1]}{blocks[match[2]]}\n{match[4]}"
 
     filled, count = BLOCK.subn(content, text)
@@ -102,11 +103,11 @@ def fill(text: str, blocks: Mapping[str, str]) -> str:
 
 
 def render(root: Path) -> dict[str, str]:
-    """Return name of a block -> Markdown, from the results files in a checkout."""
+    """Return the Markdown of every block by its name, from the results files in a checkout."""
     return {name: _render(root / block.path, block) for name, block in BLOCKS.items()}
 
 
 def _render(path: Path, block: Block) -> str:
     if not path.is_file():
-        return f"*No results file is here yet. `{block.command}` makes one.*"
+        return f"*There is no results file yet. `{block.command}` writes one.*"
     return block.render(json.loads(path.read_text()))

@@ -1,4 +1,5 @@
-"""What blocks of results share."""
+# SPDX-License-Identifier: MIT
+"""Functions that all blocks share."""
 
 from __future__ import annotations
 
@@ -8,12 +9,12 @@ Results = dict[str, Any]  # a results file
 
 
 def source(results: Results, n: int) -> str:
-    """Return machine, date, commit and n: the last words of every block."""
+    """Return the last line of every block: machine, date, commit and n."""
     machine = results["machine"]
     where = f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}"
     return f"*{where}; {results['date']}; commit {results['commit']}; n = {n}.*"
 
 
 def thousands(number: int) -> str:
-    """Return a number with its thousands apart."""
+    """Return a number with its thousands separated."""
     return f"{number:,}".replace(",", " ")

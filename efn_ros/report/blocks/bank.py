@@ -1,4 +1,5 @@
-"""Blocks of the bank: recall by size, search over all keys, and what survives a crash."""
+# SPDX-License-Identifier: MIT
+"""Blocks of the bank: recall by size, search over all keys, and durability."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ NEAREST = ["of the ten nearest steps", "keys", "int8 finds of the projection's",
 
 
 def bank_block(results: Results) -> str:
-    """Return recall by the size of the bank, and how well compact keys find the nearest steps."""
+    """Return the latency of recall by the size of the bank, and how well compact keys find the nearest steps."""
     rows = [
         [
             thousands(b["steps"]),
@@ -31,19 +32,14 @@ def bank_block(results: Results) -> str:
     ]
     header = ["steps", "rollouts", *BANK_COLUMNS, "open, s", "MB held", "bytes a step"]
     smallest, largest = results["banks"][0], results["banks"][-1]
-    ingest = [b["ingest"]["rollouts_a_second"] for b in results["banks"] if "ingest" in b]
     filters, size = results["filter"], results["bytes"]
     every = filters["distinct"][str(filters["rollouts"])]
     grown = largest["recall_s"] / smallest["recall_s"]
-    written = (
-        f"{min(ingest):.0f} rollouts a second are written, each on disk before it is acknowledged. " if ingest else ""
-    )
     text = (
         f"{smallest['candidates']} steps are compared; recall takes {grown:.2f} x as long in the largest bank as in "
-        f"the smallest. {written}The "
-        f"instruction filter over {filters['rollouts']} rollouts with as many instructions takes "
-        f"{1e3 * every['filter_s']:.1f} ms. Of tokens of the paper's size a step has {size['raw'] / 1e6:.1f} MB; its "
-        f"sketch has {size['sketch'] / 1e3:.0f} kB and its key {size['key']} bytes."
+        f"the smallest. {_ingest(results)}The instruction filter over {filters['rollouts']} rollouts with as many "
+        f"instructions takes {1e3 * every['filter_s']:.1f} ms. With tokens of the paper's size a step has "
+        f"{size['raw'] / 1e6:.1f} MB; its sketch has {size['sketch'] / 1e3:.0f} kB and its key {size['key']} bytes."
     )
     shares = [
         [k["tokens"], k["keys"], tables.percent(k["int8_of_float"]), tables.percent(k["projected_of_full"])]
@@ -53,8 +49,14 @@ def bank_block(results: Results) -> str:
     return f"{tables.markdown(header, rows)}\n\n{nearest}\n\n{text} {source(results, largest['n'])}"
 
 
+def _ingest(results: Results) -> str:
+    """The rate at which rollouts are written; empty if every bank existed before the measurement."""
+    rates = [b["ingest"]["rollouts_a_second"] for b in results["banks"] if "ingest" in b]
+    return f"{min(rates):.0f} rollouts a second are written, each on disk before it is acknowledged. " if rates else ""
+
+
 def search_block(results: Results) -> str:
-    """Return indexes over all keys, and recall with the one that is used beside recall by instruction."""
+    """Return a comparison of indexes over all keys, and of recall with the index in use and by instruction."""
     header = ["index", "recall@10", "search, ms", "p99", "made, s", "bytes a step", "elsewhere", "ms"]
     rows = [
         [f"{i['index']} ({i['missing']})", *["-"] * 7]
@@ -84,19 +86,19 @@ def search_block(results: Results) -> str:
         ]
         for b in results["banks"]
     ]
-    header = ["steps", "search", "compared", "recall, ms", "p99", "index, ms", "start, ms", "chosen anew"]
+    header = ["steps", "search", "compared", "recall, ms", "p99", "index, ms", "start, ms", "re-selected"]
     banks = tables.markdown([*header, "prefetch, s", "MB held"], rows)
     text = f"{thousands(results['steps'])} keys, {results['queries']} queries of {results['hits']} hits, one thread."
     return f"{indexes}\n\n{text}\n\n{banks}\n\n{source(results, results['banks'][-1]['n'])}"
 
 
 def crashes_block(results: Results) -> str:
-    """Return what was lost of a bank whose writer was killed, and how many flipped bits were found."""
+    """Return how many rollouts were lost when writers were killed, and how many flipped bits were found."""
     kills, flips = results["kills"], results["flips"]
     text = (
         f"Of {kills['acknowledged']} rollouts that a writer had acknowledged in {kills['n']} runs, each ended by kill "
-        f"-9 at a random moment, {kills['lost']} were lost and {kills['torn']} torn; of {kills['forgotten']} that it "
-        f"had forgotten {kills['back']} came back. Of {flips['n']} bits flipped anywhere in payloads, one at a time, "
-        f"`verify` found {flips['found']}."
+        f"-9 at a random moment, {kills['lost']} were lost and {kills['torn']} incomplete; of {kills['forgotten']} "
+        f"that it had removed {kills['back']} reappeared. Of {flips['n']} bits flipped anywhere in payloads, one at a "
+        f"time, `verify` found {flips['found']}."
     )
     return f"{text} {source(results, kills['n'])}"

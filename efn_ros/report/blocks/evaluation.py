@@ -1,21 +1,31 @@
+# SPDX-License-Identifier: MIT
 """Blocks of `./efn evaluate`: conditions over all scenes, by task and by kind of shift."""
 
 from __future__ import annotations
 
 from efn_ros.correction.exploration import MODES
-from efn_ros.evaluation.plan import AS_TRAINED_MEMORY, BASE, MEMORY, NO_MEMORY, OTHER_MEMORY, RECALLED_ACTION, WORK
+from efn_ros.evaluation.plan import (
+    AS_TRAINED_MEMORY,
+    BASE,
+    MEMORY,
+    NO_MEMORY,
+    OTHER_MEMORY,
+    OTHER_MEMORY_BEFORE,
+    RECALLED_ACTION,
+    WORK,
+)
 from efn_ros.evaluation.statistics import ALL
 from efn_ros.report import tables
 from efn_ros.report.blocks._common import Results, source
 from efn_ros.worlds.deployment import SAMPLED
 
-# Conditions in words; a variant of another name stands for itself.
+# Names of conditions in tables; a variant that is not listed has its own name.
 CONDITIONS = {
     BASE: "base alone",
     MEMORY: "memory",
     RECALLED_ACTION: "recalled action, no network",
     NO_MEMORY: "network without memory",
-    OTHER_MEMORY: "memory of another deployment",
+    **dict.fromkeys((OTHER_MEMORY, OTHER_MEMORY_BEFORE), "memory of another deployment"),
     AS_TRAINED_MEMORY: "memory of the base as trained",
     WORK: "memory collected at work",
     **{f"{WORK} with {mode}": f"memory collected at work, exploring: {mode}" for mode in MODES},
@@ -23,7 +33,7 @@ CONDITIONS = {
 
 
 def evaluation_block(results: Results) -> str:
-    """Return every condition over all scenes, and one sentence on memory."""
+    """Return every condition over all scenes, and a summary of the gain from memory."""
     columns = ["success, 95 %", "failures removed, 95 %", "fixed / broke", "trust", "steps, base", "steps"]
     rows = [
         [
@@ -39,10 +49,10 @@ def evaluation_block(results: Results) -> str:
         for c in comparisons_of(results, ALL)
     ]
     memory = largest_memory(results)
-    where = "as trained" if results["setting"] == "as-trained" else "in deployments that nothing was trained in"
+    where = "as trained" if results["setting"] == "as-trained" else "in held-out deployments"
     kinds = results.get("kinds", SAMPLED)
     if len(kinds) < len(SAMPLED) and results["setting"] != "as-trained":
-        where += f", of these shifts alone: {', '.join(kinds)}"
+        where += f", with these shifts alone: {', '.join(kinds)}"
     origin = "of the given bank" if results.get("bank") else "of the base alone"
     text = (
         f"Success {where}: {tables.percent(memory['base']['value'])} without memory, "
@@ -65,7 +75,7 @@ def by_shift_block(results: Results) -> str:
 
 
 def condition_title(name: str) -> str:
-    """Return a condition in words."""
+    """Return the name of a condition in tables."""
     return CONDITIONS.get(name, name)
 
 
@@ -75,7 +85,7 @@ def comparisons_of(results: Results, group: str) -> list[dict]:
 
 
 def largest_memory(results: Results) -> dict:
-    """Return the comparison over all scenes that an evaluation is about."""
+    """Return the comparison of memory with the largest volume, over all scenes."""
     memory = (c for c in comparisons_of(results, ALL) if c["condition"] == MEMORY)
     return max(memory, key=lambda c: c["volume"])
 
@@ -112,7 +122,7 @@ def _broken_down(results: Results, group: str, title: str) -> str:
 
 
 def _collected(results: Results) -> str:
-    """What memory gains that the robot collected itself, in words; under the last such condition."""
+    """Success with memory that the robot collected itself, in words; under the last such condition."""
     working, volume = working_conditions(results), largest_memory(results)["volume"]
     if not working:
         return ""

@@ -1,4 +1,5 @@
-"""Blocks of a robot's bridge: fuzzed actions, faults, a long run, and how evenly commands are sent."""
+# SPDX-License-Identifier: MIT
+"""Blocks of a robot's bridge: fuzzed actions, faults, a long run, and the jitter of commands."""
 
 from __future__ import annotations
 
@@ -7,13 +8,13 @@ from efn_ros.report.blocks._common import Results, source
 
 
 def fuzz_block(results: Results) -> str:
-    """Return how many commands were outside a limit while the bridge received fuzzed actions."""
+    """Return how many commands violated a limit while the bridge received fuzzed actions."""
     sent, became, topic = results["sent"], results["became"], results["topic"]
     broken = sum(results["broken"].values())
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(sent.items()))
     text = (
         f"Of {results['commands']} commands that the bridge sent while it received {results['n']} chunks ({kinds}), "
-        "the robot lagged, was pushed, fell silent and froze, and an operator stopped, reset and handed over, "
+        "the robot lagged, was pushed, stopped publishing and froze, and an operator stopped, reset and handed over, "
         f"{broken} were outside a limit. {became['actions actions']} chunks were followed. Its process, which received "
         f"{topic['n']} more beside that of a simulated robot, published {topic['commands']} commands in "
         f"{topic['seconds'] / 60:.0f} minutes, of which {sum(topic['broken'].values())} were."
@@ -22,8 +23,8 @@ def fuzz_block(results: Results) -> str:
 
 
 def faults_block(results: Results) -> str:
-    """Return what the bridge does upon each fault."""
-    header = ["fault", "reaction", "after, ms", "hold error, rad", "reason", "to go on"]
+    """Return the reaction of the bridge to each fault."""
+    header = ["fault", "reaction", "after, ms", "hold error, rad", "reason", "to resume"]
     rows = [
         [
             fault["fault"],
@@ -37,14 +38,14 @@ def faults_block(results: Results) -> str:
     ]
     moved = max((fault["moved_rad"] for fault in results["faults"] if fault["moved_rad"] is not None), default=0.0)
     text = (
-        f"Of {results['commands']} commands, {sum(results['broken'].values())} were outside a limit. Where it stood "
-        f"still in the end, no joint was measured to move by more than {moved:.4f} rad, noise of 0.0005 included."
+        f"Of {results['commands']} commands, {sum(results['broken'].values())} were outside a limit. Where the arm "
+        f"was at rest in the end, no joint moved by more than {moved:.4f} rad, with measurement noise of 0.0005 rad."
     )
     return f"{tables.markdown(header, rows)}\n\n{text} {source(results, len(rows))}"
 
 
 def soak_block(results: Results) -> str:
-    """Return memory of each process over a long run."""
+    """Return the memory usage of each process over a long run."""
 
     def megabytes(size: float) -> str:
         return f"{size / 1e6:.1f}"

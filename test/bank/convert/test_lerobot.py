@@ -1,4 +1,5 @@
-"""A bank goes into LeRobot's format and comes back; what somebody else recorded becomes rollouts of the policy."""
+# SPDX-License-Identifier: MIT
+"""Export of a bank in LeRobot's format, reading it back, and conversion of recordings to rollouts."""
 
 import dataclasses
 import json
@@ -27,7 +28,7 @@ def rollouts(tmp_path):
     return BankReader(tmp_path / "bank").snapshot().rollouts
 
 
-def test_what_goes_out_comes_back(rollouts, tmp_path):
+def test_an_exported_dataset_is_read_back(rollouts, tmp_path):
     assert export(rollouts, tmp_path / "dataset") == 12
     episodes, reader = list(read(tmp_path / "dataset")), BankReader(tmp_path / "bank")
     assert [frames.task for frames in episodes] == ["reach the goal", "reach the goal", "push the puck"]
@@ -45,7 +46,7 @@ def test_what_goes_out_comes_back(rollouts, tmp_path):
                 assert np.abs(frames.images[camera][t].astype(int) - stored).max() <= 3, "two decoders of one JPEG"
 
 
-def test_the_files_are_those_of_the_format(rollouts, tmp_path, monkeypatch):
+def test_the_files_follow_the_format(rollouts, tmp_path, monkeypatch):
     monkeypatch.setattr(format_, "FILE_MEGABYTES", 0)  # a file for each episode
     export(rollouts, tmp_path / "dataset", fps=12.5)
     info = json.loads((tmp_path / "dataset/meta/info.json").read_text())
@@ -77,23 +78,23 @@ def test_the_files_are_those_of_the_format(rollouts, tmp_path, monkeypatch):
     assert described["index_columns"] == ["task"] and tasks["task"].to_pylist() == ["reach the goal", "push the puck"]
 
 
-def test_what_cannot_be_exported_is_named(rollouts, tmp_path):
+def test_invalid_exports_are_refused(rollouts, tmp_path):
     with pytest.raises(ValueError, match="there is no rollout to export"):
         export([], tmp_path / "none")
-    (tmp_path / "there").mkdir()
-    with pytest.raises(ValueError, match="there is there already; name a new directory"):
-        export(rollouts, tmp_path / "there")
+    (tmp_path / "existing").mkdir()
+    with pytest.raises(ValueError, match="existing exists already; name a new directory"):
+        export(rollouts, tmp_path / "existing")
     with BankWriter(tmp_path / "bank", projection=PROJECTION) as writer:
-        writer.append(make_rollout("one-eyed", cameras=("left",)))
-    with pytest.raises(ValueError, match="rollout 'one-eyed' has cameras"):
+        writer.append(make_rollout("one-camera", cameras=("left",)))
+    with pytest.raises(ValueError, match="rollout 'one-camera' has cameras"):
         export(BankReader(tmp_path / "bank").snapshot().rollouts, tmp_path / "mixed")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda info: info.update(codebase_version="v2.1"), "is of version v2.1, not v3.0; convert it first"),
-        (lambda info: info["features"].pop("action"), "has no feature 'action'; there are observation.images.left"),
+        (lambda info: info.update(codebase_version="v2.1"), "has version v2.1, not v3.0; convert it first"),
+        (lambda info: info["features"].pop("action"), "has no feature 'action', only observation.images.left"),
         (lambda info: info["features"]["observation.images.left"].update(dtype="video"), "as video; only images"),
         (
             lambda info: info.update(data_path="../{chunk_index}/{file_index}.parquet"),
@@ -101,12 +102,12 @@ def test_what_cannot_be_exported_is_named(rollouts, tmp_path):
         ),
         (
             lambda info: info.update(data_path="/etc/{chunk_index}.parquet"),
-            r"keeps its frames in '/etc/.*; only data/chunk",
+            r"stores its frames in '/etc/.*; only data/chunk",
         ),
-        (lambda info: info.pop("data_path"), "keeps its frames in None; only data/chunk"),
+        (lambda info: info.pop("data_path"), "stores its frames in None; only data/chunk"),
     ],
 )
-def test_what_cannot_be_read_is_named(rollouts, tmp_path, change, message):
+def test_unsupported_datasets_are_refused(rollouts, tmp_path, change, message):
     with pytest.raises(ValueError, match="there is no LeRobot dataset in"):
         list(read(tmp_path))
     export(rollouts, tmp_path / "dataset")
@@ -122,12 +123,12 @@ def test_what_cannot_be_read_is_named(rollouts, tmp_path, change, message):
     "linked",
     ["meta/info.json", "meta/tasks.parquet", "meta", "data", "data/chunk-000", "data/chunk-000/file-000.parquet"],
 )
-def test_what_leads_out_of_a_dataset_is_refused_by_name_before_it_is_opened(rollouts, tmp_path, linked):
+def test_a_path_that_leads_out_of_a_dataset_is_refused_before_it_is_opened(rollouts, tmp_path, linked):
     export(rollouts, tmp_path / "dataset")
     inside, outside = tmp_path / "dataset" / linked, tmp_path / "outside"
     inside.rename(outside)
     inside.symlink_to(outside)
-    with pytest.raises(ValueError, match=rf"{linked}.* leads out of {tmp_path / 'dataset'}, where nothing is read"):
+    with pytest.raises(ValueError, match=rf"{linked}.* leads out of {tmp_path / 'dataset'}, which is not allowed"):
         next(read(tmp_path / "dataset"))
 
 
@@ -140,53 +141,53 @@ def test_a_link_within_a_dataset_is_followed(rollouts, tmp_path):
     assert len(list(read(tmp_path / "dataset"))) == len(list(read(tmp_path / "link"))) == 3
 
 
-def test_the_bytes_of_an_image_are_the_banks_own(rollouts, tmp_path):
+def test_images_are_exported_byte_for_byte(rollouts, tmp_path):
     export(rollouts, tmp_path / "dataset")
     cell = pq.read_table(tmp_path / "dataset/data/chunk-000/file-000.parquet")["observation.images.left"][0].as_py()
     image = cv2.cvtColor(cv2.imdecode(np.frombuffer(cell["bytes"], np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
     np.testing.assert_array_equal(image, BankReader(tmp_path / "bank").image("a", 0, "left"))
 
 
-# Rollouts out of recordings
+# Rollouts from recordings
 
 
 def policy(base):
-    """A frozen policy that always wants the same, and what it was shown."""
-    shown = []
+    """A frozen policy with a constant action, and the list of its observations."""
+    observations = []
 
     def infer(observation):
-        shown.append(observation)
+        observations.append(observation)
         made = make_rollout("x", 1).steps[0].policy_step
         return dataclasses.replace(made, context=observation.context, base=base, proprio=observation.proprio)
 
-    return infer, shown
+    return infer, observations
 
 
 def recorded(actions, **fields):
     image, count = np.full((16, 24, 3), 90, np.uint8), len(actions)
-    said = {"index": 7, "task": "reach the goal", "fps": 10.0, "images": {"top": [image] * count}}
+    values = {"index": 7, "task": "reach the goal", "fps": 10.0, "images": {"top": [image] * count}}
     state, actions = np.zeros((count, 4), np.float32), np.asarray(actions, np.float32)
-    return format_.Frames(**said | fields, state=state, action=actions)
+    return format_.Frames(**values | fields, state=state, action=actions)
 
 
 GIVEN = {"episode_id": "d-7", "robot": "arm", "cameras": {"eye": "top"}, "image_size": 8, "start_ns": 5}
 
 
-def test_a_recording_without_chunks_becomes_the_actions_that_followed():
+def test_without_chunks_the_executed_chunk_is_the_following_actions():
     actions = np.arange(9, dtype=np.float32).reshape(3, 3)
-    infer, shown = policy(np.zeros((2, 3), np.float32))
+    infer, observations = policy(np.zeros((2, 3), np.float32))
     rollout = as_rollout(recorded(actions), infer, **GIVEN)
     executed = [step.correction.corrected.tolist() for step in rollout.steps]
     assert executed == [actions[[0, 1]].tolist(), actions[[1, 2]].tolist(), actions[[2, 2]].tolist()]
     assert {step.correction.mode for step in rollout.steps} == {Mode.CORRECTED}
     assert [step.observation.context.stamp_ns for step in rollout.steps] == [5, 100_000_005, 200_000_005]
-    assert shown[0].images["eye"].shape == (8, 8, 3)
+    assert observations[0].images["eye"].shape == (8, 8, 3)
     assert (rollout.episode_id, rollout.instruction, rollout.outcome) == ("d-7", "reach the goal", Outcome.UNKNOWN)
-    told = as_rollout(recorded(actions, success=True), infer, **GIVEN, task="reach", outcome=Outcome.FAILURE)
-    assert (told.task, told.outcome) == ("reach", Outcome.SUCCESS), "what the dataset says counts"
+    rollout = as_rollout(recorded(actions, success=True), infer, **GIVEN, task="reach", outcome=Outcome.FAILURE)
+    assert (rollout.task, rollout.outcome) == ("reach", Outcome.SUCCESS), "the outcome of the dataset takes precedence"
 
 
-def test_what_the_base_would_have_done_is_no_correction():
+def test_an_action_equal_to_the_base_is_no_correction():
     rollout = as_rollout(recorded(np.ones((2, 3))), policy(np.ones((2, 3), np.float32))[0], **GIVEN)
     assert {step.correction.mode for step in rollout.steps} == {Mode.BASE}
     assert not any(step.correction.residual.any() for step in rollout.steps)
@@ -195,10 +196,10 @@ def test_what_the_base_would_have_done_is_no_correction():
 @pytest.mark.parametrize(
     ("cameras", "actions", "message"),
     [
-        ({"eye": "wrist"}, np.zeros((2, 3)), "the dataset has no camera 'wrist'; there are top: say which is which"),
+        ({"eye": "wrist"}, np.zeros((2, 3)), "the dataset has no camera 'wrist', only top; map"),
         ({"eye": "top"}, np.zeros((2, 5)), "an action of the dataset has 5 entries; one of the policy 3"),
     ],
 )
-def test_a_recording_that_does_not_fit_is_refused_by_name(cameras, actions, message):
+def test_a_recording_that_does_not_fit_the_policy_is_refused(cameras, actions, message):
     with pytest.raises(ValueError, match=message):
         as_rollout(recorded(actions), policy(np.zeros((2, 3), np.float32))[0], **GIVEN | {"cameras": cameras})

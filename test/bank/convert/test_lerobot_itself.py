@@ -1,5 +1,8 @@
-"""LeRobot loads what is exported, and what LeRobot recorded is read. LeRobot pins another torch, so it lives in an
-environment of its own: EFN_LEROBOT_PYTHON names the interpreter of one (LeRobot 0.4), and without it nothing runs here.
+# SPDX-License-Identifier: MIT
+"""Exchange of datasets with LeRobot itself, in both directions.
+
+LeRobot pins another version of torch, so it needs its own environment: EFN_LEROBOT_PYTHON names the interpreter of
+one (LeRobot 0.4). Without it these tests are skipped.
 """
 
 import dataclasses
@@ -55,7 +58,7 @@ def lerobot(program, directory):
     return done.stdout.splitlines()
 
 
-def test_lerobot_loads_what_is_exported(tmp_path):
+def test_lerobot_loads_an_exported_dataset(tmp_path):
     with BankWriter(tmp_path / "bank", projection=PROJECTION) as writer:
         writer.append(at_5_hz(make_rollout("a", 3)))
         writer.append(dataclasses.replace(at_5_hz(make_rollout("b", 4)), instruction="push the puck"))
@@ -70,11 +73,12 @@ def test_lerobot_loads_what_is_exported(tmp_path):
     action = np.concatenate([r.arrays.executed[:, 0] for r in rollouts])
     np.testing.assert_array_equal(np.array(loaded["action"])[:, 0], action)
     np.testing.assert_array_equal(np.array(loaded["action"])[:2, 1], action[1:3])
-    seen = [reader.image(r.record.id, t, "left") for r in rollouts for t in range(len(r.arrays.steps))]
-    assert np.abs(np.array(loaded["left"]).transpose(0, 2, 3, 1) - np.array(seen, int)).max() <= 3, "two JPEG decoders"
+    images = [reader.image(r.record.id, t, "left") for r in rollouts for t in range(len(r.arrays.steps))]
+    difference = np.array(loaded["left"]).transpose(0, 2, 3, 1) - np.array(images, int)
+    assert np.abs(difference).max() <= 3, "two JPEG decoders"
 
 
-def test_what_lerobot_recorded_is_read(tmp_path):
+def test_a_dataset_written_by_lerobot_is_read(tmp_path):
     lerobot(RECORD, tmp_path / "made")
     first, second = read(tmp_path / "made")
     assert (first.task, second.task, first.fps, first.success) == ("task 0", "task 1", 5.0, None)

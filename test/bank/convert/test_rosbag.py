@@ -1,4 +1,5 @@
-"""A rosbag2 is read whole or refused by name; what a robot's topics said becomes frames, and nothing of the future."""
+# SPDX-License-Identifier: MIT
+"""Reading of rosbag2: complete or refused by name; frames contain the newest messages and none of the future."""
 
 from __future__ import annotations
 
@@ -32,12 +33,12 @@ from std_msgs.msg import Float32MultiArray, String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from efn_ros.bank.convert.rosbag import frames, is_bag, open_bag, sample
-from efn_ros.ros.recordings import image, vector
+from efn_ros.ros.recordings import read_image, read_vector
 
 SECOND = 10**9
 BEGIN = 1_700_000_000 * SECOND
 STRINGS, NUMBERS = "std_msgs/msg/String", "std_msgs/msg/Float64MultiArray"
-SAID = at(  # as bytes: rclpy does not always pad with the same
+MESSAGES = at(  # as bytes: rclpy does not always pad with the same
     [
         ("/a", (STRINGS, serialize_message(String(data="one")))),
         ("/b", (NUMBERS, serialize_message(numbers(1.0, 2.0)))),
@@ -62,25 +63,31 @@ def file_of(path):
 
 @pytest.mark.parametrize(("storage", "compression"), STORED, ids=lambda value: value.name.lower())
 def test_messages_come_back_as_they_were_stored(tmp_path, storage, compression):
-    path = write_bag(tmp_path / "bag", SAID, storage, compression)
+    path = write_bag(tmp_path / "bag", MESSAGES, storage, compression)
     assert is_bag(path)
     with open_bag(path) as bag:
-        assert bag.topics == {"/a": STRINGS, "/b": NUMBERS} and not bag.of_graph
-        assert list(bag.messages("/a", "/b")) == [(topic, kind, when, raw) for topic, (kind, raw), when in SAID]
-        assert [vector(*said[:2], said[3])[2].tolist() for said in bag.messages("/b")] == [[1.0, 2.0], [3.0]]
+        assert bag.topics == {"/a": STRINGS, "/b": NUMBERS} and not bag.has_graph_messages
+        assert list(bag.messages("/a", "/b")) == [(topic, kind, when, raw) for topic, (kind, raw), when in MESSAGES]
+        assert [read_vector(*messages[:2], messages[3])[2].tolist() for messages in bag.messages("/b")] == [
+            [1.0, 2.0],
+            [3.0],
+        ]
 
 
 @pytest.mark.parametrize("storage", [SQLITE3, MCAP])
 def test_one_file_of_a_bag_is_a_bag_too(tmp_path, storage):
-    whole = write_bag(tmp_path / "bag", SAID, storage)
+    whole = write_bag(tmp_path / "bag", MESSAGES, storage)
     file = file_of(whole)
     assert is_bag(file) and not is_bag(whole / "metadata.yaml")
-    assert contents(file, "/a", "/b") == [(topic, kind, when, raw) for topic, (kind, raw), when in SAID]
+    assert contents(file, "/a", "/b") == [(topic, kind, when, raw) for topic, (kind, raw), when in MESSAGES]
 
 
 @pytest.mark.parametrize("storage", [SQLITE3, MCAP])
 def test_a_bag_of_several_files_is_read_in_their_order(tmp_path, storage):
-    path, second = write_bag(tmp_path / "bag", SAID[:2], storage), write_bag(tmp_path / "more", SAID[2:], storage)
+    path, second = (
+        write_bag(tmp_path / "bag", MESSAGES[:2], storage),
+        write_bag(tmp_path / "more", MESSAGES[2:], storage),
+    )
     metadata = yaml.safe_load((path / "metadata.yaml").read_text())
     information = metadata["rosbag2_bagfile_information"]
     information["relative_file_paths"].append(file_of(second).name)
@@ -88,14 +95,14 @@ def test_a_bag_of_several_files_is_read_in_their_order(tmp_path, storage):
         topic["message_count"] = 2
     (path / "metadata.yaml").write_text(yaml.safe_dump(metadata))
     file_of(second).rename(path / file_of(second).name)
-    assert contents(path, "/a", "/b") == [(topic, kind, when, raw) for topic, (kind, raw), when in SAID]
+    assert contents(path, "/a", "/b") == [(topic, kind, when, raw) for topic, (kind, raw), when in MESSAGES]
 
 
-def test_a_topic_that_is_not_there_is_named_with_those_that_are(tmp_path):
-    path = write_bag(tmp_path / "bag", SAID)
-    with pytest.raises(ValueError, match=r"holds no message of topic '/c'; there are /a, /b"):
+def test_a_missing_topic_is_reported_with_the_existing_ones(tmp_path):
+    path = write_bag(tmp_path / "bag", MESSAGES)
+    with pytest.raises(ValueError, match=r"holds no message of topic '/c', only /a, /b"):
         contents(path, "/a", "/c")
-    with pytest.raises(ValueError, match=r"holds no message of topic '/\\udcff'; there are"):
+    with pytest.raises(ValueError, match=r"holds no message of topic '/\\udcff', only"):
         contents(path, os.fsdecode(b"/\xff"))
 
 
@@ -123,28 +130,28 @@ def test_messages_of_another_definition_are_refused(tmp_path, storage, as_file):
         contents(file_of(path) if as_file else path, "/efn/episode")
 
 
-# Bags that are damaged, and bags that lead elsewhere
+# Damaged bags, and paths that lead out of a bag
 
 
 @pytest.fixture(scope="module", params=STORED, ids=lambda stored: "-".join(part.name.lower() for part in stored))
 def stored(request, tmp_path_factory):
-    """A bag, the name of its file and the bytes of that."""
-    said = [(topic, message, i) for i, (topic, message, _) in enumerate(SAID * 20)]
-    path = write_bag(tmp_path_factory.mktemp("bags") / "bag", said, *request.param)
+    """A bag, its file, the bytes of that, and its messages."""
+    messages = [(topic, message, i) for i, (topic, message, _) in enumerate(MESSAGES * 20)]
+    path = write_bag(tmp_path_factory.mktemp("bags") / "bag", messages, *request.param)
     file = file_of(path)
     return path, file, file.read_bytes(), contents(path, "/a", "/b")
 
 
 @given(st.data())
-def test_a_bag_that_is_cut_short_is_refused_by_name(stored, data):
+def test_a_truncated_bag_is_refused_by_name(stored, data):
     path, file, content, whole = stored
     file.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
-    with pytest.raises(ValueError, match=f"{path} (cannot be read as a bag|is cut short: it lacks [0-9]+ messages)"):
+    with pytest.raises(ValueError, match=f"{path} (cannot be read as a bag|is truncated: [0-9]+ messages)"):
         contents(path, "/a", "/b")
 
 
 @given(st.data())
-def test_of_a_damaged_bag_the_whole_comes_or_a_named_error(stored, data):
+def test_a_damaged_bag_gives_all_messages_or_an_error_with_its_path(stored, data):
     path, file, content, whole = stored
     changed = bytearray(content)
     for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
@@ -189,8 +196,8 @@ def lead_out_by_an_address(path, outside):
     file_of(path).rename(path / "%2e%2e%2foutside.db3")
 
 
-WAYS = [
-    (lead_out_by_name, r"bag/\.\./outside\.db3 leads out of .*bag, where nothing is read"),
+PATHS = [
+    (lead_out_by_name, r"bag/\.\./outside\.db3 leads out of .*bag, which is not allowed"),
     (lead_out_by_absolute_name, r"/outside\.db3 leads out of .*bag"),
     (lead_out_by_two_dots, r"bag/\.\. leads out of .*bag"),
     (lead_out_by_a_link, r"bag/.*\.db3 leads out of .*bag"),
@@ -199,10 +206,10 @@ WAYS = [
 ]
 
 
-@pytest.mark.parametrize(("lead_out", "message"), WAYS, ids=lambda value: getattr(value, "__name__", ""))
-def test_what_leads_out_of_a_bag_is_refused_by_name_before_it_is_opened(tmp_path, lead_out, message):
-    os.mkfifo(tmp_path / "outside.db3")  # whoever opened it would wait for ever
-    path = write_bag(tmp_path / "bag", SAID, SQLITE3)
+@pytest.mark.parametrize(("lead_out", "message"), PATHS, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_path_that_leads_out_of_a_bag_is_refused_before_it_is_opened(tmp_path, lead_out, message):
+    os.mkfifo(tmp_path / "outside.db3")  # opening it would block
+    path = write_bag(tmp_path / "bag", MESSAGES, SQLITE3)
     lead_out(path, tmp_path / "outside.db3")
     with pytest.raises(ValueError, match=message):
         contents(path, "/a")
@@ -218,8 +225,8 @@ def test_what_leads_out_of_a_bag_is_refused_by_name_before_it_is_opened(tmp_path
             "pipe.mcap, which metadata.yaml names, is no",
         ),
         (
-            "rosbag2_bagfile_information: {relative_file_paths: [gone.mcap]}",
-            "gone.mcap, which metadata.yaml names, is no",
+            "rosbag2_bagfile_information: {relative_file_paths: [missing.mcap]}",
+            "missing.mcap, which metadata.yaml names, is no",
         ),
         (
             "rosbag2_bagfile_information: {relative_file_paths: []}",
@@ -227,7 +234,7 @@ def test_what_leads_out_of_a_bag_is_refused_by_name_before_it_is_opened(tmp_path
         ),
     ],
 )
-def test_metadata_that_describe_no_bag_are_named(tmp_path, metadata, message):
+def test_metadata_that_describe_no_bag_are_refused(tmp_path, metadata, message):
     os.mkfifo(tmp_path / "pipe.mcap")
     (tmp_path / "metadata.yaml").write_text(metadata)
     with pytest.raises(ValueError, match=message):
@@ -243,28 +250,28 @@ stamps = (
 
 
 @given(st.dictionaries(st.sampled_from("abc"), stamps, min_size=1), st.floats(0.7, 40.0))
-def test_a_frame_holds_the_newest_of_every_topic_and_nothing_of_the_future(said, rate):
-    times, rows = sample(said, rate, 10.0)
-    begin, end = max(s[0] for s in said.values()), max(s[-1] for s in said.values())
+def test_a_frame_contains_the_newest_message_of_every_topic_and_none_of_the_future(messages, rate):
+    times, rows = sample(messages, rate, 10.0)
+    begin, end = max(s[0] for s in messages.values()), max(s[-1] for s in messages.values())
     assert times[0] == begin and times[-1] <= end < times[-1] + SECOND / rate + 1
     np.testing.assert_allclose(np.diff(times), SECOND / rate, atol=1)
-    for topic, stamps in said.items():
+    for topic, stamps in messages.items():
         for time, row in zip(times, rows[topic], strict=True):
             assert row == max(i for i, stamp in enumerate(stamps) if stamp <= time)
 
 
 @given(st.dictionaries(st.sampled_from("abc"), stamps, min_size=1), st.floats(0.01, 2.0))
-def test_a_topic_that_is_silent_for_too_long_is_named_with_its_gap(said, allowed_s):
-    begin, end = max(s[0] for s in said.values()), max(s[-1] for s in said.values())
+def test_a_topic_with_too_long_a_gap_is_reported_with_the_gap(messages, allowed_s):
+    begin, end = max(s[0] for s in messages.values()), max(s[-1] for s in messages.values())
     gaps = {}
-    for topic, stamps in said.items():
-        spoken = [max(stamp for stamp in stamps if stamp <= begin), *(stamp for stamp in stamps if stamp > begin), end]
-        gaps[topic] = max(later - earlier for earlier, later in zip(spoken, spoken[1:], strict=False)) / SECOND
+    for topic, stamps in messages.items():
+        times = [max(stamp for stamp in stamps if stamp <= begin), *(stamp for stamp in stamps if stamp > begin), end]
+        gaps[topic] = max(later - earlier for earlier, later in zip(times, times[1:], strict=False)) / SECOND
     if max(gaps.values()) <= allowed_s:
-        sample(said, 1.0, allowed_s)
+        sample(messages, 1.0, allowed_s)
         return
     with pytest.raises(ValueError, match="is silent for") as refused:
-        sample(said, 1.0, allowed_s)
+        sample(messages, 1.0, allowed_s)
     topic = str(refused.value)[0]
     assert gaps[topic] > allowed_s and f"{topic} is silent for {gaps[topic]:.3f} s" in str(refused.value)
 
@@ -272,22 +279,29 @@ def test_a_topic_that_is_silent_for_too_long_is_named_with_its_gap(said, allowed
 # Frames
 
 
-READERS = {"/top": image, "/state": vector, "/action": vector}
-TOLD = {"state": "/state", "action": "/action", "rate": 10.0, "max_gap_s": 0.5, "image_size": 6, "instruction": "wave"}
+READERS = {"/top": read_image, "/state": read_vector, "/action": read_vector}
+SETTINGS = {
+    "state": "/state",
+    "action": "/action",
+    "rate": 10.0,
+    "max_gap_s": 0.5,
+    "image_size": 6,
+    "instruction": "wave",
+}
 
 
-def operated(path, said, readers=READERS, **told):
-    with open_bag(write_bag(path, said)) as bag:
-        return frames(bag, readers, **TOLD | told)
+def operated(path, messages, readers=READERS, **settings):
+    with open_bag(write_bag(path, messages)) as bag:
+        return frames(bag, readers, **SETTINGS | settings)
 
 
-def test_a_frame_each_tenth_of_a_second_of_what_the_headers_say(tmp_path):
+def test_frames_are_sampled_at_the_rate_by_header_stamps(tmp_path):
     ms = 1_000_000
-    said = [("/state", joints(BEGIN + t * ms, t, -t), BEGIN + t * ms + 7 * ms) for t in range(0, 400, 20)]
-    said += [("/top", picture(BEGIN + t * ms, t // 10), BEGIN + (t + 90) * ms) for t in range(30, 400, 33)]
-    said += [("/action", numbers(t, t + 1, t + 2), BEGIN + t * ms) for t in range(5, 400, 50)]
-    start_ns, found = operated(tmp_path / "bag", sorted(said, key=lambda each: each[2]))
-    assert start_ns == BEGIN + 30 * ms, "when the last of them has spoken, by its own clock"
+    messages = [("/state", joints(BEGIN + t * ms, t, -t), BEGIN + t * ms + 7 * ms) for t in range(0, 400, 20)]
+    messages += [("/top", picture(BEGIN + t * ms, t // 10), BEGIN + (t + 90) * ms) for t in range(30, 400, 33)]
+    messages += [("/action", numbers(t, t + 1, t + 2), BEGIN + t * ms) for t in range(5, 400, 50)]
+    start_ns, found = operated(tmp_path / "bag", sorted(messages, key=lambda each: each[2]))
+    assert start_ns == BEGIN + 30 * ms, "at the first message of the last topic, by its header"
     assert (found.task, found.fps, found.index, found.success) == ("wave", 10.0, 0, None)
     assert found.state.tolist() == [[20, -20], [120, -120], [220, -220], [320, -320]]
     assert found.action[:, 0].tolist() == [5, 105, 205, 305]
@@ -295,30 +309,34 @@ def test_a_frame_each_tenth_of_a_second_of_what_the_headers_say(tmp_path):
     assert found.images["/top"][0].shape == (6, 6, 3) and found.state.dtype == found.action.dtype == np.float32
 
 
-def test_where_no_clock_is_set_it_counts_when_a_message_came(tmp_path):
-    said = [("/state", joints(0, 1.0), BEGIN), ("/top", picture(0, 9), BEGIN + 5), ("/action", numbers(2.0), BEGIN + 3)]
-    start_ns, found = operated(tmp_path / "bag", said)
+def test_without_a_stamp_the_time_of_reception_counts(tmp_path):
+    messages = [
+        ("/state", joints(0, 1.0), BEGIN),
+        ("/top", picture(0, 9), BEGIN + 5),
+        ("/action", numbers(2.0), BEGIN + 3),
+    ]
+    start_ns, found = operated(tmp_path / "bag", messages)
     assert start_ns == BEGIN + 5 and len(found.state) == 1
 
 
-def test_every_kind_of_message_is_read(tmp_path):
+def test_every_supported_message_type_is_read(tmp_path):
     done, png = cv2.imencode(".png", np.full((6, 6, 3), (30, 20, 10), np.uint8))
     assert done
     points = [JointTrajectoryPoint(positions=[0.0, 0.0]), JointTrajectoryPoint(positions=[1.0, 2.0])]
-    said = [
+    messages = [
         ("/top", compressed(BEGIN, png.tobytes()), BEGIN),
         ("/state", Float32MultiArray(data=[0.5]), BEGIN),
         ("/action", JointTrajectory(joint_names=["a", "b"], points=points), BEGIN),
     ]
-    _, found = operated(tmp_path / "bag", said)
+    _, found = operated(tmp_path / "bag", messages)
     assert found.images["/top"][0][0, 0].tolist() == [10, 20, 30]
     assert (found.state.tolist(), found.action.tolist()) == ([[0.5]], [[1.0, 2.0]]), "the last point"
 
 
-def test_joints_are_those_that_are_named_in_their_order(tmp_path):
+def test_joints_are_selected_by_name_in_the_given_order(tmp_path):
     state = joints(BEGIN, 1.0, 2.0, 3.0, names="abc")
-    said = [("/state", state, BEGIN), ("/top", picture(BEGIN, 9), BEGIN), ("/action", numbers(0.0), BEGIN)]
-    _, found = operated(tmp_path / "bag", said, {**READERS, "/state": partial(vector, joints=["c", "a"])})
+    messages = [("/state", state, BEGIN), ("/top", picture(BEGIN, 9), BEGIN), ("/action", numbers(0.0), BEGIN)]
+    _, found = operated(tmp_path / "bag", messages, {**READERS, "/state": partial(read_vector, joints=["c", "a"])})
     assert found.state.tolist() == [[3.0, 1.0]]
 
 
@@ -327,7 +345,7 @@ GOOD = {"/top": picture(AFTER, 9), "/state": joints(AFTER, 1.0, 2.0, names="ab")
 
 
 @pytest.mark.parametrize(
-    ("topic", "message", "says"),
+    ("topic", "message", "error"),
     [
         ("/top", String(data="x"), "is of type std_msgs/msg/String; only sensor_msgs/msg/Image, sensor_msgs/msg/Comp"),
         ("/top", joints(BEGIN, 1.0), "is of type sensor_msgs/msg/JointState; only sensor_msgs/msg/Image, "),
@@ -343,23 +361,23 @@ GOOD = {"/top": picture(AFTER, 9), "/state": joints(AFTER, 1.0, 2.0, names="ab")
         ("/action", JointTrajectory(), "holds a message of .*/JointTrajectory that cannot be read: it holds no point"),
     ],
 )
-def test_what_cannot_be_read_is_named_with_its_topic(tmp_path, topic, message, says):
-    said = [(topic, message, BEGIN)]
+def test_an_unreadable_message_is_reported_with_its_topic(tmp_path, topic, message, error):
+    messages = [(topic, message, BEGIN)]
     if type_of(message) == type_of(GOOD[topic]):
-        said += [(topic, GOOD[topic], AFTER)]
-    said += [(other, good, AFTER) for other, good in GOOD.items() if other != topic]
-    with pytest.raises(ValueError, match=f"^{topic} {says}"):
-        operated(tmp_path / "bag", said)
+        messages += [(topic, GOOD[topic], AFTER)]
+    messages += [(other, good, AFTER) for other, good in GOOD.items() if other != topic]
+    with pytest.raises(ValueError, match=f"^{topic} {error}"):
+        operated(tmp_path / "bag", messages)
 
 
-def test_bytes_that_are_no_message_are_named_with_their_topic(tmp_path):
-    said = [(topic, good, AFTER) for topic, good in GOOD.items() if topic != "/state"]
-    said += [("/state", ("sensor_msgs/msg/JointState", b"\0\1\0\0rub"), AFTER)]
+def test_bytes_that_are_no_message_are_reported_with_their_topic(tmp_path):
+    messages = [(topic, good, AFTER) for topic, good in GOOD.items() if topic != "/state"]
+    messages += [("/state", ("sensor_msgs/msg/JointState", b"\0\1\0\0rub"), AFTER)]
     with pytest.raises(ValueError, match="/state holds a message of sensor_msgs/msg/JointState that cannot be read"):
-        operated(tmp_path / "bag", said)
+        operated(tmp_path / "bag", messages)
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, np.nan, np.inf])
-def test_a_rate_that_is_none_is_refused(tmp_path, rate):
+def test_an_invalid_rate_is_refused(tmp_path, rate):
     with pytest.raises(ValueError, match=f"the rate is {rate}; give frames a second"):
         operated(tmp_path / "bag", [(topic, good, AFTER) for topic, good in GOOD.items()], rate=rate)

@@ -1,4 +1,5 @@
-"""What of a rollout is recallable, what follows what, what a payload keeps of a correction, and its single images."""
+# SPDX-License-Identifier: MIT
+"""Payloads: blank steps, successors, stored corrections, and single images."""
 
 import dataclasses
 import json
@@ -9,7 +10,7 @@ from sample_rollouts import make_rollout
 
 from efn_ros.bank.format.codec import decode, decode_image, encode
 from efn_ros.bank.format.payload_file import PayloadFile
-from efn_ros.bank.format.steps import before, is_blank, successors
+from efn_ros.bank.format.steps import is_blank, previous_decisions, successors
 from efn_ros.types import Mode
 
 STILL, MOVED = np.zeros(4), np.full(4, 0.1)
@@ -28,7 +29,7 @@ HOLDING, MOVING = np.zeros((4, 3)), np.full((4, 3), 0.1)
         (MOVING, MOVED, Mode.BASE, False),
     ],
 )
-def test_a_step_is_blank_if_it_was_to_hold_and_nothing_moved(executed, proprio_next, mode, blank):
+def test_a_step_is_blank_if_it_holds_and_proprioception_does_not_change(executed, proprio_next, mode, blank):
     assert is_blank(executed, STILL, proprio_next, mode) is blank
 
 
@@ -43,20 +44,20 @@ def test_one_entry_that_moves_is_motion():
     [([0, 1, 2], [1, 2, 2]), ([4], [0]), ([0, 1, 3, 4], [1, 1, 3, 3])],
     ids=["consecutive", "single", "gap"],
 )
-def test_a_step_without_a_stored_successor_is_its_own(steps, rows):
+def test_a_step_without_a_stored_successor_is_its_own_successor(steps, rows):
     assert successors(np.array(steps)).tolist() == rows
 
 
-def test_before_a_step_whose_predecessor_was_not_stored_the_robot_stood_still():
+def test_a_step_without_a_stored_predecessor_has_a_zero_previous_chunk():
     arrays = decode(encode(make_rollout(decisions=4), 90, "p"))
     arrays = dataclasses.replace(arrays, steps=np.array([0, 1, 3, 4]))
-    executed, proprio = before(arrays)
+    executed, proprio = previous_decisions(arrays)
     assert not executed[[0, 2]].any()
     np.testing.assert_array_equal(executed[[1, 3]], arrays.executed[[0, 2]])
     np.testing.assert_array_equal(proprio, arrays.proprio[[0, 0, 2, 2]])
 
 
-# What memory proposed, what probed, and whose experience it was
+# Proposals, exploration and the experience behind a correction
 
 
 def with_corrections(*changes, **sizes):
@@ -69,13 +70,13 @@ def with_corrections(*changes, **sizes):
     return dataclasses.replace(rollout, steps=steps)
 
 
-def kept(rollout):
+def stored_arrays(rollout):
     return decode(encode(rollout, 90, "p"))
 
 
-def test_a_proposal_is_kept_beside_what_was_added_and_told_from_none():
+def test_a_proposal_is_stored_separately_from_the_residual_and_distinct_from_none():
     proposal = np.full((4, 3), 0.25, np.float32)
-    arrays = kept(
+    arrays = stored_arrays(
         with_corrections({"proposed": proposal, "mode": Mode.SHADOW, "clipped": True}, {}, {"proposed": 0 * proposal})
     )
     np.testing.assert_array_equal(arrays.proposed, [proposal, 0 * proposal, 0 * proposal])
@@ -84,8 +85,8 @@ def test_a_proposal_is_kept_beside_what_was_added_and_told_from_none():
     assert (arrays.proposed.dtype, arrays.proposes.dtype, arrays.clipped.dtype) == (np.float32, bool, bool)
 
 
-def test_modes_of_exploration_and_sources_are_kept_by_name():
-    arrays = kept(
+def test_modes_of_exploration_and_sources_are_stored_by_name():
+    arrays = stored_arrays(
         with_corrections(
             {"exploration": "noise", "rollout_id": "übung \n 1", "rollout_step": 2},
             {},
@@ -103,7 +104,7 @@ def test_modes_of_exploration_and_sources_are_kept_by_name():
 
 @pytest.fixture
 def stored(tmp_path):
-    """A payload's file, and the images that its cameras saw."""
+    """A payload's file, and the images of its cameras."""
     content = encode(make_rollout(decisions=3, image=24), 90, "p")
     (tmp_path / "payload").write_bytes(content)
     cameras = ("left", "right")
@@ -126,7 +127,7 @@ def damage(path, tensor, at):
 
 
 @pytest.mark.parametrize("indexed", [False, True])
-def test_one_image_is_read_as_all_of_them_are(stored, indexed):
+def test_a_single_image_is_read_as_in_the_whole_payload(stored, indexed):
     path, images = stored
     file = PayloadFile(path, index_of(path) if indexed else None)
     for row, camera in ((2, "left"), (0, "right"), (0, "left"), (2, "left")):
@@ -136,7 +137,7 @@ def test_one_image_is_read_as_all_of_them_are(stored, indexed):
 
 @pytest.mark.parametrize("tensor", ["images.left", "offsets.left"])
 @pytest.mark.parametrize("at", [0, -1])
-def test_no_image_is_read_of_a_camera_one_of_whose_images_is_damaged(stored, tensor, at):
+def test_all_images_of_a_camera_are_refused_if_one_is_damaged(stored, tensor, at):
     path, images = stored
     damage(path, tensor, at)
     for row in range(3):
@@ -145,7 +146,7 @@ def test_no_image_is_read_of_a_camera_one_of_whose_images_is_damaged(stored, ten
     np.testing.assert_array_equal(PayloadFile(path).image(1, "right"), images["right"][1])
 
 
-def test_an_image_that_is_damaged_after_the_first_look_is_found_out(stored):
+def test_an_image_that_is_damaged_after_the_first_read_is_detected(stored):
     path, images = stored
     file = PayloadFile(path)
     file.image(0, "left")
@@ -155,7 +156,7 @@ def test_an_image_that_is_damaged_after_the_first_look_is_found_out(stored):
         file.image(2, "left")
 
 
-def test_a_camera_that_a_rollout_has_not_is_told_from_damage(stored):
+def test_a_missing_camera_is_distinct_from_damage(stored):
     path, _ = stored
     with pytest.raises(KeyError, match="head"):
         PayloadFile(path).image(0, "head")

@@ -1,4 +1,5 @@
-"""A writer may be killed at any moment: what it has acknowledged is there, and nothing torn ever is."""
+# SPDX-License-Identifier: MIT
+"""A writer may be killed at any time: acknowledged rollouts are stored, and incomplete ones are never visible."""
 
 import os
 import random
@@ -31,7 +32,7 @@ def names(lines, verb):
 
 
 def assert_whole(directory):
-    """Every rollout in the catalogue has its payload, bit for bit, and its images; nothing else lies about."""
+    """Every rollout in the catalogue has its payload, bit for bit, and its images; there are no other files."""
     reader = BankReader(directory, projection=PROJECTION)
     snapshot = reader.snapshot()
     assert snapshot.revision == len(snapshot.rollouts)
@@ -47,7 +48,7 @@ def assert_whole(directory):
     return {stored.record.id for stored in snapshot.rollouts}
 
 
-def test_a_writer_killed_at_random_moments_loses_nothing_that_it_acknowledged(tmp_path):
+def test_a_writer_killed_at_random_times_loses_no_acknowledged_rollout(tmp_path):
     delays = random.Random(0)
     begun, acknowledged = set(), set()
     for kill in range(KILLS):
@@ -68,21 +69,21 @@ def test_a_writer_killed_at_random_moments_loses_nothing_that_it_acknowledged(tm
     assert len(acknowledged) > KILLS
 
 
-def test_a_reader_beside_a_busy_writer_sees_whole_revisions_only(tmp_path):
+def test_a_reader_beside_a_busy_writer_reads_only_complete_revisions(tmp_path):
     process = start_writer(tmp_path, "busy")
     try:
-        reader, seen = BankReader(tmp_path, projection=PROJECTION), []
+        reader, revisions = BankReader(tmp_path, projection=PROJECTION), []
         deadline = time.monotonic() + 30
-        while len(set(seen)) < 10 and time.monotonic() < deadline:
+        while len(set(revisions)) < 10 and time.monotonic() < deadline:
             snapshot = reader.snapshot()
             assert [stored.record.id for stored in snapshot.rollouts] == [f"busy-{i}" for i in range(snapshot.revision)]
-            seen.append(snapshot.revision)
+            revisions.append(snapshot.revision)
             time.sleep(0.005)
     finally:
         process.kill()
         process.wait()
         process.stdout.close()
-    assert seen == sorted(seen) and len(set(seen)) >= 10
+    assert revisions == sorted(revisions) and len(set(revisions)) >= 10
 
 
 def die(*_, **__):
@@ -117,8 +118,8 @@ CRASHES = {
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("moment", CRASHES)
 def test_a_crash_at(tmp_path, moment):
-    """... this moment leaves the bank whole, the rollout in it or not at all, and it can be appended again."""
-    owner, name, replacement, kept = CRASHES[moment]
+    """A crash at this moment leaves the bank intact, with the complete rollout or without it."""
+    owner, name, replacement, committed = CRASHES[moment]
     child = os.fork()
     if child == 0:
         try:
@@ -130,9 +131,9 @@ def test_a_crash_at(tmp_path, moment):
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     visible = {record.id for record in BankReader(tmp_path, projection=PROJECTION).rollouts()}
-    assert visible == ({"before", "during"} if kept else {"before"})
+    assert visible == ({"before", "during"} if committed else {"before"})
     with BankWriter(tmp_path, projection=PROJECTION) as writer:
         assert assert_whole(tmp_path) == visible
-        if not kept:
+        if not committed:
             writer.append(make_rollout("during", decisions=2, cameras=("left",)))
     assert assert_whole(tmp_path) == {"before", "during"}

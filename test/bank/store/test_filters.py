@@ -1,4 +1,5 @@
-"""Conditions mean what they say, and what means nothing is refused."""
+# SPDX-License-Identifier: MIT
+"""Filters of rollouts: what they match, and which are invalid."""
 
 import dataclasses
 
@@ -32,7 +33,7 @@ def test_a_date_is_in_utc():
         ("date<2026-11-22T09:34", True), ("date<=2026-10", False), ("date!=2026-11-21", True),
     ],
 )  # fmt: skip
-def test_a_condition_is_met_or_not(condition, met):
+def test_a_filter_passes_matching_records_only(condition, met):
     assert RolloutFilter.parse(condition)(RECORD) is met
 
 
@@ -41,28 +42,28 @@ def test_a_condition_is_met_or_not(condition, met):
     [
         ("push", "'push' is no filter; write FIELD"),
         ("colour=red", "names 'colour'; a rollout has id, task"),
-        ("task>push", "puts task in order; only seed, length"),
+        ("task>push", "orders by task; only seed, length"),
         ("length=long", "compares length with 'long'; it is a whole number"),
         ("date=22.11.2026", "names the date '22.11.2026'; write it as 2026-11-22"),
     ],
 )
-def test_what_is_no_filter_is_refused_by_name(condition, message):
+def test_an_invalid_filter_is_refused(condition, message):
     with pytest.raises(ValueError, match=message):
         RolloutFilter.parse(condition)
 
 
-def test_all_conditions_have_to_be_met_and_none_are_met_by_all():
+def test_a_record_must_pass_every_filter():
     assert matching([RECORD, FAILED], []) == [RECORD, FAILED]
     assert matching([RECORD, FAILED], ["robot=sawyer", "outcome=failure"]) == [FAILED]
     assert matching([RECORD, FAILED], ["seed<0", "task=push*"]) == []
 
 
-def test_every_field_can_be_asked_for():
+def test_every_field_can_be_filtered():
     for name in FIELDS:
         RolloutFilter.parse(f"{name}={'2026' if name == 'date' else 1}")(RECORD)
 
 
-def test_a_value_with_commas_or_brackets_means_itself_too():
+def test_a_value_with_commas_or_brackets_matches_literally():
     odd = dataclasses.replace(RECORD, id="run[12]", instruction="open the drawer, put the bowl in")
     plain = dataclasses.replace(RECORD, id="run1", instruction="open the drawer")
     assert matching([odd, plain], ["id=run[12]"]) == [odd]

@@ -1,4 +1,5 @@
-"""Banks of earlier formats: refused by name, and brought over whole or not at all."""
+# SPDX-License-Identifier: MIT
+"""Banks of earlier formats: refused by name, and migrated completely or not at all."""
 
 import json
 import os
@@ -27,7 +28,7 @@ payload_checksum BLOB NOT NULL"""
 
 
 def old_bank(directory, version, rollouts):
-    """As the earlier versions wrote it."""
+    """Write a bank as the earlier versions did."""
     (directory / PAYLOADS).mkdir(parents=True)
     with sqlite3.connect(directory / CATALOGUE) as catalogue:
         explored = ", explored TEXT NOT NULL DEFAULT '{}'" if version == 2 else ""
@@ -41,14 +42,14 @@ def old_bank(directory, version, rollouts):
             recallable = tensors["recallable"]
             for name in OF_FORMAT_1 if version == 1 else OF_FORMAT_2:
                 del tensors[name]
-            kept = (
+            retained = (
                 ("rollout", "policy", "cameras")
                 if version == 1
                 else ("rollout", "policy", "cameras", "explored", "source")
             )
-            metadata = {name: metadata[name] for name in kept}
+            metadata = {name: metadata[name] for name in retained}
             content = safetensors.numpy.save(tensors, metadata | {"format": str(version)})
-            name = payloads.name_of(checksum(content))
+            name = payloads.file_name(checksum(content))
             (directory / PAYLOADS / name).write_bytes(content)
             embedding = r.steps[0].policy_step.instruction_embedding.tobytes()
             row = (
@@ -68,7 +69,7 @@ def rollouts():
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_a_bank_of_an_earlier_format_is_refused_until_it_is_migrated_and_then_as_if_written_now(
+def test_a_bank_of_an_earlier_format_is_refused_until_it_is_migrated_and_then_equals_a_new_one(
     tmp_path, rollouts, version
 ):
     bank = old_bank(tmp_path / "old", version, rollouts)
@@ -79,20 +80,20 @@ def test_a_bank_of_an_earlier_format_is_refused_until_it_is_migrated_and_then_as
     with BankWriter(tmp_path / "new", projection=PROJECTION) as writer:
         for rollout in rollouts:
             writer.append(rollout)
-    brought, fresh = (BankReader(d, projection=PROJECTION).snapshot(verified=True) for d in (bank, tmp_path / "new"))
-    assert brought.revision == fresh.revision == 3
-    for old, new in zip(brought.rollouts, fresh.rollouts, strict=True):
+    migrated, fresh = (BankReader(d, projection=PROJECTION).snapshot(verified=True) for d in (bank, tmp_path / "new"))
+    assert migrated.revision == fresh.revision == 3
+    for old, new in zip(migrated.rollouts, fresh.rollouts, strict=True):
         for name, value in vars(new.record).items():
             assert name.startswith("payload") or getattr(old.record, name) == value, name
         np.testing.assert_array_equal(old.instruction_embedding, new.instruction_embedding)
         for name, array in vars(new.steps).items():
             np.testing.assert_array_equal(getattr(old.steps, name), array)
-    assert {p.name for p in (bank / PAYLOADS).iterdir()} == {r.record.payload for r in brought.rollouts}
+    assert {p.name for p in (bank / PAYLOADS).iterdir()} == {r.record.payload for r in migrated.rollouts}
     with BankWriter(bank, projection=PROJECTION) as writer:
         assert writer.append(make_rollout("d")) == 4
 
 
-def test_what_format_1_did_not_know_is_what_it_meant(tmp_path, rollouts):
+def test_fields_that_format_1_lacks_get_their_implied_values(tmp_path, rollouts):
     bank = old_bank(tmp_path / "old", 1, rollouts)
     migrate(bank)
     arrays = BankReader(bank).snapshot().rollouts[0].arrays
@@ -101,7 +102,7 @@ def test_what_format_1_did_not_know_is_what_it_meant(tmp_path, rollouts):
     assert set(arrays.explored) == set(arrays.source) == {""} and (arrays.source_step == -1).all()
 
 
-def test_a_corrupt_rollout_stops_a_migration_or_is_left_behind(tmp_path, rollouts):
+def test_a_corrupt_rollout_stops_a_migration_or_is_left_out(tmp_path, rollouts):
     bank = old_bank(tmp_path / "old", 2, rollouts)
     with sqlite3.connect(bank / CATALOGUE) as catalogue:
         ((name,),) = catalogue.execute("SELECT payload FROM rollout WHERE id = 'b'").fetchall()
@@ -119,7 +120,7 @@ def test_a_corrupt_rollout_stops_a_migration_or_is_left_behind(tmp_path, rollout
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("moment", ["first payload", "last payload", "sweep"])
-def test_a_migration_that_is_killed_can_be_done_again(tmp_path, rollouts, monkeypatch, moment):
+def test_a_killed_migration_can_be_repeated(tmp_path, rollouts, monkeypatch, moment):
     bank = old_bank(tmp_path / "old", 2, rollouts)
     from efn_ros.bank.store import migrate as module
 
@@ -145,11 +146,11 @@ def test_a_migration_that_is_killed_can_be_done_again(tmp_path, rollouts, monkey
     assert migrate(bank) == ((0, []) if moment == "sweep" else (3, []))
     with BankWriter(bank, projection=PROJECTION):
         pass
-    brought = BankReader(bank).snapshot(verified=True).rollouts
-    assert {p.name for p in (bank / PAYLOADS).iterdir()} == {r.record.payload for r in brought} and len(brought) == 3
+    migrated = BankReader(bank).snapshot(verified=True).rollouts
+    assert {p.name for p in (bank / PAYLOADS).iterdir()} == {r.record.payload for r in migrated} and len(migrated) == 3
 
 
-def test_what_is_no_old_bank_is_left_alone(tmp_path):
+def test_a_directory_without_an_old_bank_is_not_changed(tmp_path):
     with pytest.raises(BankFormatError, match="there is no bank in"):
         migrate(tmp_path)
     with sqlite3.connect(tmp_path / CATALOGUE) as catalogue:

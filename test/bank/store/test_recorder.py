@@ -1,4 +1,5 @@
-"""A rollout out of parts that arrive separately, in any order, twice, or not at all."""
+# SPDX-License-Identifier: MIT
+"""Assembly of a rollout from parts that arrive separately, in any order, twice, or not at all."""
 
 import dataclasses
 
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from sample_rollouts import make_step
 
 from efn_ros.bank import RolloutRecorder
-from efn_ros.bank.store.recorder import EARLY
+from efn_ros.bank.store.recorder import MAX_EARLY
 from efn_ros.types import Outcome
 
 STEPS = [make_step("e0", step) for step in range(4)]
@@ -46,7 +47,7 @@ def test_the_order_of_arrival_does_not_matter(order):
     assert recorder.incomplete == recorder.duplicates == recorder.foreign == 0
 
 
-def test_the_rollout_carries_what_the_episode_was():
+def test_the_rollout_describes_the_episode():
     _, rollout = record(parts(STEPS[0]))
     assert (rollout.episode_id, rollout.robot, rollout.task, rollout.instruction) == (
         "e0", "arm", "reach", "reach the goal"
@@ -69,7 +70,7 @@ def test_complete_counts_the_decisions_that_have_all_their_parts():
     assert counts == [0, 0, 1, 1, 1, 2]
 
 
-def test_the_first_decision_is_known_also_where_nobody_answered_it():
+def test_the_first_decision_is_known_even_if_it_is_incomplete():
     recorder = begun()
     assert recorder.first is None
     for item in [*parts(STEPS[2]), STEPS[1].observation]:
@@ -83,7 +84,7 @@ def test_an_incomplete_step_is_dropped_and_counted():
     assert recorder.incomplete == 1
 
 
-def test_nothing_complete_is_no_rollout():
+def test_without_a_complete_decision_the_rollout_is_none():
     recorder, rollout = record(parts(STEPS[0])[:2])
     assert rollout is None and recorder.incomplete == 1
 
@@ -101,7 +102,7 @@ def test_parts_with_another_stamp_are_another_step():
     assert rollout is None and recorder.incomplete == 2
 
 
-def test_of_two_complete_steps_with_one_index_the_earlier_counts():
+def test_of_two_complete_decisions_with_the_same_index_the_earlier_counts():
     later = [dataclasses.replace(p, context=dataclasses.replace(p.context, stamp_ns=10**9)) for p in parts(STEPS[0])]
     recorder, rollout = record(later + parts(STEPS[0]))
     assert len(rollout.steps) == 1 and rollout.steps[0].observation is STEPS[0].observation
@@ -118,7 +119,7 @@ def test_parts_that_are_not_to_be_recorded_are_ignored_and_counted():
     assert rollout is None and recorder.unrecorded == 3
 
 
-def test_parts_may_overtake_the_beginning_of_their_episode():
+def test_parts_may_arrive_before_their_episode_begins():
     recorder = RolloutRecorder()
     for item in parts(STEPS[0]) + parts(make_step("e9", 0)):
         recorder.add(item)
@@ -127,12 +128,12 @@ def test_parts_may_overtake_the_beginning_of_their_episode():
     assert len(recorder.finish(Outcome.FAILURE, length=4).steps) == 1
 
 
-def test_what_waits_for_a_beginning_is_bounded():
+def test_the_number_of_early_parts_is_bounded():
     recorder = RolloutRecorder()
     for step in range(1000):
         recorder.add(make_step("e9", 0).correction if step else STEPS[0].correction)
     begin(recorder, "e9")
-    assert recorder.foreign == 0 and recorder.duplicates < EARLY
+    assert recorder.foreign == 0 and recorder.duplicates < MAX_EARLY
 
 
 def test_a_new_episode_starts_clean():
@@ -145,6 +146,6 @@ def test_a_new_episode_starts_clean():
     assert rollout.episode_id == "e1" and len(rollout.steps) == 1 and recorder.incomplete == 0
 
 
-def test_finishing_what_has_not_begun_is_an_error():
+def test_finishing_before_beginning_raises():
     with pytest.raises(RuntimeError, match="call begin"):
         RolloutRecorder().finish(Outcome.SUCCESS, length=1)

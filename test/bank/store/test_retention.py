@@ -1,4 +1,5 @@
-"""A budget is kept, whatever the strategy, and each strategy lets go of what it says."""
+# SPDX-License-Identifier: MIT
+"""Retention: every strategy meets the budget, and removes the rollouts that it documents."""
 
 import dataclasses
 import errno
@@ -32,7 +33,7 @@ def names(rollouts):
     return [rollout.record.id for rollout in rollouts]
 
 
-def held(rollouts):
+def totals(rollouts):
     records = [r.record for r in rollouts]
     return len(records), sum(r.decisions for r in records), sum(r.payload_size for r in records)
 
@@ -44,34 +45,34 @@ def held(rollouts):
     steps=st.integers(0, 40),
     size=st.integers(0, 200_000),
 )
-def test_a_budget_is_kept_with_no_more_than_has_to_go(rollouts, strategy, max_rollouts, steps, size):
+def test_a_budget_is_met_with_as_few_removals_as_the_ranking_allows(rollouts, strategy, max_rollouts, steps, size):
     retention = Retention(strategy, max_rollouts, steps, size)
-    gone = retention.excess(rollouts)
-    left = [r for r in rollouts if r not in gone]
+    removed = retention.excess(rollouts)
+    left = [r for r in rollouts if r not in removed]
     limits = [limit or np.inf for limit in (max_rollouts, steps, size)]
-    within = lambda kept: all(h <= limit for h, limit in zip(held(kept), limits, strict=True))  # noqa: E731
+    within = lambda retained: all(h <= limit for h, limit in zip(totals(retained), limits, strict=True))  # noqa: E731
     assert within(left) or len(left) == 1, "the last one stays, whatever the budget"
-    assert not gone or not within([*left, gone[-1]])
-    assert len(set(names(gone))) == len(gone)
+    assert not removed or not within([*left, removed[-1]])
+    assert len(set(names(removed))) == len(removed)
 
 
-def test_a_strategy_orders_all_and_none_twice(rollouts):
+def test_a_strategy_ranks_every_rollout_once(rollouts):
     for strategy in STRATEGIES.values():
         assert sorted(strategy(rollouts)) == list(range(len(rollouts)))
 
 
-def test_recency_drops_the_oldest(rollouts):
+def test_recency_removes_the_oldest(rollouts):
     assert names(Retention("recency", rollouts=9).excess(rollouts)) == ["r0", "r1", "r2"]
 
 
-def test_a_reservoir_gives_every_rollout_that_ever_was_the_same_chance(rollouts):
-    """One by one or all at once, the same stay; and over many banks each place in time survives equally often."""
-    retention, kept = Retention("reservoir", rollouts=4), []
+def test_a_reservoir_retains_every_rollout_with_the_same_probability(rollouts):
+    """Pruning one by one or at once retains the same, and over many banks each position is retained equally often."""
+    retention, retained = Retention("reservoir", rollouts=4), []
     for rollout in rollouts:
-        kept.append(rollout)
-        gone = retention.excess(kept)
-        kept = [r for r in kept if r not in gone]
-    assert set(names(kept)) == set(names(rollouts)) - set(names(retention.excess(rollouts)))
+        retained.append(rollout)
+        removed = retention.excess(retained)
+        retained = [r for r in retained if r not in removed]
+    assert set(names(retained)) == set(names(rollouts)) - set(names(retention.excess(rollouts)))
 
     survived = np.zeros(12)
     for bank in range(400):
@@ -79,22 +80,22 @@ def test_a_reservoir_gives_every_rollout_that_ever_was_the_same_chance(rollouts)
             dataclasses.replace(r, record=dataclasses.replace(r.record, id=f"{bank}-{i}"))
             for i, r in enumerate(rollouts)
         ]
-        gone = set(names(retention.excess(renamed)))
-        survived += [r.record.id not in gone for r in renamed]
+        removed = set(names(retention.excess(renamed)))
+        survived += [r.record.id not in removed for r in renamed]
     share = survived / 400
     assert abs(share - 1 / 3).max() < 4 * np.sqrt(2 / 9 / 400), "four standard deviations"
 
 
-def test_success_and_shorter_drops_failures_then_the_longest_of_the_task_that_has_most(rollouts):
-    gone = Retention("success_shorter", rollouts=7).excess(rollouts)
-    assert {r.record.task for r in gone[:3]} == {"c"}, "six of twelve are of that task"
-    assert names(gone[:1]) == ["r8"], "its one failure"
-    assert names(gone[1:3]) == ["r11", "r10"], "then its longest successes"
-    assert names(gone)[3:] == ["r0", "r4"], "then each task has three, and its failure goes"
+def test_success_shorter_removes_failures_then_the_longest_of_the_largest_task(rollouts):
+    removed = Retention("success_shorter", rollouts=7).excess(rollouts)
+    assert {r.record.task for r in removed[:3]} == {"c"}, "six of twelve are of that task"
+    assert names(removed[:1]) == ["r8"], "its one failure"
+    assert names(removed[1:3]) == ["r11", "r10"], "then its longest successes"
+    assert names(removed)[3:] == ["r0", "r4"], "then each task has three, and its failure is removed"
 
 
-def test_the_diverse_keep_what_is_rare(tmp_path):
-    """Nine rollouts that saw the same and one that saw something else: a plain reservoir would mostly lose it."""
+def test_diverse_retains_rare_rollouts(tmp_path):
+    """Nine equal rollouts and one different one, which a plain reservoir would mostly remove."""
     with BankWriter(tmp_path, projection=PROJECTION) as writer:
         for i in range(9):
             writer.append(make_rollout(f"same-{i}", seed=5))
@@ -107,35 +108,35 @@ def test_the_diverse_keep_what_is_rare(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("newest",), "retention.strategy is 'newest'; there are 'keep_all', 'reservoir'"),
+        (("newest",), "retention.strategy is 'newest'; choose one of 'keep_all', 'reservoir'"),
         (("recency", -1), "retention.rollouts is -1; it must be at least 0"),
         ((KEEP_ALL, 0, 100), "retention.strategy is 'keep_all', but there is a budget; name reservoir"),
     ],
 )
-def test_what_could_not_be_kept_is_refused_by_name(arguments, message):
+def test_invalid_settings_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Retention(*arguments)
 
 
-def test_without_a_budget_nothing_ever_goes(rollouts):
+def test_without_a_budget_no_rollout_is_removed(rollouts):
     assert Retention().excess(rollouts) == [] and Retention("recency").excess(rollouts) == []
 
 
-def test_a_writer_keeps_to_its_budget_and_says_what_went(tmp_path):
+def test_a_writer_prunes_to_its_budget_and_returns_the_removed_rollouts(tmp_path):
     with BankWriter(tmp_path, projection=PROJECTION, retention=Retention("recency", rollouts=3)) as writer:
-        went = []
+        pruned = []
         for i in range(6):
             writer.append(make_rollout(f"r{i}"))
-            went.append(writer.retain())
-        assert went == [[], [], [], ["r0"], ["r1"], ["r2"]] and writer.rollouts == 3
-        told = writer._catalogue.execute("SELECT id, reason FROM forgotten ORDER BY serial").fetchall()
-    assert told == [(f"r{i}", "over budget, recency") for i in range(3)]
+            pruned.append(writer.prune())
+        assert pruned == [[], [], [], ["r0"], ["r1"], ["r2"]] and writer.rollouts == 3
+        rows = writer._catalogue.execute("SELECT id, reason FROM forgotten ORDER BY serial").fetchall()
+    assert rows == [(f"r{i}", "over budget, recency") for i in range(3)]
     assert names(BankReader(tmp_path).snapshot(verified=True).rollouts) == ["r3", "r4", "r5"]
     with BankWriter(tmp_path, projection=PROJECTION) as writer:
-        assert writer.retain() == []
+        assert writer.prune() == []
 
 
-def test_a_disk_that_does_not_answer_costs_no_rollout(tmp_path, monkeypatch):
+def test_an_error_of_the_disk_removes_no_rollout(tmp_path, monkeypatch):
     with BankWriter(tmp_path, projection=PROJECTION, retention=Retention("diverse", rollouts=2)) as writer:
         for name in "abc":
             writer.append(make_rollout(name))
@@ -149,15 +150,15 @@ def test_a_disk_that_does_not_answer_costs_no_rollout(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(os, "open", refuse)
             with pytest.raises(OSError, match="Too many open files"):
-                writer.retain()
-        assert writer.rollouts == 3 and len(writer.retain()) == 1
+                writer.prune()
+        assert writer.rollouts == 3 and len(writer.prune()) == 1
 
 
-def test_what_is_corrupt_counts_and_goes_first(tmp_path):
+def test_corrupt_rollouts_count_and_are_removed_first(tmp_path):
     with BankWriter(tmp_path, projection=PROJECTION, retention=Retention("diverse", rollouts=2)) as writer:
         for name in "abc":
             writer.append(make_rollout(name))
         (record,) = [r for r in BankReader(tmp_path).rollouts() if r.id == "b"]
         path = tmp_path / "payloads" / record.payload
         path.write_bytes(path.read_bytes()[:500])
-        assert writer.retain() == ["b"]
+        assert writer.prune() == ["b"]

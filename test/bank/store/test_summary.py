@@ -1,4 +1,5 @@
-"""What a bank says of itself, in numbers that can be counted by hand."""
+# SPDX-License-Identifier: MIT
+"""Summaries of a bank, against numbers counted by hand."""
 
 import dataclasses
 
@@ -25,7 +26,7 @@ def rollout(name, *changes, task="reach", outcome=Outcome.SUCCESS):
 
 @pytest.fixture
 def stored(tmp_path):
-    """stored(*rollouts): as the bank gives them back."""
+    """stored(*rollouts): the rollouts as a bank returns them."""
 
     def append(*rollouts):
         with BankWriter(tmp_path, projection=PROJECTION) as writer:
@@ -40,7 +41,7 @@ def corrected(source, step=0, mode=Mode.CORRECTED, **change):
     return {"mode": mode, "rollout_id": source, "rollout_step": step, **change}
 
 
-def test_an_empty_bank_says_nothing():
+def test_an_empty_bank_has_empty_summaries():
     assert summary.contents([]) == summary.credited([]) == summary.shadow([]) == []
     (unexplored,) = summary.exploration([])
     assert unexplored == {"mode": "none", "decisions": 0, "rollouts": 0, "successes": 0, "credited": 0}
@@ -60,7 +61,7 @@ def test_contents_are_counted_by_task_and_outcome_and_then_all(stored):
     assert rows[-1]["bytes"] == sum(r.record.payload_size for r in rollouts) == sum(r["bytes"] for r in rows[:-1])
 
 
-def test_credited_are_those_behind_corrections_in_successes(stored):
+def test_rollouts_are_credited_for_corrections_in_successes(stored):
     rollouts = stored(
         rollout("first", {}, {"exploration": "noise"}, outcome=Outcome.FAILURE),
         rollout("success", corrected("first"), corrected("first", 1), corrected("second")),
@@ -76,10 +77,10 @@ def test_credited_are_those_behind_corrections_in_successes(stored):
     assert rows[0]["explored"] == {"noise": 1}
 
 
-def test_a_mode_of_exploration_is_credited_with_what_its_decisions_are(stored):
+def test_a_mode_of_exploration_is_credited_for_its_decisions(stored):
     rollouts = stored(
         rollout("explored", {}, {"exploration": "noise"}, {"exploration": "noise"}, outcome=Outcome.FAILURE),
-        rollout("plain", corrected("explored", 1), corrected("explored", 0), corrected("gone")),
+        rollout("plain", corrected("explored", 1), corrected("explored", 0), corrected("removed")),
     )
     assert summary.exploration(rollouts) == [
         {"mode": "none", "decisions": 4, "rollouts": 2, "successes": 1, "credited": 2},
@@ -87,7 +88,7 @@ def test_a_mode_of_exploration_is_credited_with_what_its_decisions_are(stored):
     ]
 
 
-def test_a_shadow_tells_what_would_have_changed(stored):
+def test_shadow_mode_reports_what_would_have_changed(stored):
     shown = {"mode": Mode.SHADOW, "confidence": 0.75}
     rollouts = stored(
         rollout(

@@ -1,4 +1,5 @@
-"""Nothing that has changed in a bank goes unseen, and what is whole can be had back."""
+# SPDX-License-Identifier: MIT
+"""Verification finds every change of a bank, and a rebuild restores what is intact."""
 
 import errno
 import os
@@ -42,14 +43,14 @@ def flip(path, place, bit):
     path.write_bytes(content)
 
 
-def test_a_bank_as_it_was_written_is_found_so(bank):
+def test_an_intact_bank_has_no_findings(bank):
     assert verify(bank) == (3, [])
     with BankWriter(bank, projection=PROJECTION) as writer:
         writer.append(make_rollout("d"))
         assert verify(bank) == (4, []), "also while a writer has it open"
 
 
-def test_every_flipped_byte_of_a_payload_is_found_and_named(bank, made):
+def test_every_flipped_bit_of_a_payload_is_found_and_reported(bank, made):
     rng, payloads = np.random.default_rng(0), {r.id: bank / PAYLOADS / r.payload for r in BankReader(bank).rollouts()}
     for _ in range(FLIPS):
         name = str(rng.choice(list(payloads)))
@@ -67,9 +68,9 @@ def rows_of(path):
         return [catalogue.execute(f"SELECT * FROM {table}").fetchall() for table in tables]
 
 
-def test_every_flipped_byte_of_the_catalogue_is_found_or_changes_nothing_that_it_says(bank, made):
-    """SQLite keeps no checksums: an integrity check alone would let a changed number pass."""
-    rng, path, said, found = np.random.default_rng(1), bank / CATALOGUE, rows_of(made / CATALOGUE), 0
+def test_every_flipped_bit_of_the_catalogue_is_found_or_changes_no_content(bank, made):
+    """SQLite has no checksums: an integrity check alone would miss a changed number."""
+    rng, path, rows, found = np.random.default_rng(1), bank / CATALOGUE, rows_of(made / CATALOGUE), 0
     for _ in range(4 * FLIPS):
         flip(path, int(rng.integers(path.stat().st_size)), int(rng.integers(8)))
         try:
@@ -79,17 +80,17 @@ def test_every_flipped_byte_of_the_catalogue_is_found_or_changes_nothing_that_it
         if findings:
             found += 1
         else:
-            assert rows_of(path) == said
+            assert rows_of(path) == rows
         for end in ("", "-wal", "-shm", "-journal"):
             path.with_name(path.name + end).unlink(missing_ok=True)
         shutil.copy(made / CATALOGUE, path)
     assert found > 5, "most of a small catalogue is empty pages"
 
 
-def test_a_changed_row_and_changed_meta_are_named(bank):
+def test_a_changed_row_and_changed_meta_are_reported(bank):
     for change, named, what in (
         ("UPDATE rollout SET outcome = 2 WHERE id = 'b'", "b", "its row is not what was written"),
-        ("UPDATE meta SET value = '7' WHERE name = 'revision'", "", "what it says of the bank as a whole"),
+        ("UPDATE meta SET value = '7' WHERE name = 'revision'", "", "its description of the bank as a whole"),
         ("ALTER TABLE rollout RENAME COLUMN robot TO robots", "", "its tables are not those of a bank"),
     ):
         with sqlite3.connect(bank / CATALOGUE) as catalogue:
@@ -98,20 +99,20 @@ def test_a_changed_row_and_changed_meta_are_named(bank):
         assert (finding.where, finding.rollout) == (path, named) and what in finding.what
 
 
-def test_a_row_that_no_writer_writes_is_named_when_it_is_read(bank):
+def test_an_invalid_row_is_reported_when_it_is_read(bank):
     with sqlite3.connect(bank / CATALOGUE) as catalogue:
         catalogue.execute("UPDATE rollout SET outcome = 99 WHERE id = 'b'")
     with pytest.raises(
         BankCorruptionError, match="row of rollout 'b' in .* is not what was written; .* ./efn bank rebuild"
     ):
         BankReader(bank)
-    tolerant = BankReader(bank, skip_corrupt=True)
-    assert [r.id for r in tolerant.rollouts()] == ["a", "c"] and tolerant.snapshot().skipped == ("b",)
+    skipping = BankReader(bank, skip_corrupt=True)
+    assert [r.id for r in skipping.rollouts()] == ["a", "c"] and skipping.snapshot().skipped == ("b",)
     assert rebuild(bank) == (3, []) and verify(bank) == (3, [])
-    assert [r.id for r in tolerant.rollouts()] == ["a", "b", "c"] and not tolerant.corrupt
+    assert [r.id for r in skipping.rollouts()] == ["a", "b", "c"] and not skipping.corrupt
 
 
-# A catalogue that is lost
+# Rebuilding
 
 
 def records(directory):
@@ -119,12 +120,12 @@ def records(directory):
     return [{**vars(r.record), "embedding": r.instruction_embedding.tolist()} for r in reader.snapshot().rollouts]
 
 
-@pytest.mark.parametrize("lost", ["gone", "garbage"])
-def test_a_lost_catalogue_is_made_again_out_of_the_payloads(bank, lost):
+@pytest.mark.parametrize("lost", ["missing", "garbage"])
+def test_a_lost_catalogue_is_rebuilt_from_the_payloads(bank, lost):
     before = records(bank)
     path = bank / CATALOGUE
-    path.unlink() if lost == "gone" else path.write_bytes(b"garbage" * 1000)
-    with pytest.raises(BankFormatError, match="rebuild" if lost == "gone" else "cannot be read as a catalogue"):
+    path.unlink() if lost == "missing" else path.write_bytes(b"garbage" * 1000)
+    with pytest.raises(BankFormatError, match="rebuild" if lost == "missing" else "cannot be read as a catalogue"):
         BankWriter(bank, projection=PROJECTION)
     assert len(list((bank / PAYLOADS).iterdir())) == 3, "a writer without a catalogue sweeps nothing"
     assert rebuild(bank) == (3, [])
@@ -135,7 +136,7 @@ def test_a_lost_catalogue_is_made_again_out_of_the_payloads(bank, lost):
         assert writer.append(make_rollout("d")) == 4
 
 
-def test_what_is_damaged_is_left_out_of_a_new_catalogue_and_named(bank):
+def test_damaged_payloads_are_left_out_of_a_new_catalogue_and_reported(bank):
     path = bank / PAYLOADS / BankReader(bank).rollouts()[1].payload
     whole = path.read_bytes()
     for place in np.random.default_rng(2).choice(len(whole), FLIPS, replace=False):
@@ -146,7 +147,7 @@ def test_what_is_damaged_is_left_out_of_a_new_catalogue_and_named(bank):
     assert rebuild(bank) == (3, [])
 
 
-def test_what_is_left_out_is_set_aside_and_never_lost(bank):
+def test_payloads_that_are_left_out_are_set_aside_and_not_lost(bank):
     path = bank / PAYLOADS / BankReader(bank).rollouts()[1].payload
     whole = path.read_bytes()
     flip(path, 5000, 3)
@@ -160,7 +161,7 @@ def test_what_is_left_out_is_set_aside_and_never_lost(bank):
     assert sorted(p.name for p in bank.glob(f"{CATALOGUE}.broken-*")) == [f"{CATALOGUE}.broken-{i}" for i in (1, 2)]
 
 
-def test_a_disk_that_does_not_answer_is_no_damage(bank, monkeypatch):
+def test_an_error_of_the_disk_is_no_damage(bank, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EIO, "Input/output error")
 
@@ -171,7 +172,7 @@ def test_a_disk_that_does_not_answer_is_no_damage(bank, monkeypatch):
     assert verify(bank) == (3, [])
 
 
-def test_an_older_catalogue_over_newer_payloads_loses_none_of_them(bank, tmp_path):
+def test_an_older_catalogue_does_not_lose_newer_payloads(bank, tmp_path):
     shutil.copy(bank / CATALOGUE, tmp_path / "older")
     with BankWriter(bank, projection=PROJECTION) as writer:
         for name in "de":
@@ -186,25 +187,25 @@ def test_an_older_catalogue_over_newer_payloads_loses_none_of_them(bank, tmp_pat
     assert rebuild(bank) == (5, [])
 
 
-def test_what_is_forgotten_while_it_is_verified_is_no_damage(bank):
+def test_a_rollout_removed_during_verification_is_no_damage(bank):
     with BankWriter(bank, projection=PROJECTION) as writer:
 
-        def forgetting(rows):
-            writer.forget("c", reason="")
+        def removing(rows):
+            writer.remove("c", reason="")
             return rows
 
-        assert verify(bank, forgetting) == (3, [])
+        assert verify(bank, removing) == (3, [])
     assert verify(bank) == (2, [])
 
 
-def test_two_payloads_of_one_rollout_do_not_stop_a_rebuild(bank):
+def test_a_rebuild_continues_after_a_second_payload_of_a_rollout(bank):
     other = payloads.encode(make_rollout("a", cameras=("left",)), 50, PROJECTION.identity)
-    (bank / PAYLOADS / payloads.name_of(payloads.checksum(other))).write_bytes(other)
+    (bank / PAYLOADS / payloads.file_name(payloads.checksum(other))).write_bytes(other)
     rollouts, (finding,) = rebuild(bank)
-    assert rollouts == 3 and finding.rollout == "a" and "another payload holds this rollout too" in finding.what
+    assert rollouts == 3 and finding.rollout == "a" and "another payload contains this rollout too" in finding.what
 
 
-def test_there_has_to_be_something_to_rebuild_from(bank, tmp_path):
+def test_a_rebuild_without_intact_payloads_of_one_projection_is_refused(bank, tmp_path):
     with BankWriter(bank, projection=PROJECTION), pytest.raises(BankLockedError):
         rebuild(bank)
     other = Projection(24, 16, seed=9)
@@ -212,17 +213,17 @@ def test_there_has_to_be_something_to_rebuild_from(bank, tmp_path):
         writer.append(make_rollout("x", projection=other))
     for path in (tmp_path / "other" / PAYLOADS).iterdir():
         shutil.copy(path, bank / PAYLOADS)
-    with pytest.raises(BankFormatError, match="are of 2 projections, a bank is of one"):
+    with pytest.raises(BankFormatError, match="have 2 projections, a bank has one"):
         rebuild(bank)
     shutil.rmtree(bank / PAYLOADS)
     (bank / PAYLOADS).mkdir()
-    with pytest.raises(BankFormatError, match="are of 0 projections"):
+    with pytest.raises(BankFormatError, match="have 0 projections"):
         rebuild(bank)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("call", [1, 2])
-def test_a_rebuild_that_is_killed_can_be_done_again(bank, monkeypatch, call):
+def test_a_killed_rebuild_can_be_repeated(bank, monkeypatch, call):
     before, calls, real = records(bank), [], os.replace
 
     def dying(*arguments):

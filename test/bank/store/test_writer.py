@@ -1,4 +1,5 @@
-"""The bank on disk: what goes in comes out, and what must not go in is refused by name."""
+# SPDX-License-Identifier: MIT
+"""The bank on disk: stored rollouts are read back, and invalid ones are refused by name."""
 
 import contextlib
 import dataclasses
@@ -55,15 +56,15 @@ def edited(rollout, row, part, **changes):
     return dataclasses.replace(rollout, steps=tuple(steps))
 
 
-# What goes in comes out
+# Reading back
 
 
-def test_a_writer_knows_what_its_bank_holds(writer):
+def test_a_writer_contains_the_rollouts_of_its_bank(writer):
     writer.append(make_rollout("known"))
     assert "known" in writer and "unknown" not in writer
 
 
-def test_every_array_comes_back_bit_for_bit(writer, reader):
+def test_every_array_is_read_back_bit_for_bit(writer, reader):
     rollout = make_rollout(decisions=4)
     writer.append(rollout)
     (stored,) = reader.snapshot().rollouts
@@ -88,7 +89,7 @@ def test_every_array_comes_back_bit_for_bit(writer, reader):
     np.testing.assert_array_equal(stored.instruction_embedding, rollout.steps[0].policy_step.instruction_embedding)
 
 
-def test_the_catalogue_tells_what_an_episode_was(writer, reader):
+def test_the_catalogue_describes_the_episode(writer, reader):
     seed = 2**64 - 1
     writer.append(dataclasses.replace(make_rollout(decisions=3, outcome=Outcome.FAILURE), seed=seed))
     (record,) = reader.rollouts()
@@ -98,7 +99,7 @@ def test_the_catalogue_tells_what_an_episode_was(writer, reader):
     assert record.payload_size == payload_of(reader._directory, "e0").stat().st_size
 
 
-def test_the_catalogue_counts_what_was_explored(writer, reader):
+def test_the_catalogue_counts_explored_decisions(writer, reader):
     rollout = edited(
         edited(make_rollout("a"), 0, "correction", exploration="noise"), 2, "correction", exploration="noise"
     )
@@ -107,7 +108,7 @@ def test_the_catalogue_counts_what_was_explored(writer, reader):
     assert [record.explored for record in reader.rollouts()] == [{"noise": 2}, {}]
 
 
-def test_an_image_comes_back_as_jpeg_keeps_it_with_its_colours_in_order(writer, reader):
+def test_an_image_is_read_back_as_rgb_within_the_error_of_jpeg(writer, reader):
     rollout = make_rollout(decisions=2, image=16)
     red = np.zeros((16, 16, 3), np.uint8)
     red[..., 0] = 200
@@ -120,13 +121,13 @@ def test_an_image_comes_back_as_jpeg_keeps_it_with_its_colours_in_order(writer, 
 @pytest.mark.parametrize(
     ("arguments", "named"), [(("e9", 0, "left"), "e9"), (("e0", 9, "left"), "step 9"), (("e0", 0, "up"), "'up'")]
 )
-def test_an_image_that_is_not_there_is_named(writer, reader, arguments, named):
+def test_a_missing_image_is_reported_by_name(writer, reader, arguments, named):
     writer.append(make_rollout())
     with pytest.raises(KeyError, match=named):
         reader.image(*arguments)
 
 
-def test_rollouts_without_images_or_latent_tokens_are_kept_too(writer, reader):
+def test_rollouts_without_images_or_latent_tokens_are_stored(writer, reader):
     writer.append(make_rollout(cameras=(), latent=(0, 0)))
     assert reader.snapshot().rollouts[0].arrays.latent.shape == (3, 0, 0)
 
@@ -137,7 +138,7 @@ def test_any_text_can_name_an_episode(writer, reader):
     assert [stored.record.id for stored in reader.snapshot().rollouts] == ["../../etc/x", "überall\n", "a" * 500]
 
 
-def test_a_blank_step_is_kept_and_marked(writer, reader):
+def test_a_blank_step_is_stored_and_marked(writer, reader):
     rollout = make_rollout(decisions=3)
     rollout = edited(rollout, 1, "correction", mode=Mode.HOLD)
     rollout = edited(rollout, 1, "policy_step", proprio=rollout.steps[2].policy_step.proprio)
@@ -150,7 +151,7 @@ def test_a_blank_step_is_kept_and_marked(writer, reader):
 # Revisions and snapshots
 
 
-def test_the_revision_grows_with_every_append_and_outlives_the_writer(tmp_path):
+def test_the_revision_increases_with_every_append_and_is_persistent(tmp_path):
     with BankWriter(tmp_path, projection=PROJECTION) as writer:
         assert (writer.revision, writer.rollouts, writer.steps) == (0, 0, 0)
         assert [writer.append(make_rollout(name)) for name in "ab"] == [1, 2]
@@ -159,7 +160,7 @@ def test_the_revision_grows_with_every_append_and_outlives_the_writer(tmp_path):
         assert (writer.revision, writer.rollouts, writer.steps) == (3, 3, 9)
 
 
-def test_a_reader_opens_before_there_is_a_bank_and_sees_it_come(tmp_path):
+def test_a_reader_opens_before_the_bank_exists_and_reads_it_later(tmp_path):
     reader = BankReader(tmp_path / "later", projection=PROJECTION)
     assert reader.snapshot().rollouts == () and reader.snapshot().revision == 0 and reader.rollouts() == []
     assert not (tmp_path / "later").exists()
@@ -169,7 +170,7 @@ def test_a_reader_opens_before_there_is_a_bank_and_sees_it_come(tmp_path):
         assert reader.snapshot().revision == 1
 
 
-def test_a_snapshot_stays_as_it_is_while_the_bank_grows(writer, reader):
+def test_a_snapshot_does_not_change_while_the_bank_grows(writer, reader):
     writer.append(make_rollout("a"))
     before = reader.snapshot()
     writer.append(make_rollout("b"))
@@ -179,19 +180,19 @@ def test_a_snapshot_stays_as_it_is_while_the_bank_grows(writer, reader):
     assert after.projection == PROJECTION.identity
 
 
-def test_a_snapshot_reads_the_catalogue_alone_and_of_that_what_is_new(writer, reader, tmp_path, monkeypatch):
+def test_a_snapshot_reads_only_new_rows_of_the_catalogue(writer, reader, tmp_path, monkeypatch):
     for name in "abc":
         writer.append(make_rollout(name))
     assert len(reader.snapshot().rollouts) == 3 and reader.snapshot() is reader.snapshot()
-    made, real = [], reading.record_of
-    monkeypatch.setattr(reading, "record_of", lambda row: made.append(row["id"]) or real(row))
+    made, real = [], reading.record_from_row
+    monkeypatch.setattr(reading, "record_from_row", lambda row: made.append(row["id"]) or real(row))
     monkeypatch.setattr(StoredRollout, "content", lambda rollout: pytest.fail("a payload was read"))
     monkeypatch.setattr(rollout_module, "PayloadFile", lambda *_: pytest.fail("a payload was opened"))
     writer.append(make_rollout("d"))
     assert [stored.record.id for stored in reader.snapshot().rollouts] == list("abcd") and made == ["d"]
 
 
-def test_what_recall_has_read_is_kept_until_there_is_more_than_its_share(writer, tmp_path):
+def test_the_cache_drops_the_least_recently_used_steps(writer, tmp_path):
     for name in "abc":
         writer.append(make_rollout(name))
     size = BankReader(tmp_path).snapshot().rollouts[0].steps.nbytes
@@ -202,17 +203,17 @@ def test_what_recall_has_read_is_kept_until_there_is_more_than_its_share(writer,
     np.testing.assert_array_equal(rollouts[0].steps.key, a.key)
 
 
-def test_what_recall_has_read_of_a_rollout_goes_with_it(writer, reader):
+def test_the_cache_drops_the_steps_of_a_removed_rollout(writer, reader):
     for name in "ab":
         writer.append(make_rollout(name))
     read = [weakref.ref(rollout.steps) for rollout in reader.snapshot().rollouts]
-    writer.forget("a", reason="told")
-    assert all(read), "until somebody looks"
+    writer.remove("a", reason="")
+    assert all(read), "until the next snapshot"
     (left,) = reader.snapshot().rollouts
     assert read[0]() is None and read[1]() is left.steps
 
 
-def test_what_recall_reads_is_what_was_written(writer, reader):
+def test_retrieval_reads_what_was_written(writer, reader):
     rollout = make_rollout(decisions=4)
     writer.append(rollout)
     (stored,) = reader.snapshot().rollouts
@@ -231,7 +232,7 @@ def test_what_recall_reads_is_what_was_written(writer, reader):
         assert (cosine > 0.9999).all()
 
 
-def test_another_bank_in_the_same_place_is_read_anew(tmp_path):
+def test_another_bank_in_the_same_directory_is_read_completely(tmp_path):
     reader = BankReader(tmp_path / "bank")
     for name in ("first", "second"):
         shutil.rmtree(tmp_path / "bank", ignore_errors=True)
@@ -240,8 +241,8 @@ def test_another_bank_in_the_same_place_is_read_anew(tmp_path):
         assert [stored.record.id for stored in reader.snapshot().rollouts] == [name]
 
 
-def test_a_copy_of_the_bank_that_went_another_way_is_read_anew(tmp_path):
-    """Restored from a copy, a bank is older than what a reader has seen, or went on differently since."""
+def test_a_diverged_copy_of_the_bank_is_read_completely(tmp_path):
+    """A bank restored from a copy is older than what a reader has read, or has diverged since."""
 
     def append(*names):
         with BankWriter(tmp_path / "bank", projection=PROJECTION) as writer:
@@ -267,18 +268,18 @@ def test_a_copy_of_the_bank_that_went_another_way_is_read_anew(tmp_path):
     assert shown() == []
 
 
-def test_a_refresh_that_fails_changes_nothing_and_can_be_repeated(writer, reader, tmp_path):
+def test_a_failed_refresh_changes_nothing_and_can_be_repeated(writer, reader, tmp_path):
     for name in "abc":
         writer.append(make_rollout(name))
     assert len(reader.snapshot().rollouts) == 3
-    writer.forget("a", reason="")
+    writer.remove("a", reason="")
     writer.append(make_rollout("d"))
-    (sealed,) = writer._catalogue.execute("SELECT seal FROM rollout WHERE id = 'd'").fetchone()
+    (checksum,) = writer._catalogue.execute("SELECT seal FROM rollout WHERE id = 'd'").fetchone()
     writer._catalogue.execute("UPDATE rollout SET seal = x'00' WHERE id = 'd'")
     for _ in range(2):
         with pytest.raises(BankCorruptionError, match="row of rollout 'd'"):
             reader.snapshot()
-    writer._catalogue.execute("UPDATE rollout SET seal = ? WHERE id = 'd'", (sealed,))
+    writer._catalogue.execute("UPDATE rollout SET seal = ? WHERE id = 'd'", (checksum,))
     assert [stored.record.id for stored in reader.snapshot().rollouts] == ["b", "c", "d"]
 
 
@@ -287,7 +288,7 @@ def test_the_same_rollout_gives_the_same_bytes():
     assert len(made) == 1
 
 
-# What is refused
+# Refusals
 
 
 BAD = {
@@ -331,7 +332,7 @@ def _with(array, index, value):
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_bad_input_is_refused_with_field_and_value_and_leaves_no_trace(writer, tmp_path, message):
+def test_an_invalid_rollout_is_refused_with_field_and_value_and_leaves_no_trace(writer, tmp_path, message):
     with pytest.raises(ValueError) as refused:
         writer.append(BAD[message](make_rollout()))
     assert message in str(refused.value)
@@ -339,7 +340,7 @@ def test_bad_input_is_refused_with_field_and_value_and_leaves_no_trace(writer, t
     assert writer.append(make_rollout()) == 1
 
 
-def test_a_second_rollout_of_the_same_name_is_refused(writer):
+def test_a_second_rollout_with_the_same_identifier_is_refused(writer):
     writer.append(make_rollout())
     with pytest.raises(ValueError, match="'e0': episode_id is in the bank already"):
         writer.append(make_rollout(seed=5))
@@ -351,12 +352,12 @@ def test_all_rollouts_of_a_bank_have_the_same_sizes(writer):
         writer.append(make_rollout("b", proprio=5))
 
 
-def test_keys_of_another_width_than_the_projection_gives_are_refused(writer):
+def test_keys_of_another_width_than_the_projection_are_refused(writer):
     with pytest.raises(ValueError, match="gives rows of 16"):
         writer.append(make_rollout(projection=Projection(24, 8)))
 
 
-def test_a_closed_writer_says_so(tmp_path):
+def test_a_closed_writer_raises(tmp_path):
     writer = BankWriter(tmp_path, projection=PROJECTION)
     writer.close()
     writer.close()
@@ -364,7 +365,7 @@ def test_a_closed_writer_says_so(tmp_path):
         writer.append(make_rollout())
 
 
-def test_a_second_writer_is_refused_and_told_who_has_the_bank(writer, tmp_path):
+def test_a_second_writer_is_refused_with_the_process_of_the_first(writer, tmp_path):
     with pytest.raises(BankLockedError, match=f"process {os.getpid()}"):
         BankWriter(tmp_path, projection=PROJECTION)
     writer.close()
@@ -389,7 +390,7 @@ def test_a_bank_of_a_newer_format_is_refused(writer, tmp_path):
             opening(tmp_path, projection=PROJECTION)
 
 
-def test_another_programs_database_is_refused_and_left_alone(tmp_path):
+def test_a_database_of_another_program_is_refused_and_not_changed(tmp_path):
     with sqlite3.connect(tmp_path / CATALOGUE) as catalogue:
         catalogue.execute("CREATE TABLE birds (name TEXT)")
     content = (tmp_path / CATALOGUE).read_bytes()
@@ -406,7 +407,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path):
             opening(tmp_path, projection=PROJECTION)
 
 
-def test_a_catalogue_whose_making_was_interrupted_is_an_empty_bank(tmp_path):
+def test_a_catalogue_whose_creation_was_interrupted_is_an_empty_bank(tmp_path):
     with sqlite3.connect(tmp_path / CATALOGUE) as catalogue:
         catalogue.execute("PRAGMA journal_mode = WAL")
     assert BankReader(tmp_path, projection=PROJECTION).snapshot().revision == 0
@@ -424,7 +425,7 @@ def test_the_catalogue_is_as_durable_as_sqlite_makes_it(writer):
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "missing", "longer"])
-def test_a_damaged_payload_is_named_with_its_rollout(writer, tmp_path, damage):
+def test_a_damaged_payload_is_reported_with_its_rollout(writer, tmp_path, damage):
     writer.append(make_rollout("good"))
     writer.append(make_rollout("bad"))
     path = payload_of(tmp_path, "bad")
@@ -438,14 +439,14 @@ def test_a_damaged_payload_is_named_with_its_rollout(writer, tmp_path, damage):
         with pytest.raises(BankCorruptionError) as refused:
             read(BankReader(tmp_path))
         assert str(path) in str(refused.value) and "'bad'" in str(refused.value)
-    tolerant = BankReader(tmp_path, skip_corrupt=True)
-    snapshot = tolerant.snapshot(verified=True)
+    skipping = BankReader(tmp_path, skip_corrupt=True)
+    snapshot = skipping.snapshot(verified=True)
     assert [stored.record.id for stored in snapshot.rollouts] == ["good"] and snapshot.skipped == ("bad",)
-    assert tolerant.corrupt.keys() == {"bad"} and tolerant.snapshot().skipped == ("bad",), "it is remembered"
+    assert skipping.corrupt.keys() == {"bad"} and skipping.snapshot().skipped == ("bad",), "it stays skipped"
 
 
-def test_recall_finds_every_flipped_byte_of_what_it_reads_and_no_other_is_taken_for_a_memory(writer, tmp_path):
-    """One bit at a time, all over the file: either recall reads what was written, or it names the rollout."""
+def test_retrieval_detects_every_flipped_bit_of_what_it_reads(writer, tmp_path):
+    """One bit at a time, anywhere in the file: retrieval reads what was written, or reports the rollout."""
     rollout = make_rollout(decisions=2, cameras=("left",))
     writer.append(rollout)
     path = payload_of(tmp_path, "e0")
@@ -472,7 +473,7 @@ def test_recall_finds_every_flipped_byte_of_what_it_reads_and_no_other_is_taken_
     assert found > 100
 
 
-def test_a_sketch_that_vanishes_after_the_snapshot_is_named(writer, reader, tmp_path):
+def test_a_payload_that_is_deleted_after_the_snapshot_is_reported(writer, reader, tmp_path):
     writer.append(make_rollout())
     (stored,) = reader.snapshot().rollouts
     payload_of(tmp_path, "e0").unlink()
@@ -483,7 +484,7 @@ def test_a_sketch_that_vanishes_after_the_snapshot_is_named(writer, reader, tmp_
 # Rollouts of another bank
 
 
-def test_a_rollout_of_another_bank_is_adopted_as_it_is(tmp_path):
+def test_a_rollout_of_another_bank_is_adopted_unchanged(tmp_path):
     rollouts = [make_rollout("a"), edited(make_rollout("b"), 0, "correction", exploration="noise")]
     for name, rollout in zip("ab", rollouts, strict=True):
         with BankWriter(tmp_path / name, projection=PROJECTION) as writer:
@@ -516,16 +517,16 @@ def test_a_rollout_that_does_not_fit_is_not_adopted(writer, tmp_path):
     assert writer.rollouts == 1 and len(list((tmp_path / PAYLOADS).iterdir())) == 1
 
 
-# What is forgotten
+# Removal
 
 
-def test_what_is_forgotten_is_gone_from_catalogue_and_disk_and_stays_gone(tmp_path):
+def test_removed_rollouts_are_deleted_from_catalogue_and_disk_for_good(tmp_path):
     with BankWriter(tmp_path, projection=PROJECTION) as writer:
         for name in "abc":
             writer.append(dataclasses.replace(make_rollout(name), instruction=f"a secret of {name}"))
         reader = BankReader(tmp_path)
         before, path = reader.snapshot(), payload_of(tmp_path, "b")
-        assert writer.forget("b", reason="asked for") == 4 and not path.exists()
+        assert writer.remove("b", reason="asked for") == 4 and not path.exists()
         assert "b" not in writer and (writer.rollouts, writer.steps) == (2, 6)
         after = reader.snapshot()
         assert [r.record.id for r in after.rollouts] == ["a", "c"] and after.revision == 4
@@ -535,39 +536,39 @@ def test_what_is_forgotten_is_gone_from_catalogue_and_disk_and_stays_gone(tmp_pa
         assert b"a secret of a" in (tmp_path / CATALOGUE).read_bytes()
     with BankWriter(tmp_path, projection=PROJECTION) as writer:
         assert writer.revision == 4 and writer.append(make_rollout("b", seed=9)) == 5
-        (told,) = writer._catalogue.execute("SELECT id, task, outcome, decisions, revision, reason FROM forgotten")
-    assert told == ("b", "reach", 1, 3, 4, "asked for")
+        (row,) = writer._catalogue.execute("SELECT id, task, outcome, decisions, revision, reason FROM forgotten")
+    assert row == ("b", "reach", 1, 3, 4, "asked for")
     assert [r.record.id for r in reader.snapshot().rollouts] == [r.id for r in BankReader(tmp_path).rollouts()]
     assert [r.record.id for r in reader.snapshot().rollouts] == ["a", "c", "b"]
 
 
-def test_forgetting_what_is_not_there_forgets_nothing(writer):
+def test_removing_an_unknown_rollout_removes_nothing(writer):
     writer.append(make_rollout("a"))
-    with pytest.raises(KeyError, match="'x', 'y' not in the bank .*; nothing is forgotten"):
-        writer.forget("a", "x", "y", reason="")
+    with pytest.raises(KeyError, match="'x', 'y' not in the bank .*; nothing is removed"):
+        writer.remove("a", "x", "y", reason="")
     assert "a" in writer and writer.revision == 1
 
 
-def test_an_instruction_that_comes_back_is_a_new_one_to_a_reader_that_knew_the_old(writer, reader):
-    """Rows of the catalogue are never named twice, or a reader would take the old embedding for the new."""
+def test_an_instruction_that_is_added_again_after_removal_gets_its_new_embedding(writer, reader):
+    """Identifiers of rows are never reused; otherwise a reader would use the embedding of the removed instruction."""
     eye = np.eye(8, dtype=np.float32)
     for i, name in enumerate("abc"):
         writer.append(make_rollout(name, instruction_embedding=eye[i]))
         stored = reader.snapshot().rollouts[-1]
         np.testing.assert_array_equal(stored.instruction_embedding, eye[i])
-        writer.forget(name, reason="")
+        writer.remove(name, reason="")
 
 
-def test_a_log_that_cannot_be_emptied_is_told_and_the_rollouts_are_gone(writer, reader, tmp_path):
-    """A reader that holds the catalogue keeps what was deleted in the log."""
+def test_a_log_that_cannot_be_emptied_is_reported_and_the_rollouts_are_removed(writer, reader, tmp_path):
+    """A reader with an open transaction keeps deleted rows in the log."""
     writer.append(dataclasses.replace(make_rollout("a"), instruction="a secret of a"))
     writer._catalogue.execute("PRAGMA busy_timeout = 50")
     path = payload_of(tmp_path, "a")
     with contextlib.closing(sqlite3.connect(tmp_path / CATALOGUE, isolation_level=None)) as other:
         other.execute("BEGIN")
         other.execute("SELECT * FROM rollout").fetchall()
-        with pytest.raises(BankWriteError, match="1 rollouts are forgotten .* traces of them could not be removed"):
-            writer.forget("a", reason="")
+        with pytest.raises(BankWriteError, match="1 rollouts are removed .* traces of them could not be deleted"):
+            writer.remove("a", reason="")
         other.execute("COMMIT")
     assert not path.exists() and reader.snapshot().rollouts == ()
     writer.close()
@@ -575,22 +576,22 @@ def test_a_log_that_cannot_be_emptied_is_told_and_the_rollouts_are_gone(writer, 
     assert b"a secret of a" not in b"".join(p.read_bytes() for p in tmp_path.iterdir() if p.is_file())
 
 
-def test_a_disk_that_refuses_to_forget_leaves_the_bank_as_it_was(writer, reader, monkeypatch):
+def test_a_failed_removal_leaves_the_bank_as_it_was(writer, reader, monkeypatch):
     writer.append(make_rollout("a"))
     pages = writer._catalogue.execute("PRAGMA page_count").fetchone()[0]
     writer._catalogue.execute(f"PRAGMA max_page_count = {pages}")
-    with pytest.raises(BankWriteError, match="nothing is forgotten in .*full"):
-        writer.forget("a", reason="because " * 10_000)
+    with pytest.raises(BankWriteError, match="nothing is removed from .*full"):
+        writer.remove("a", reason="because " * 10_000)
     assert "a" in writer and len(reader.snapshot(verified=True).rollouts) == 1
     writer._catalogue.execute("PRAGMA max_page_count = 100000")
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EIO, "I/O error")))
-        with pytest.raises(BankWriteError, match="1 rollouts are forgotten .* the next writer that opens"):
-            writer.forget("a", reason="")
+        with pytest.raises(BankWriteError, match="1 rollouts are removed .* the next writer that opens"):
+            writer.remove("a", reason="")
     assert "a" not in writer and reader.snapshot().rollouts == ()
 
 
-def test_what_is_repaired_is_read_again(writer, tmp_path):
+def test_a_repaired_payload_is_read_again(writer, tmp_path):
     writer.append(make_rollout("a"))
     writer.append(make_rollout("b"))
     path, reader = payload_of(tmp_path, "b"), BankReader(tmp_path, skip_corrupt=True)
@@ -603,7 +604,7 @@ def test_what_is_repaired_is_read_again(writer, tmp_path):
     assert BankReader(tmp_path, skip_corrupt=True).snapshot(verified=True).skipped == ("b",)
 
 
-def test_every_flipped_bit_of_a_header_is_told_as_corruption_or_changes_nothing(writer, tmp_path):
+def test_every_flipped_bit_of_a_header_is_reported_as_corruption_or_has_no_effect(writer, tmp_path):
     writer.append(make_rollout(decisions=2, cameras=()))
     path = payload_of(tmp_path, "e0")
     whole = path.read_bytes()
@@ -622,13 +623,13 @@ def test_every_flipped_bit_of_a_header_is_told_as_corruption_or_changes_nothing(
             np.testing.assert_array_equal(getattr(read, name), array)
 
 
-# A disk that refuses
+# Errors of the disk
 
 
 @pytest.mark.parametrize(
     ("function", "call"), [("write", 1), ("fsync", 1), ("fsync", 2), ("rename", 1), ("open", 1)], ids=str
 )
-def test_a_full_disk_loses_one_append_and_nothing_else(writer, reader, tmp_path, monkeypatch, function, call):
+def test_a_full_disk_loses_only_the_failed_append(writer, reader, tmp_path, monkeypatch, function, call):
     writer.append(make_rollout("before"))
     real, calls = getattr(os, function), []
 
@@ -648,7 +649,7 @@ def test_a_full_disk_loses_one_append_and_nothing_else(writer, reader, tmp_path,
     assert len(reader.snapshot().rollouts) == 2
 
 
-def test_a_full_catalogue_loses_one_append_and_nothing_else(writer, reader, tmp_path):
+def test_a_full_catalogue_loses_only_the_failed_append(writer, reader, tmp_path):
     pages = writer._catalogue.execute("PRAGMA page_count").fetchone()[0]
     writer._catalogue.execute(f"PRAGMA max_page_count = {pages}")
     rollout = dataclasses.replace(make_rollout(), instruction="reach " * 10_000)

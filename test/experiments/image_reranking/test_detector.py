@@ -1,4 +1,5 @@
-"""Detectors out of real checkpoints, tiny and random: which box goes to which query, and where it is."""
+# SPDX-License-Identifier: MIT
+"""Detectors from small random checkpoints in the real format: which box each query gets, and where."""
 
 import itertools
 
@@ -30,30 +31,30 @@ def detector(directory):
     return OpenVocabularyDetector.from_pretrained(directory, threshold=0.0)
 
 
-def found_in(detector, queries=QUERIES):
-    return [detector.boxes(seen, queries) for seen in IMAGES]
+def boxes_of(detector, queries=QUERIES):
+    return [detector.boxes(pixels, queries) for pixels in IMAGES]
 
 
 def test_boxes_are_inside_the_image_and_have_an_area(detector):
-    for seen, boxes in zip(IMAGES, found_in(detector), strict=True):
-        height, width = seen.shape[:2]
+    for pixels, boxes in zip(IMAGES, boxes_of(detector), strict=True):
+        height, width = pixels.shape[:2]
         for box in filter(None, boxes):
             assert 0 <= box.x0 < box.x1 <= width and 0 <= box.y0 < box.y1 <= height
-    assert sum(box is not None for boxes in found_in(detector) for box in boxes) > len(IMAGES)
+    assert sum(box is not None for boxes in boxes_of(detector) for box in boxes) > len(IMAGES)
 
 
-def test_no_thing_borrows_the_box_of_another(detector):
-    for boxes in found_in(detector):
+def test_no_two_queries_share_a_box(detector):
+    for boxes in boxes_of(detector):
         for a, b in itertools.combinations(filter(None, boxes), 2):
             assert a != b
 
 
-def test_nothing_is_found_above_a_threshold_out_of_reach(directory):
-    assert found_in(OpenVocabularyDetector.from_pretrained(directory, threshold=1.0)) == [[None] * 3] * len(IMAGES)
+def test_a_threshold_of_one_excludes_every_box(directory):
+    assert boxes_of(OpenVocabularyDetector.from_pretrained(directory, threshold=1.0)) == [[None] * 3] * len(IMAGES)
 
 
 def test_the_same_image_has_the_same_boxes(detector):
-    assert found_in(detector) == found_in(detector)
+    assert boxes_of(detector) == boxes_of(detector)
 
 
 @pytest.mark.parametrize("made", [owlvit, owlv2])
@@ -62,9 +63,9 @@ def test_boxes_of_owl_are_the_best_of_each_label_after_its_own_processing(direct
     directory = directories[made]
     model = AutoModelForZeroShotObjectDetection.from_pretrained(directory).eval()
     processor = AutoProcessor.from_pretrained(directory)
-    for seen, boxes in zip(IMAGES, found_in(OpenVocabularyDetector.from_pretrained(directory)), strict=True):
-        height, width = seen.shape[:2]
-        outputs = model(**processor(images=seen, text=[QUERIES], return_tensors="pt"))
+    for pixels, boxes in zip(IMAGES, boxes_of(OpenVocabularyDetector.from_pretrained(directory)), strict=True):
+        height, width = pixels.shape[:2]
+        outputs = model(**processor(images=pixels, text=[QUERIES], return_tensors="pt"))
         (found,) = processor.post_process_grounded_object_detection(
             outputs, threshold=0.1, target_sizes=[(height, width)], text_labels=[QUERIES]
         )
@@ -84,17 +85,17 @@ def test_boxes_of_owl_are_the_best_of_each_label_after_its_own_processing(direct
 
 
 @pytest.mark.parametrize("made", [owlvit, owlv2])
-def test_the_order_of_queries_is_kept_by_owl(directories, made):
+def test_the_boxes_of_owl_do_not_depend_on_the_order_of_queries(directories, made):
     detector = OpenVocabularyDetector.from_pretrained(directories[made], threshold=0.0)
     for order in itertools.permutations(range(3)):
-        for boxes, permuted in zip(found_in(detector), found_in(detector, [QUERIES[i] for i in order]), strict=True):
+        for boxes, permuted in zip(boxes_of(detector), boxes_of(detector, [QUERIES[i] for i in order]), strict=True):
             for i, box in zip(order, permuted, strict=True):
                 assert box == boxes[i] or np.allclose(box, boxes[i], atol=1e-3)
 
 
 @torch.inference_mode()
-def test_boxes_of_grounding_dino_are_those_whose_words_they_fit_best(directories):
-    """Of Grounding DINO every word of the prompt has a score; here they are told apart by where they stand in it."""
+def test_boxes_of_grounding_dino_are_those_with_the_highest_score_of_a_word(directories):
+    """Every word of the prompt has a score; here words are assigned to queries by their position."""
     directory, queries = directories[grounding_dino], ["Robot gripper", "red cup", "plate"]
     model = AutoModelForZeroShotObjectDetection.from_pretrained(directory).eval()
     processor = AutoProcessor.from_pretrained(directory)
@@ -103,9 +104,9 @@ def test_boxes_of_grounding_dino_are_those_whose_words_they_fit_best(directories
     tokens = processor.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
     of_query = [[i for i, (a, b) in enumerate(tokens) if start <= a < b <= end] for start, end in spans]
     assert [len(words) for words in of_query] == [2, 2, 1]
-    for seen, boxes in zip(IMAGES, found_in(OpenVocabularyDetector.from_pretrained(directory), queries), strict=True):
-        height, width = seen.shape[:2]
-        outputs = model(**processor(images=seen, text=prompt, return_tensors="pt"))
+    for pixels, boxes in zip(IMAGES, boxes_of(OpenVocabularyDetector.from_pretrained(directory), queries), strict=True):
+        height, width = pixels.shape[:2]
+        outputs = model(**processor(images=pixels, text=prompt, return_tensors="pt"))
         scores = outputs.logits[0].sigmoid().numpy()
         fits = np.stack([scores[:, words].max(axis=1) for words in of_query], axis=1)
         for query, box in enumerate(boxes):
@@ -129,7 +130,7 @@ def test_the_identity_names_weights_and_threshold(directories):
 # What is refused
 
 
-def test_a_model_that_detects_nothing_is_refused_by_name(tmp_path):
+def test_a_model_without_detection_is_refused_by_name(tmp_path):
     save(tmp_path, clip)
     with pytest.raises(ValueError, match=f"{tmp_path} holds a model of type 'clip'; name one of owlvit, owlv2, ground"):
         OpenVocabularyDetector.from_pretrained(tmp_path)
@@ -142,11 +143,11 @@ def test_a_threshold_out_of_range_is_refused(directory, threshold):
 
 
 @pytest.mark.parametrize("query", ["", " ", "red cup.", "cup? plate"])
-def test_a_query_that_cannot_be_told_from_its_neighbours_is_refused_by_name(detector, query):
-    with pytest.raises(ValueError, match="must name a thing, without . or ?"):
+def test_a_query_with_a_separator_or_without_words_is_refused_by_name(detector, query):
+    with pytest.raises(ValueError, match="must name an object, without . or ?"):
         detector.boxes(IMAGES[0], ["plate", query])
 
 
-def test_what_is_no_image_is_refused_by_its_shape_before_it_is_looked_at(detector):
+def test_an_array_that_is_no_image_is_refused(detector):
     with pytest.raises(ValueError, match="an image is float32"):
         detector.boxes(np.zeros((4, 4, 3), np.float32), QUERIES)

@@ -1,4 +1,5 @@
-"""Encoders out of real checkpoints, tiny and random: the features are those of the model itself."""
+# SPDX-License-Identifier: MIT
+"""Encoders from small random checkpoints in the real format: features are those of the model itself."""
 
 import json
 
@@ -27,7 +28,7 @@ def encoder(directory):
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """One that a test may spoil."""
+    """A checkpoint that a test may change."""
     return save(tmp_path, clip)
 
 
@@ -41,30 +42,30 @@ def test_features_are_those_of_the_model_itself_at_unit_norm(directory, encoder)
     model, processor = AutoModel.from_pretrained(directory).eval(), AutoProcessor.from_pretrained(directory)
     z = encoder.images(IMAGES)
     assert z.dtype == np.float32 and len(z) == len(IMAGES)
-    for row, seen in zip(z, IMAGES, strict=True):
-        expected = unit_of(model.get_image_features(**processor(images=seen, return_tensors="pt")))
+    for row, pixels in zip(z, IMAGES, strict=True):
+        expected = unit_of(model.get_image_features(**processor(images=pixels, return_tensors="pt")))
         np.testing.assert_allclose(row, expected[0], atol=1e-5)
-    told = processor(text=[INSTRUCTION], padding="max_length", max_length=LONGEST, return_tensors="pt")
+    inputs = processor(text=[INSTRUCTION], padding="max_length", max_length=LONGEST, return_tensors="pt")
     text = encoder.text(INSTRUCTION)
-    np.testing.assert_allclose(text, unit_of(model.get_text_features(**told))[0], atol=1e-5)
+    np.testing.assert_allclose(text, unit_of(model.get_text_features(**inputs))[0], atol=1e-5)
     assert text.dtype == np.float32 and text.shape == z.shape[1:]
 
 
-def test_images_and_instructions_are_told_apart(encoder):
+def test_different_images_and_instructions_have_different_features(encoder):
     z = encoder.images(IMAGES)
     assert (np.abs(z[:, None] - z[None]).max(axis=2) + np.eye(len(z)) > 1e-3).all()
     assert np.abs(encoder.text(INSTRUCTION) - encoder.text("open the drawer")).max() > 1e-3
 
 
 @torch.inference_mode()
-def test_texts_are_padded_to_the_end_where_the_model_was_trained_so(tmp_path):
+def test_texts_are_padded_for_a_model_trained_on_padded_texts(tmp_path):
     directory = save(tmp_path, siglip)
     model, processor = AutoModel.from_pretrained(directory).eval(), AutoProcessor.from_pretrained(directory)
     short = unit_of(model.get_text_features(**processor(text=[INSTRUCTION], return_tensors="pt")))[0]
     assert np.abs(ContrastiveEncoder.from_pretrained(directory).text(INSTRUCTION) - short).max() > 1e-3
 
 
-def test_an_instruction_longer_than_the_model_reads_is_cut_off(encoder):
+def test_an_instruction_too_long_for_the_model_is_truncated(encoder):
     long = " ".join([INSTRUCTION] * LONGEST)
     np.testing.assert_array_equal(encoder.text(long), encoder.text(f"{long} and place it on the plate"))
 
@@ -85,7 +86,7 @@ def test_the_identity_names_the_weights_and_how_images_are_prepared(tmp_path):
     assert identities[0].startswith("clip-")
 
 
-def test_weights_of_half_precision_are_computed_with_in_single(tmp_path):
+def test_weights_of_half_precision_are_loaded_as_single(tmp_path):
     model, processor = clip()
     model.half().save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
@@ -96,11 +97,11 @@ def test_weights_of_half_precision_are_computed_with_in_single(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)], ids=str
+    "invalid", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)], ids=str
 )
-def test_what_is_no_image_is_refused_by_its_shape(encoder, wrong):
+def test_an_array_that_is_no_image_is_refused(encoder, invalid):
     with pytest.raises(ValueError, match=r"an image is .*; it must be uint8 \(height, width, 3\)"):
-        encoder.images([image(), wrong])
+        encoder.images([image(), invalid])
 
 
 def test_a_model_without_a_common_space_is_refused_by_name(tmp_path):
@@ -118,7 +119,7 @@ def test_a_model_of_texts_alone_is_refused_by_name(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["no/such-model", "/no/such/directory"])
-def test_a_checkpoint_that_is_not_here_is_refused_by_name_with_the_remedy(name):
+def test_a_missing_checkpoint_is_refused_with_the_remedy(name):
     with pytest.raises(OSError, match=f"checkpoint {name} cannot be read; name a directory that holds it, or connect"):
         ContrastiveEncoder.from_pretrained(name)
 
@@ -129,7 +130,7 @@ def test_pickled_weights_are_not_opened(checkpoint):
         ContrastiveEncoder.from_pretrained(checkpoint)
 
 
-def test_weights_that_are_missing_are_not_drawn_at_random(checkpoint):
+def test_missing_weights_are_not_drawn_at_random(checkpoint):
     weights = load_file(checkpoint / "model.safetensors")
     del weights["visual_projection.weight"]
     save_file(weights, checkpoint / "model.safetensors", {"format": "pt"})

@@ -1,4 +1,5 @@
-"""Looks: what is taken of an image, an instruction and proprioception, and how two looks compare."""
+# SPDX-License-Identifier: MIT
+"""Features of an image, an instruction and proprioception, and their comparison."""
 
 import subprocess
 import sys
@@ -11,11 +12,11 @@ from efn_ros.experiments.image_reranking.detector import OpenVocabularyDetector
 from efn_ros.experiments.image_reranking.encoder import ContrastiveEncoder
 from efn_ros.experiments.image_reranking.image_features import ImageFeatureExtractor, ImageFeatures, compare
 from efn_ros.experiments.image_reranking.similarity import (
-    appearance,
-    gate,
+    appearance_similarity,
     image_similarity,
-    relation,
+    instruction_gate,
     relation_features,
+    relation_similarity,
 )
 from efn_ros.types import Observation, StepContext
 
@@ -40,24 +41,24 @@ def observe(seed=0, instruction=INSTRUCTION):
     return Observation(StepContext("e0", 0, 0, "task", instruction), images, PROPRIO)
 
 
-def side_by_side(*looks):
-    return ImageFeatures(np.stack([look.z for look in looks]), np.stack([look.relation for look in looks]))
+def side_by_side(*images):
+    return ImageFeatures(np.stack([image.z for image in images]), np.stack([image.relation for image in images]))
 
 
-def test_a_look_is_what_encoder_detector_and_telemetry_say_of_one_camera(encoder, detector):
+def test_features_are_those_of_encoder_detector_and_telemetry_for_one_camera(encoder, detector):
     extractor = ImageFeatureExtractor("wrist", encoder=encoder, detector=detector, opening=1, opening_range=(0, 0.04))
-    look, seen = extractor(observe()), observe().images["wrist"]
-    np.testing.assert_array_equal(look.z, encoder.images([seen])[0])
-    np.testing.assert_array_equal(look.text, encoder.text(INSTRUCTION))
-    boxes = detector.boxes(seen, ["robot gripper", TARGET])
+    features, pixels = extractor(observe()), observe().images["wrist"]
+    np.testing.assert_array_equal(features.z, encoder.images([pixels])[0])
+    np.testing.assert_array_equal(features.text, encoder.text(INSTRUCTION))
+    boxes = detector.boxes(pixels, ["robot gripper", TARGET])
     assert None not in boxes
-    np.testing.assert_array_equal(look.relation, relation_features(*boxes, seen.shape[:2], 0.25))
+    np.testing.assert_array_equal(features.relation, relation_features(*boxes, pixels.shape[:2], 0.25))
 
 
-def test_the_gripper_is_looked_for_in_the_words_that_are_given(encoder, detector):
-    seen = observe().images["front"]
+def test_the_gripper_is_detected_by_the_given_words(encoder, detector):
+    pixels = observe().images["front"]
     r = ImageFeatureExtractor("front", detector=detector, gripper="cup")(observe()).relation
-    expected = relation_features(*detector.boxes(seen, ["cup", TARGET]), seen.shape[:2])
+    expected = relation_features(*detector.boxes(pixels, ["cup", TARGET]), pixels.shape[:2])
     np.testing.assert_array_equal(r, expected)
 
 
@@ -66,42 +67,42 @@ def test_the_gripper_is_looked_for_in_the_words_that_are_given(encoder, detector
     [(0.02, (0, 0.04), 0.5), (0.5, (0, 0.04), 1), (-1, (0, 0.04), 0), (0.75, (1, 0), 0.25)],
     ids=["between", "above", "below", "falling"],
 )
-def test_the_opening_goes_from_shut_to_open_whatever_its_units(encoder, value, opening_range, opening):
+def test_the_opening_is_scaled_from_shut_to_open_in_any_units(encoder, value, opening_range, opening):
     extractor = ImageFeatureExtractor("front", encoder=encoder, opening=2, opening_range=opening_range)
     r = extractor.relation(image(), TARGET, np.array([9, 9, value], np.float32))
     np.testing.assert_allclose(r, [np.nan, np.nan, np.nan, opening], atol=1e-6)
 
 
-def test_what_an_extractor_has_not_is_absent(encoder, detector):
-    seen = ImageFeatureExtractor("front", encoder=encoder)(observe())
-    assert np.isnan(seen.relation).all() and seen.z.any() and seen.text.any()
-    found = ImageFeatureExtractor("front", detector=detector)(observe())
-    assert found.z.shape == found.text.shape == (0,)
-    assert np.isfinite(found.relation[:3]).all() and np.isnan(found.relation[3])
+def test_features_of_a_missing_network_are_absent(encoder, detector):
+    encoded = ImageFeatureExtractor("front", encoder=encoder)(observe())
+    assert np.isnan(encoded.relation).all() and encoded.z.any() and encoded.text.any()
+    detected = ImageFeatureExtractor("front", detector=detector)(observe())
+    assert detected.z.shape == detected.text.shape == (0,)
+    assert np.isfinite(detected.relation[:3]).all() and np.isnan(detected.relation[3])
 
 
-def test_comparing_is_the_equations_one_after_the_other(encoder, detector):
+def test_a_comparison_applies_the_equations_in_turn(encoder, detector):
     extractor = ImageFeatureExtractor("front", encoder=encoder, detector=detector, opening=0)
-    remembered, present = side_by_side(*(extractor(observe(seed)) for seed in range(4))), extractor(observe(2))
+    stored, present = side_by_side(*(extractor(observe(seed)) for seed in range(4))), extractor(observe(2))
     expected = image_similarity(
-        appearance(remembered.z, present.z),
-        gate(remembered.z, present.z, present.text),
-        relation(remembered.relation, present.relation, 0.5),
+        appearance_similarity(stored.z, present.z),
+        instruction_gate(stored.z, present.z, present.text),
+        relation_similarity(stored.relation, present.relation, 0.5),
         WEIGHTS,
     )
-    np.testing.assert_array_equal(compare(remembered, present, WEIGHTS, 0.5), expected)
-    assert compare(remembered, present, (1, 0, 1)).argmax() == 2
+    np.testing.assert_array_equal(compare(stored, present, WEIGHTS, 0.5), expected)
+    assert compare(stored, present, (1, 0, 1)).argmax() == 2
 
 
 @pytest.mark.parametrize("networks", ["encoder", "detector"])
-def test_looks_compare_by_what_they_have(encoder, detector, networks):
+def test_features_of_one_network_alone_can_be_compared(encoder, detector, networks):
     extractor = ImageFeatureExtractor("front", **{networks: {"encoder": encoder, "detector": detector}[networks]})
-    remembered, present = side_by_side(extractor(observe(0)), extractor(observe(1))), extractor(observe(1))
-    alike = compare(remembered, present, WEIGHTS)
-    assert np.isfinite(alike).all() and alike.argmax() == 1
+    stored, present = side_by_side(extractor(observe(0)), extractor(observe(1))), extractor(observe(1))
+    similarity = compare(stored, present, WEIGHTS)
+    assert np.isfinite(similarity).all() and similarity.argmax() == 1
 
 
-def test_the_identity_names_all_that_looks_depend_on(encoder, detector):
+def test_the_identity_names_all_that_features_depend_on(encoder, detector):
     extractors = [
         ImageFeatureExtractor("front", encoder=encoder, detector=detector),
         ImageFeatureExtractor("wrist", encoder=encoder, detector=detector),
@@ -119,17 +120,17 @@ def test_the_identity_names_all_that_looks_depend_on(encoder, detector):
     ("options", "message"),
     [({}, "neither encoder nor detector"), ({"opening_range": (1, 1)}, r"opening_range is \(1, 1\)")],
 )
-def test_an_extractor_that_could_tell_nothing_is_refused(encoder, options, message):
+def test_an_extractor_without_features_is_refused(encoder, options, message):
     with pytest.raises(ValueError, match=message):
         ImageFeatureExtractor("front", **({"encoder": encoder} | options if options else {}))
 
 
-def test_a_camera_that_is_not_observed_is_refused_by_name(encoder):
+def test_a_missing_camera_is_refused_by_name(encoder):
     with pytest.raises(ValueError, match=r"image of camera 'head' is missing; name one of \['front', 'wrist'\]"):
         ImageFeatureExtractor("head", encoder=encoder)(observe())
 
 
-def test_networks_are_imported_only_where_one_is_loaded():
+def test_neural_networks_are_imported_only_where_one_is_loaded():
     loaded = "bool({'torch', 'transformers'} & sys.modules.keys())"
-    program = f"import sys, efn_ros.experiments.image_reranking.store; sys.exit({loaded})"
+    program = f"import sys, efn_ros.experiments.image_reranking.feature_cache; sys.exit({loaded})"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -1,10 +1,11 @@
-"""The thing an instruction is about, in the words of LIBERO's and Meta-World's instructions and of others."""
+# SPDX-License-Identifier: MIT
+"""The target phrase of instructions of LIBERO, of Meta-World and of others."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from efn_ros.experiments.image_reranking.phrases import MARKS, target_of
+from efn_ros.experiments.image_reranking.phrases import MARKS, target_phrase
 
 
 @pytest.mark.parametrize(
@@ -56,16 +57,16 @@ from efn_ros.experiments.image_reranking.phrases import MARKS, target_of
         ("grasp the t-shirt!", "t-shirt"),
     ],
 )
-def test_the_first_thing_that_is_named_is_what_an_instruction_is_about(instruction, target):
-    assert target_of(instruction) == target
+def test_the_target_is_the_first_object_that_an_instruction_names(instruction, target):
+    assert target_phrase(instruction) == target
 
 
 @pytest.mark.parametrize("instruction", ["Stop!", "turn it on.", "grasp it"])
-def test_an_instruction_that_names_nothing_is_taken_whole_without_its_marks(instruction):
-    assert target_of(instruction) == instruction.lower().rstrip(".!")
+def test_an_instruction_without_an_object_is_the_target_without_its_marks(instruction):
+    assert target_phrase(instruction) == instruction.lower().rstrip(".!")
 
 
 @given(st.text())
-def test_any_text_has_a_target_in_its_own_words_and_without_marks(instruction):
-    words = target_of(instruction).split()
+def test_any_text_has_a_target_of_its_own_words_without_marks(instruction):
+    words = target_phrase(instruction).split()
     assert not MARKS.intersection(words) and all(word in instruction.lower() for word in words)

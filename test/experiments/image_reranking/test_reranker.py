@@ -1,4 +1,5 @@
-"""Images rank a shortlist again under the instruction, and change nothing else."""
+# SPDX-License-Identifier: MIT
+"""Images rank a shortlist again under the instruction, and change no other recall."""
 
 import dataclasses
 
@@ -47,7 +48,7 @@ def reader(tmp_path_factory):
 
 
 def present(seed=0):
-    """A decision, and what was seen of it."""
+    """The observation and the policy step of a decision."""
     step = make_step("now", seed, rng=np.random.default_rng([9, seed]), image=24)
     return step.observation, step.policy_step
 
@@ -61,7 +62,7 @@ def cosine(a, b):
 
 
 @pytest.mark.parametrize("fusion", [ADDITIVE, GATED])
-def test_the_shortlist_is_ranked_by_the_equations_and_the_rest_is_not_recalled(reader, extractor, fusion):
+def test_the_shortlist_is_ranked_by_the_equations_and_no_other_step_is_recalled(reader, extractor, fusion):
     observation, query = present()
     plain = Retriever(reader, RetrievalConfig(k=20, **CUES)).recall(query)
     config = RerankConfig(shortlist=6, fusion=fusion, weight=0.7, gate=0.4, phase=0.2)
@@ -82,19 +83,19 @@ def test_the_shortlist_is_ranked_by_the_equations_and_the_rest_is_not_recalled(r
         weights = [0.4, 0.3]
         if len(kernel):
             terms, weights = [*terms, np.exp(-(kernel**2).sum() / 2)], [*weights, 0.3]
-        seen = np.dot(weights, terms) / sum(weights)
+        of_image = np.dot(weights, terms) / sum(weights)
         without = coarse[key][0]
         if fusion == ADDITIVE:
-            expected = (without + 0.7 * seen) / 1.7
+            expected = (without + 0.7 * of_image) / 1.7
         else:
             embed = (1 + cosine(arrays.key.q[key[1]], query.key.q)) / 2
             phase = (without - 0.5 * embed) / 0.5
-            expected = min((0.4 + 0.6 * seen) * embed + 0.2 * phase, 1)
+            expected = min((0.4 + 0.6 * of_image) * embed + 0.2 * phase, 1)
         assert similarity == pytest.approx(expected, abs=1e-5)
         assert score - coarse[key][1] == pytest.approx(0.9 * (similarity - without), abs=1e-5)
 
 
-def test_without_the_image_the_coarse_ranking_stands_and_that_is_counted(reader, extractor):
+def test_without_the_image_the_coarse_ranking_is_used_and_counted(reader, extractor):
     observation, query = present()
     retriever = ImageRerankingRetriever(reader, RetrievalConfig(k=6), Reranker(extractor))
     other = dataclasses.replace(observation, context=dataclasses.replace(observation.context, step=99))
@@ -103,7 +104,7 @@ def test_without_the_image_the_coarse_ranking_stands_and_that_is_counted(reader,
     assert retriever.without_image == 1
 
 
-def test_a_remembered_frame_that_comes_again_is_most_similar_to_itself(reader, extractor):
+def test_a_stored_image_that_is_observed_again_is_most_similar_to_itself(reader, extractor):
     rollout = reader.snapshot().rollouts[2]
     step = make_rollout("c", 5, image=24).steps[3]
     reranker = Reranker(extractor, RerankConfig(shortlist=20))
@@ -116,7 +117,7 @@ def test_a_remembered_frame_that_comes_again_is_most_similar_to_itself(reader, e
     assert found.similarity == pytest.approx(1, abs=1e-5)
 
 
-def test_the_same_decision_is_ranked_the_same_again(reader, extractor):
+def test_the_ranking_of_a_decision_is_repeatable(reader, extractor):
     observation, query = present(1)
 
     def recalled():
@@ -128,8 +129,8 @@ def test_the_same_decision_is_ranked_the_same_again(reader, extractor):
     assert by_step(first) == by_step(second) and first.selected == second.selected
 
 
-def test_the_reference_is_compared_too(reader, extractor):
-    """The step after the reference stays among those that may be recalled, however it ranks."""
+def test_the_next_step_of_the_reference_stays_in_the_shortlist(reader, extractor):
+    """It may be recalled, however it ranks."""
     rerank = Reranker(extractor, RerankConfig(shortlist=2))
     retriever = ImageRerankingRetriever(reader, RetrievalConfig(k=2, reference_margin=1.0), rerank)
     places = []
@@ -141,7 +142,7 @@ def test_the_reference_is_compared_too(reader, extractor):
     assert any(after == (name, step + 1) for (name, step), after in zip(places[:-1], places[1:], strict=True))
 
 
-def test_steps_at_random_keep_their_coarse_score(reader, extractor):
+def test_random_steps_have_their_coarse_score(reader, extractor):
     observation, query = present()
     plain = by_step(Retriever(reader, RetrievalConfig(k=20, **CUES)).recall(query))
     rerank = Reranker(extractor, RerankConfig(shortlist=2))
@@ -190,18 +191,18 @@ def test_a_damaged_image_is_left_out_with_its_rollout(tmp_path, extractor):
 
 
 @given(st.integers(0, 30))
-def test_only_the_last_observations_are_kept(count):
-    reranker = Reranker(ImageFeatureExtractor("left", encoder=Blank()))
+def test_only_the_last_observations_are_held(count):
+    reranker = Reranker(ImageFeatureExtractor("left", encoder=ZeroEncoder()))
     for step in range(count):
         observation, _ = present()
         reranker.observe(dataclasses.replace(observation, context=dataclasses.replace(observation.context, step=step)))
     assert len(reranker._present) == min(count, 8)
 
 
-class Blank:
-    """An encoder of zeros; fast."""
+class ZeroEncoder:
+    """A fast encoder, whose features are zero."""
 
-    identity = "blank"
+    identity = "zero"
 
     def images(self, images):
         return np.zeros((len(images), 2), np.float32)
@@ -213,26 +214,26 @@ class Blank:
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"shortlist": 0}, "shortlist of the rerank is 0"),
-        ({"fusion": "both"}, "fusion of the rerank is 'both'"),
-        ({"weight": 0.0}, "weight of the rerank is 0.0"),
-        ({"gate": 1.5}, "gate of the rerank is 1.5"),
-        ({"phase": -1.0}, "phase of the rerank is -1.0"),
+        ({"shortlist": 0}, "shortlist of the reranker is 0"),
+        ({"fusion": "both"}, "fusion of the reranker is 'both'"),
+        ({"weight": 0.0}, "weight of the reranker is 0.0"),
+        ({"gate": 1.5}, "gate of the reranker is 1.5"),
+        ({"phase": -1.0}, "phase of the reranker is -1.0"),
         ({"text": -0.1}, "none may be negative"),
         ({"appearance": 0.0, "text": 0.0, "relation": 0.0}, "nor all 0"),
     ],
 )
-def test_settings_that_are_none_are_refused(change, message):
+def test_settings_out_of_range_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         RerankConfig(**change)
 
 
-def test_no_more_can_be_recalled_than_is_compared(reader, extractor):
+def test_more_recalled_steps_than_the_shortlist_holds_are_refused(reader, extractor):
     with pytest.raises(ValueError, match="k is 33; it must be at most the shortlist of the reranker, 32"):
         ImageRerankingRetriever(reader, RetrievalConfig(k=33), Reranker(extractor))
 
 
-def test_parameters_make_it(reader, checkpoints):
+def test_the_retriever_is_built_from_parameters(reader, checkpoints):
     values = {
         "encoder": str(checkpoints["clip"]), "detector": str(checkpoints["owlvit"]), "device": "cpu", "camera": "left",
         "shortlist": 9, "appearance": 0.5, "text": 0.25, "relation": 0.25, "fusion": GATED, "weight": 0.3, "gate": 0.6,
@@ -243,7 +244,7 @@ def test_parameters_make_it(reader, checkpoints):
     )
     parameters = {**graph, **{f"{OPTIONS}{name}": value for name, value in values.items()}}
     made = make_retriever(parameters, reader)._reranker
-    assert (made.size, made.config.fusion, made.config.terms) == (9, GATED, (0.5, 0.25, 0.25))
+    assert (made.config.shortlist, made.config.fusion, made.config.terms) == (9, GATED, (0.5, 0.25, 0.25))
     assert (made.config.weight, made.config.gate, made.config.phase) == (0.3, 0.6, 0.2)
     identity = made._extractor.identity
     assert identity.startswith("left:clip-") and identity.endswith("-0.4:plate:2:(0.0, 2.0)")

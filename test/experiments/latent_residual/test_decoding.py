@@ -1,4 +1,5 @@
-"""A residual in latent-token space: what the frozen decoder makes of a change, and how large a change may be."""
+# SPDX-License-Identifier: MIT
+"""A change of latent tokens as a residual, and its bound."""
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def residual_of(output, change):
     return latent_residual(POLICY.decode, output.latent, output.visual, change)
 
 
-def test_it_is_what_the_frozen_decoder_makes_of_the_changed_tokens(output):
+def test_base_and_residual_are_the_decoded_changed_tokens(output):
     change = np.random.default_rng(1).normal(size=(L, DZ)).astype(np.float32)
     residual = residual_of(output, change)
     changed = POLICY.decode(output.latent + change, output.visual)
@@ -37,13 +38,13 @@ def test_it_is_what_the_frozen_decoder_makes_of_the_changed_tokens(output):
     assert residual.shape == output.action.shape and residual.dtype == np.float32 and residual.any()
 
 
-def test_no_change_is_no_residual_to_the_last_bit(output):
+def test_a_change_of_zero_is_a_residual_of_exactly_zero(output):
     assert not residual_of(output, np.zeros((L, DZ), np.float32)).any()
     latent, visual = torch.randn(7, L, DZ), torch.randn(7, *POLICY.spec.tokens)
     assert not latent_residual(POLICY.decoder(), latent, visual, torch.zeros_like(latent)).any()
 
 
-def test_tensors_in_a_batch_give_what_arrays_give_and_let_gradients_through(output):
+def test_a_batch_of_tensors_equals_arrays_and_carries_gradients(output):
     change = torch.randn(3, L, DZ, requires_grad=True)
     latent, visual = (torch.from_numpy(part).expand(3, *part.shape) for part in (output.latent, output.visual))
     residual = latent_residual(POLICY.decoder(), latent, visual, change)
@@ -56,17 +57,17 @@ def test_tensors_in_a_batch_give_what_arrays_give_and_let_gradients_through(outp
 
 @settings(deadline=None, max_examples=30)
 @given(hnp.arrays(np.float32, (L, DZ), elements=st.floats(-(2.0**100), 2.0**100, width=32)))
-def test_base_and_residual_are_together_an_action_of_the_decoder(output, change):
-    together = output.action + residual_of(output, change)
-    assert (np.abs(together) <= 1 + 1e-6).all()
+def test_base_and_residual_stay_within_the_range_of_actions(output, change):
+    corrected = output.action + residual_of(output, change)
+    assert (np.abs(corrected) <= 1 + 1e-6).all()
 
 
-def test_a_change_of_another_shape_is_named(output):
+def test_a_change_of_another_shape_is_refused(output):
     with pytest.raises(ValueError, match=r"change has shape \(4, 17\); the latent tokens have \(4, 16\)"):
         residual_of(output, np.zeros((L, DZ + 1), np.float32))
 
 
-def test_a_bound_is_a_share_of_what_was_met():
+def test_a_bound_is_a_share_of_the_standard_deviation():
     latents = np.random.default_rng(2).normal(size=(500, 3, 4)) * [1, 2, 3, 0]
     np.testing.assert_allclose(latent_bound(latents, 0.5), [0.5, 1.0, 1.5, 0.0], rtol=0.1)
     with pytest.raises(ValueError, match="share is -1; it must be finite and at least 0"):

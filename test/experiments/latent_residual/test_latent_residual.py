@@ -1,4 +1,5 @@
-"""The learned change of latent tokens, as the corrector calls it."""
+# SPDX-License-Identifier: MIT
+"""The learned change of latent tokens, as a residual of the corrector."""
 
 import re
 from dataclasses import asdict, replace
@@ -41,16 +42,16 @@ def latent(tmp_path) -> LatentEfn:
     return made
 
 
-def test_in_latent_space_the_corrector_gets_what_the_frozen_decoder_makes_of_it(latent, tmp_path):
-    now = decodable()
-    proposal = LatentResidual(tmp_path / "latent", gain=0.5, **DECODER)(now, MEMORY)
-    change = latent.residual(present_of(now), recalled_of(MEMORY.steps, latent.config))[0].detach().numpy()
-    expected = POLICY.decode(now.latent + change, now.visual) - POLICY.decode(now.latent, now.visual)
+def test_the_residual_is_the_change_through_the_frozen_decoder(latent, tmp_path):
+    present = decodable()
+    proposal = LatentResidual(tmp_path / "latent", gain=0.5, **DECODER)(present, MEMORY)
+    change = latent.residual(present_of(present), recalled_of(MEMORY.steps, latent.config))[0].detach().numpy()
+    expected = POLICY.decode(present.latent + change, present.visual) - POLICY.decode(present.latent, present.visual)
     assert proposal.reason == "" and proposal.residual.dtype == np.float32 and proposal.residual.any()
     np.testing.assert_array_equal(proposal.residual, np.float32(0.5) * expected)
 
 
-def test_an_actor_that_changes_no_token_leaves_the_base_alone_to_the_last_bit(tmp_path):
+def test_a_change_of_zero_is_a_residual_of_exactly_zero(tmp_path):
     LatentEfn(CONFIG_OF_LATENT).save_pretrained(tmp_path)
     residual, reason, _ = LatentResidual(tmp_path, **DECODER)(decodable(), MEMORY)
     assert not residual.any() and residual.shape == (H, A) and reason == ""
@@ -59,12 +60,12 @@ def test_an_actor_that_changes_no_token_leaves_the_base_alone_to_the_last_bit(tm
 @pytest.mark.parametrize(
     "given, words",
     [
-        (step(), "came without its visual tokens; set experiment: latent_residual of vla_policy"),
+        (step(), "has no visual tokens; run policy and corrector in one process"),
         (replace(decodable(), policy="another"), "policy 'another', but latent tokens are decoded by 'untrained-"),
     ],
     ids=["without visual tokens", "of another policy"],
 )
-def test_what_cannot_be_decoded_gives_no_residual_and_the_reason(latent, tmp_path, given, words):
+def test_a_step_that_cannot_be_decoded_gives_a_residual_of_zero_and_the_reason(latent, tmp_path, given, words):
     residual, reason, _ = LatentResidual(tmp_path / "latent", **DECODER)(given, MEMORY)
     assert not residual.any() and residual.shape == (H, A)
     assert re.search(words, reason)

@@ -1,4 +1,5 @@
-"""An actor whose output is a change of latent tokens, within a bound for each channel."""
+# SPDX-License-Identifier: MIT
+"""An actor whose output is a change of latent tokens within a bound for each channel."""
 
 import json
 from dataclasses import asdict, replace
@@ -23,7 +24,7 @@ def random_network(config) -> LatentEfn:
     return made
 
 
-def test_in_latent_space_what_is_learnt_is_a_change_of_the_tokens_and_at_first_none():
+def test_the_output_is_a_change_of_the_tokens_and_zero_before_training():
     assert not LatentEfn(LATENT).residual(present(), recalled()).any()
     efn = random_network(LATENT)
     mean, log_std = efn(present(), recalled())
@@ -49,17 +50,17 @@ def test_a_channel_changes_by_no_more_than_its_bound(size, seed):
         ((np.nan,) * DZ, "latent_bound is .* finite and at least 0"),
     ],
 )
-def test_a_bound_that_does_not_fit_is_named(bound, words):
+def test_a_bound_that_does_not_fit_is_refused_by_name(bound, words):
     with pytest.raises(ValueError, match=words):
         replace(LATENT, latent_bound=bound)
 
 
-def test_a_checkpoint_of_latent_space_comes_back(tmp_path):
-    efn, now, memory = random_network(LATENT), present(), recalled()
+def test_a_checkpoint_is_restored(tmp_path):
+    efn, inputs = random_network(LATENT), (present(), recalled())
     efn.save_pretrained(tmp_path)
     back = LatentEfn.from_pretrained(tmp_path)
     assert back.config == LATENT
-    torch.testing.assert_close(back.residual(now, memory), efn.residual(now, memory), rtol=0, atol=0)
+    torch.testing.assert_close(back.residual(*inputs), efn.residual(*inputs), rtol=0, atol=0)
 
 
 def test_a_checkpoint_of_version_0_1_is_read(tmp_path):

@@ -1,4 +1,5 @@
-"""Supervised training in latent space, through the decoder of a frozen policy."""
+# SPDX-License-Identifier: MIT
+"""Supervised training of a change of latent tokens, through the decoder of a frozen policy."""
 
 import json
 
@@ -16,12 +17,12 @@ from efn_ros.experiments.latent_residual.training import (
     frozen_decoder,
 )
 from efn_ros.policies.registry import load_policy
-from efn_ros.training.collection import CollectionConfig, collect
-from efn_ros.training.config import TrainConfig
+from efn_ros.training.collection import collect
+from efn_ros.training.config import CollectionConfig, TrainConfig
 from efn_ros.training.supervised import residual_loss
 
 POLICY = load_policy(
-    "untrained", cameras=("eye",), image_size=32, keypoint_tokens=2, width=16, heads=2, latent_tokens=2, horizon=H,
+    "untrained", cameras=("left",), image_size=32, keypoint_tokens=2, width=16, heads=2, latent_tokens=2, horizon=H,
     action_low=(-1.0,) * A, action_high=(1.0,) * A,
 )  # fmt: skip
 
@@ -31,7 +32,7 @@ class Training(LatentTraining):
 
 
 def decodable(path, seed):
-    """As `deployment`, but the base is decoded from tokens, of which the visual ones are kept."""
+    """As `deployment`, but the base is decoded from tokens, and the visual tokens are stored."""
     arrays = dict(np.load(deployment(path, seed)))
     rng = np.random.default_rng(seed)
     count = len(arrays["base"])
@@ -57,7 +58,7 @@ def weights(module):
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
-def test_a_change_of_latent_tokens_is_learned_through_a_decoder_that_stays_as_it_is(settings, tmp_path):
+def test_a_change_of_latent_tokens_is_learned_through_a_decoder_that_does_not_change(settings, tmp_path):
     before = weights(POLICY.decoder())
     Training(settings).fit(range(40), 150, tmp_path / "round_0")
     facts = json.loads((tmp_path / "round_0" / "facts.json").read_text())
@@ -69,7 +70,7 @@ def test_a_change_of_latent_tokens_is_learned_through_a_decoder_that_stays_as_it
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(POLICY.decoder()).items())
 
 
-def test_gradients_reach_the_whole_head_and_nothing_of_the_policy(settings, tmp_path):
+def test_gradients_reach_the_whole_head_and_no_weight_of_the_policy(settings, tmp_path):
     samples = LatentDataset([tmp_path / "samples" / "0.npz"], settings)
     efn = Training(settings).network(samples)
     samples.encode(efn)
@@ -81,23 +82,23 @@ def test_gradients_reach_the_whole_head_and_nothing_of_the_policy(settings, tmp_
     assert not any(p.requires_grad or p.grad is not None for p in decoder.parameters())
 
 
-def test_an_output_of_zero_is_no_residual(settings, tmp_path):
+def test_an_output_of_zero_is_a_residual_of_zero(settings, tmp_path):
     samples, rows = LatentDataset([tmp_path / "samples" / "0.npz"], settings), np.arange(5)
     present = samples.batch(rows, np.random.default_rng(0)).present
     assert not samples.to_residual(torch.zeros_like(present.latent), present, rows).any()
 
 
-def test_samples_and_a_policy_that_do_not_fit_are_named(settings, tmp_path, monkeypatch):
+def test_samples_without_visual_tokens_and_a_policy_without_a_decoder_are_refused(settings, tmp_path, monkeypatch):
     plain = deployment(tmp_path / "plain.npz", 0)
-    with pytest.raises(ValueError, match="plain.npz holds no visual tokens, which latent space needs"):
+    with pytest.raises(ValueError, match="plain.npz holds no visual tokens, which this training needs"):
         LatentDataset([plain], settings)
     monkeypatch.setattr(training, "make_policy", lambda parameters: load_policy("constant"))
-    with pytest.raises(ValueError, match="policy 'constant' of 'metaworld_sim' has no decoder to learn through"):
+    with pytest.raises(ValueError, match="policy 'constant' of 'metaworld_sim' has no decoder; name a graph"):
         Training(settings).fit(range(40), 1, tmp_path / "round_0")
 
 
 @pytest.mark.simulator
-def test_collected_samples_keep_visual_tokens_that_decode_to_the_base(tmp_path):
+def test_collected_samples_hold_visual_tokens_that_decode_to_the_base(tmp_path):
     kind = CollectionConfig(1, (("offset", 0.0),), 0, 0, bank_rollouts=1, sample_rollouts=1, noise=0.0)
     (path,) = collect(kind, tmp_path, LatentCollector)
     samples = dict(np.load(path))

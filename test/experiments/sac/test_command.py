@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """./efn experiment sac: the settings of a run."""
 
 import math
@@ -20,7 +21,7 @@ def configs(monkeypatch) -> list:
     "words, minutes, episodes",
     [((), 50, 10_000), (("--minutes", "5"), 5, 10_000), (("--episodes", "40"), math.inf, 40)],
 )
-def test_a_run_is_as_long_as_is_asked_for_and_else_under_an_hour(configs, capsys, words, minutes, episodes):
+def test_the_options_set_how_long_a_run_is_and_the_default_is_under_an_hour(configs, capsys, words, minutes, episodes):
     assert main(["experiment", "sac", "supervised", "--directory", "run", "--seed", "3", *words]) == 0
     (config,) = configs
     assert (config.checkpoint, config.directory, config.seed) == ("supervised", "run", 3)
@@ -28,11 +29,11 @@ def test_a_run_is_as_long_as_is_asked_for_and_else_under_an_hour(configs, capsys
     assert "checkpoint round_7" in capsys.readouterr().out
 
 
-def test_the_papers_rewards_and_similarities_are_chosen_by_name(configs):
+def test_rewards_and_similarities_are_chosen_by_name(configs):
     assert main(["experiment", "sac", "supervised", "--reward", "anti_idling", "--similarity", "sinkhorn"]) == 0
     assert (configs[0].reward, configs[0].similarity) == ("anti_idling", "sinkhorn")
 
 
-def test_parameters_of_the_graph_are_taken(configs):
+def test_the_graph_and_its_parameters_are_passed_on(configs):
     assert main(["experiment", "sac", "supervised", "--graph", "libero_sim", "--params-file", "p.yaml"]) == 0
     assert (configs[0].graph, configs[0].overlays) == ("libero_sim", ("p.yaml",))

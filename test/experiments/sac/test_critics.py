@@ -1,4 +1,5 @@
-"""Critics: they read everything, and each is another one."""
+# SPDX-License-Identifier: MIT
+"""Critics of a residual: they read all inputs and share no weights."""
 
 from dataclasses import replace
 
@@ -22,29 +23,29 @@ def critics() -> EfnCritics:
 
 
 def test_critics_read_every_input_and_the_residual(critics):
-    now, memory, action = present(), recalled(), torch.randn(5, H, A, requires_grad=True)
-    inputs = [x.requires_grad_() for x in (*vars(now).values(), *vars(memory).values()) if x.is_floating_point()]
+    present_, memory, action = present(), recalled(), torch.randn(5, H, A, requires_grad=True)
+    inputs = [x.requires_grad_() for x in (*vars(present_).values(), *vars(memory).values()) if x.is_floating_point()]
     for i in range(critics.n):
-        value = critics(now, memory, action, members=torch.tensor([i]))
+        value = critics(present_, memory, action, members=torch.tensor([i]))
         gradients = torch.autograd.grad(value.sum(), [*inputs, action])
         assert value.shape == (1, 5) and all((g != 0).flatten(1).any(dim=1).all() for g in gradients)
 
 
-def test_to_critics_recalled_steps_are_a_set_and_padding_changes_nothing(critics):
-    now, memory, action = present(), recalled(), torch.randn(5, H, A)
-    expected = critics(now, memory, action)
+def test_recalled_steps_are_a_set_and_padding_changes_nothing(critics):
+    present_, memory, action = present(), recalled(), torch.randn(5, H, A)
+    expected = critics(present_, memory, action)
     order = torch.randperm(6)
-    torch.testing.assert_close(critics(now, each(memory, lambda x: x[:, order]), action), expected)
+    torch.testing.assert_close(critics(present_, each(memory, lambda x: x[:, order]), action), expected)
     padded = each(memory, lambda x: torch.cat([x, x[:, :3]], dim=1))
     padded.mask[:, 6:] = False
-    torch.testing.assert_close(critics(now, padded, action), expected)
+    torch.testing.assert_close(critics(present_, padded, action), expected)
 
 
-def test_critics_differ_and_some_can_be_asked(critics):
-    now, memory, action = present(), recalled(), torch.randn(5, H, A)
-    values = critics(now, memory, action)
+def test_critics_differ_and_can_be_evaluated_in_part(critics):
+    present_, memory, action = present(), recalled(), torch.randn(5, H, A)
+    values = critics(present_, memory, action)
     assert values.shape == (3, 5) and (values.std(dim=0) > 0).all()
-    assert torch.equal(critics(now, memory, action, members=torch.tensor([2, 0])), values[[2, 0]])
+    assert torch.equal(critics(present_, memory, action, members=torch.tensor([2, 0])), values[[2, 0]])
 
 
 def test_a_dimension_without_a_residual_changes_no_value():
@@ -59,8 +60,8 @@ def test_critics_are_stored_beside_the_actor(efn, critics, tmp_path):
     with pytest.raises(FileNotFoundError, match="critics.safetensors is missing"):
         EfnCritics.from_pretrained(tmp_path)
     critics.save_pretrained(tmp_path)
-    back, now, memory, action = EfnCritics.from_pretrained(tmp_path), present(), recalled(), torch.randn(5, H, A)
-    assert back.n == 3 and torch.equal(back(now, memory, action), critics(now, memory, action))
+    back, present_, memory, action = EfnCritics.from_pretrained(tmp_path), present(), recalled(), torch.randn(5, H, A)
+    assert back.n == 3 and torch.equal(back(present_, memory, action), critics(present_, memory, action))
     Efn(replace(CONFIG, width=16)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="critics.safetensors does not fit its configuration: members.0"):
         EfnCritics.from_pretrained(tmp_path)

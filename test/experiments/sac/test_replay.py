@@ -1,4 +1,5 @@
-"""Replay: a ring that forgets the oldest, draws evenly, refuses what is broken, and goes on after a restart."""
+# SPDX-License-Identifier: MIT
+"""The replay buffer: it overwrites the oldest rows, samples uniformly, refuses invalid rows and resumes."""
 
 from collections import deque
 from dataclasses import dataclass, replace
@@ -20,12 +21,12 @@ class Step:
 
 
 def rows(numbers) -> Transition:
-    """Decisions that can be told apart by their number, with a dataclass and a dict in the observation."""
+    """Numbered decisions, with a dataclass and a dict in the observation."""
     n = np.asarray(numbers, np.float32)
     wide = lambda *shape: np.broadcast_to(n.reshape(-1, *(1,) * len(shape)), (len(n), *shape)).copy()  # noqa: E731
-    seen = lambda: (Step(wide(2, 3), wide(4), wide(2, 2)), {"there": wide(5) > 0})  # noqa: E731
+    observation = lambda: (Step(wide(2, 3), wide(4), wide(2, 2)), {"mask": wide(5) > 0})  # noqa: E731
     reference = np.stack([n, n + 1], axis=1).astype(np.int64)
-    return Transition(seen(), wide(2, 2), n, seen(), n > 1, reference)
+    return Transition(observation(), wide(2, 2), n, observation(), n > 1, reference)
 
 
 def numbers(batch: Transition) -> list[int]:
@@ -49,35 +50,35 @@ def assert_same(one, other):
 @settings(deadline=None)
 @given(st.integers(1, 7), st.lists(st.integers(0, 12), max_size=6))
 def test_it_holds_what_a_deque_of_that_length_holds(capacity, sizes):
-    replay, model, told = Replay(rows([0]), capacity), deque(maxlen=capacity), 0
+    replay, model, count = Replay(rows([0]), capacity), deque(maxlen=capacity), 0
     for size in sizes:
-        replay.insert(rows(range(told, told + size)))
-        model.extend(range(told, told + size))
-        told += size
+        replay.insert(rows(range(count, count + size)))
+        model.extend(range(count, count + size))
+        count += size
         assert len(replay) == len(model)
     if model:
         assert set(numbers(replay.sample(40 * capacity))) == set(model)
 
 
-def test_rows_stay_together_with_their_structure_and_types():
+def test_rows_keep_their_structure_and_types():
     batch = filled(50).sample(20)
     assert_same(batch, rows(numbers(batch)))
     assert isinstance(batch.observation[0], Step) and batch.return_to_go is None
 
 
-def test_what_appendix_b_lists_is_stored_with_the_frozen_reference():
+def test_it_stores_what_appendix_b_lists_and_the_reference():
     names = set(leaves(filled(3).sample(1)))
-    assert {"observation.0.latent", "observation.1.there", "action", "reward", "done", "reference"} <= names
-    assert {"next_observation.0.base", "next_observation.1.there"} <= names
+    assert {"observation.0.latent", "observation.1.mask", "action", "reward", "done", "reference"} <= names
+    assert {"next_observation.0.base", "next_observation.1.mask"} <= names
 
 
-def test_tensors_go_in_as_well():
+def test_it_takes_tensors():
     replay = Replay(rows([0]), 4)
     replay.insert(tree_map(lambda _, x: torch.from_numpy(x), rows([3, 4])))
     assert set(numbers(replay.sample(20))) == {3, 4}
 
 
-def test_rows_are_drawn_evenly():
+def test_rows_are_sampled_uniformly():
     counts = np.bincount(numbers(filled(20).sample(20_000)), minlength=20)
     assert counts.sum() == 20_000 and np.abs(counts - 1000).max() < 5 * np.sqrt(1000)
 
@@ -104,17 +105,17 @@ def test_half_of_a_batch_are_successes_once_there_are_some(count):
     assert_same(batch, rows(drawn))
 
 
-def test_before_anything_was_done_all_are_successes():
+def test_without_online_rows_all_are_successes():
     both = SymmetricReplay(Replay(rows([0]), 9), filled(5))
     assert len(numbers(both.sample(7))) == 7
-    with pytest.raises(ValueError, match="nothing to sample from"):
+    with pytest.raises(ValueError, match="the replay is empty"):
         SymmetricReplay(Replay(rows([0]), 9), Replay(rows([0]), 9)).sample(1)
 
 
 # What is refused
 
 
-BROKEN = {
+INVALID = {
     "a NaN": (lambda r: replace(r, reward=np.float32([1, np.nan])), "reward holds NaN or Inf"),
     "an Inf": (lambda r: replace(r, action=np.full((2, 2, 2), np.inf, np.float32)), "action holds NaN or Inf"),
     "too large for float32": (lambda r: replace(r, reward=np.array([1, 1e300])), "reward holds NaN or Inf as float32"),
@@ -131,8 +132,8 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("change, words", BROKEN.values(), ids=BROKEN)
-def test_what_is_broken_is_named_and_leaves_nothing_behind(change, words):
+@pytest.mark.parametrize("change, words", INVALID.values(), ids=INVALID)
+def test_invalid_rows_are_refused_by_name_and_change_nothing(change, words):
     replay, untouched = filled(3, capacity=4), filled(3, capacity=4)
     with pytest.raises(ValueError, match=words):
         replay.insert(change(rows([7, 8])))
@@ -140,12 +141,12 @@ def test_what_is_broken_is_named_and_leaves_nothing_behind(change, words):
     assert_same(replay.sample(50), untouched.sample(50))
 
 
-def test_a_ring_without_room_or_rows_is_refused():
+def test_a_replay_without_capacity_or_rows_is_refused():
     with pytest.raises(ValueError, match="capacity is 0; it must be at least 1"):
         Replay(rows([0]), 0)
     with pytest.raises(ValueError, match="reward of the example is a single number"):
         Replay({"reward": np.float32(1)}, 4)
-    with pytest.raises(ValueError, match="nothing to sample from: insert rows first"):
+    with pytest.raises(ValueError, match="the replay is empty: insert rows first"):
         Replay(rows([0]), 4).sample(1)
 
 
@@ -153,7 +154,7 @@ def test_a_ring_without_room_or_rows_is_refused():
 
 
 @pytest.mark.parametrize("count", [0, 5, 8, 13])
-def test_a_resumed_run_samples_what_an_uninterrupted_one_would(tmp_path, count):
+def test_a_resumed_replay_samples_as_an_uninterrupted_one(tmp_path, count):
     replay = filled(count, capacity=8)
     if count:
         replay.sample(3)
@@ -167,7 +168,7 @@ def test_a_resumed_run_samples_what_an_uninterrupted_one_would(tmp_path, count):
         assert_same(replay.sample(50), back.sample(50))
 
 
-def test_a_save_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
+def test_a_failed_save_leaves_the_previous_file(tmp_path, monkeypatch):
     path, replay = tmp_path / "replay.safetensors", filled(5)
     replay.save(path)
     before = path.read_bytes()
@@ -182,7 +183,7 @@ def test_a_save_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
     assert path.read_bytes() == before
 
 
-def test_a_file_of_another_kind_is_named(tmp_path):
+def test_a_file_of_another_kind_is_refused_by_name(tmp_path):
     path = tmp_path / "replay.safetensors"
     with pytest.raises(FileNotFoundError):
         filled(1).load(path)
@@ -195,7 +196,7 @@ def test_a_file_of_another_kind_is_named(tmp_path):
         filled(1, capacity=7).load(path)
 
 
-def test_a_file_that_does_not_fit_is_named_and_changes_nothing(tmp_path):
+def test_a_file_that_does_not_fit_is_refused_and_changes_nothing(tmp_path):
     path = tmp_path / "replay.safetensors"
     filled(5, capacity=7).save(path)
     with pytest.raises(ValueError, match="saved with capacity 7, not 8"):

@@ -1,16 +1,27 @@
-"""The simulated robot of fine-tuning: what was executed is what is learned from."""
+# SPDX-License-Identifier: MIT
+"""The simulated robot of fine-tuning: transitions hold the executed actions."""
 
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from sample_finetuning import BOUND, DEPLOYMENT, TASK, A, H, filled, nothing, run, same
+from sample_finetuning import (
+    BOUND,
+    DEPLOYMENT,
+    TASK,
+    A,
+    H,
+    assert_same,
+    make_finetuning,
+    run_robot,
+    zero_residual,
+)
 
 from efn_ros.bank import BankReader
 from efn_ros.experiments.sac.config import FinetuneConfig
 from efn_ros.experiments.sac.replay import tree_map
-from efn_ros.experiments.sac.robot import Visit, bank_of, base_rollouts_of, visit, visited_of
+from efn_ros.experiments.sac.robot import EpisodeJob, bank_directory, base_rollouts_file, make_batch, run_job
 from efn_ros.experiments.sac.transitions import network_input, transitions
 from efn_ros.training.state import read_state
 from efn_ros.types import Outcome
@@ -20,32 +31,33 @@ from efn_ros.worlds.stepper import Stepper
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory) -> FinetuneConfig:
-    return filled(tmp_path_factory.mktemp("run"))
+    return make_finetuning(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture
 def chunks(monkeypatch) -> list[np.ndarray]:
-    """What was executed, decision by decision."""
+    """The executed chunks, decision by decision."""
     executed = []
 
-    class Noted(Stepper):
-        def execute(self, chunk):
-            executed.append(chunk)
-            super().execute(chunk)
+    execute = Stepper.execute
 
-    monkeypatch.setattr("efn_ros.runtime.episode.Stepper", Noted)
+    def recording(self, chunk):
+        executed.append(chunk)
+        execute(self, chunk)
+
+    monkeypatch.setattr(Stepper, "execute", recording)
     return executed
 
 
 @pytest.mark.simulator
-def test_transitions_hold_what_was_executed_and_what_followed(settings, chunks):
+def test_transitions_hold_executed_actions_and_next_observations(settings, chunks):
     rng = np.random.default_rng(0)
-    episode, compare = run(settings, lambda taken: rng.uniform(-0.5, 0.5, (1, H, A)).astype(np.float32))
+    episode, compare = run_robot(settings, lambda inputs: rng.uniform(-0.5, 0.5, (1, H, A)).astype(np.float32))
     rows = transitions(settings, compare, episode)
     assert len(rows.action) == len(chunks) and (np.abs(rows.action) <= 0.5 + 1e-6).all()
     np.testing.assert_allclose(rows.observation.present.base + rows.action, chunks, atol=1e-6)
     assert (np.abs(np.stack(chunks)) <= 1).all()
-    same(tree_map(lambda _, x: x[1:], rows.observation), tree_map(lambda _, x: x[:-1], rows.next_observation))
+    assert_same(tree_map(lambda _, x: x[1:], rows.observation), tree_map(lambda _, x: x[:-1], rows.next_observation))
     assert (rows.next_observation.present.proprio[-1] != rows.observation.present.proprio[-1]).any()
     present, _ = network_input(rows.observation)
     np.testing.assert_array_equal(present.sketch[3], episode.steps[3].sketch.dequantise())
@@ -53,34 +65,34 @@ def test_transitions_hold_what_was_executed_and_what_followed(settings, chunks):
 
 
 @pytest.mark.simulator
-def test_the_bases_prefix_is_walked_but_not_stored(settings, chunks):
-    asked = []
-    episode, compare = run(settings, lambda taken: asked.append(taken) or nothing(taken), prefix=0.1)
-    walked = math.ceil(0.1 * MetaWorld.spec.horizon[TASK] / H)
-    assert len(asked) == len(episode.residuals) == len(chunks) - walked > 0
-    assert [step.context.step for step in episode.steps] == list(range(walked, len(chunks) + 1))
-    whole, _ = run(settings, nothing)  # with a residual of zero both are the base's episode
-    np.testing.assert_array_equal(episode.steps[0].proprio, whole.steps[walked].proprio)
-    over, _ = run(settings, nothing, prefix=1.0)
-    assert over.success and visited_of(settings, compare, [over]).rows is None
+def test_the_prefix_of_the_base_is_executed_but_not_stored(settings, chunks):
+    calls = []
+    episode, compare = run_robot(settings, lambda inputs: calls.append(inputs) or zero_residual(inputs), prefix=0.1)
+    prefix = math.ceil(0.1 * MetaWorld.spec.horizon[TASK] / H)
+    assert len(calls) == len(episode.residuals) == len(chunks) - prefix > 0
+    assert [step.context.step for step in episode.steps] == list(range(prefix, len(chunks) + 1))
+    whole, _ = run_robot(settings, zero_residual)  # with a residual of zero both are the episode of the base
+    np.testing.assert_array_equal(episode.steps[0].proprio, whole.steps[prefix].proprio)
+    over, _ = run_robot(settings, zero_residual, prefix=1.0)
+    assert over.success and make_batch(settings, compare, [over]).rows is None
 
 
 @pytest.mark.simulator
-def test_success_ends_an_episode_and_time_does_not(settings, monkeypatch):
-    episode, compare = run(settings, nothing)
+def test_a_transition_is_done_on_success_and_not_when_time_runs_out(settings, monkeypatch):
+    episode, compare = run_robot(settings, zero_residual)
     rows = transitions(settings, compare, episode)
     assert episode.success and rows.done[-1] and not rows.done[:-1].any()
     monkeypatch.setitem(MetaWorld.spec.horizon, TASK, 3 * H)
-    cut, _ = run(settings, nothing)
+    cut, _ = run_robot(settings, zero_residual)
     rows = transitions(settings, compare, cut)
     assert not cut.success and len(rows.done) == 3 and not rows.done.any()
     np.testing.assert_array_equal(rows.next_observation.present.proprio[-1], episode.steps[3].proprio[0:4])
 
 
 @pytest.mark.simulator
-def test_the_base_fills_the_bank_and_each_rollout_recalls_what_was_before_it(settings):
-    arrays, _ = read_state(base_rollouts_of(settings, DEPLOYMENT))
-    records = BankReader(bank_of(settings, DEPLOYMENT)).rollouts()
+def test_the_base_fills_the_bank_and_each_rollout_recalls_those_before_it(settings):
+    arrays, _ = read_state(base_rollouts_file(settings, DEPLOYMENT))
+    records = BankReader(bank_directory(settings, DEPLOYMENT)).rollouts()
     assert [record.outcome == Outcome.SUCCESS for record in records] == arrays["outcomes"].tolist()
     first = records[0].decisions
     assert len(arrays["action"]) == first + records[1].decisions and not arrays["action"].any()
@@ -90,13 +102,13 @@ def test_the_base_fills_the_bank_and_each_rollout_recalls_what_was_before_it(set
 
 
 @pytest.mark.simulator
-def test_a_visit_is_the_same_whatever_was_run_before(settings):
-    job = Visit(settings, DEPLOYMENT, settings.checkpoint, seed=(0, 3), xi=0.5)
-    before = visit(job)
-    run(settings, nothing, scene=9)
-    again = visit(job)
-    same(before.rows, again.rows)
+def test_a_job_does_not_depend_on_earlier_jobs(settings):
+    job = EpisodeJob(settings, DEPLOYMENT, settings.checkpoint, seed=(0, 3), xi=0.5)
+    before = run_job(job)
+    run_robot(settings, zero_residual, scene=9)
+    again = run_job(job)
+    assert_same(before.rows, again.rows)
     assert before.outcomes == again.outcomes and len(before.succeeded) == len(before.rows.action)
     assert (np.abs(before.rows.action) <= 0.5 * np.array(BOUND) + 1e-6).all() and before.rows.action.any()
-    other = visit(replace(job, seed=(0, 4)))
+    other = run_job(replace(job, seed=(0, 4)))
     assert not np.array_equal(other.rows.observation.present.proprio[0], before.rows.observation.present.proprio[0])

@@ -1,4 +1,5 @@
-"""Token-level entropic optimal transport, equations (46)-(58), against POT, SciPy and the properties it must have."""
+# SPDX-License-Identifier: MIT
+"""Token-level entropic optimal transport against POT, SciPy and its properties."""
 
 import math
 import warnings
@@ -73,7 +74,7 @@ def only_logarithms(monkeypatch):
     monkeypatch.setattr(sinkhorn, "_exp_plan", None)
 
 
-# --- what others compute ---
+# Other libraries
 
 
 @pytest.mark.parametrize("rows, columns", SIZES)
@@ -94,7 +95,7 @@ def test_float32_agrees_with_pot_to_1e_5_over_the_range_of_the_paper(epsilon, on
 
 
 @pytest.mark.parametrize("rows, columns", SIZES)
-def test_spatial_priors_are_those_of_pot(rows, columns):
+def test_marginals_as_spatial_priors_are_those_of_pot(rows, columns):
     affinity, r, c = cosine_affinity(*pair(rows, columns)), weights(rows), weights(columns, 1)
     assert_is(sinkhorn_transport(affinity, r=r, c=c), pot(affinity, r, c, 0.05, 50))
 
@@ -110,14 +111,14 @@ def test_the_unbalanced_form_is_that_of_pot_with_an_entropy(rows, columns, itera
 
 
 @pytest.mark.parametrize("rows, columns", [(5, 5), (16, 9)])
-def test_logarithms_are_used_and_right_where_float64_has_no_room(rows, columns, only_logarithms):
+def test_logarithms_are_used_and_accurate_beyond_the_range_of_float64(rows, columns, only_logarithms):
     affinity = cosine_affinity(*pair(rows, columns))
     expected = pot(affinity, uniform(rows), uniform(columns), 1e-3, 50, "sinkhorn_log")
     assert_is(sinkhorn_transport(affinity, epsilon=1e-3), expected)
 
 
 @pytest.mark.parametrize("taus", [(math.inf, math.inf), (0.4, 0.7)])
-def test_logarithms_give_what_exponentials_give(taus, monkeypatch):
+def test_logarithms_and_exponentials_agree(taus, monkeypatch):
     options = {"epsilon": 0.05, "tau_r": taus[0], "tau_c": taus[1], "r": weights(12)}
     affinity = cosine_affinity(*pair(12, 9))
     plain = sinkhorn_transport(affinity, **options)
@@ -152,7 +153,7 @@ def test_a_small_epsilon_finds_the_best_assignment(seed):
     assert float(transport.score) == pytest.approx((float(affinity[rows, columns].mean()) + 1) / 2, abs=1e-3)
 
 
-# --- what it means ---
+# Properties
 
 
 def test_marginals_hold():
@@ -162,7 +163,7 @@ def test_marginals_hold():
     torch.testing.assert_close(plan.sum(0), c)
 
 
-def test_marginals_are_made_to_sum_to_one():
+def test_marginals_are_normalised():
     affinity, r = cosine_affinity(*pair(10, 14)), weights(10)
     torch.testing.assert_close(
         sinkhorn_transport(affinity, r=5 * r).plan, sinkhorn_transport(affinity, r=r.tolist()).plan
@@ -186,7 +187,7 @@ def test_with_finite_penalties_mass_follows_the_affinity(cosine):
 
 @pytest.mark.parametrize("epsilon", [0.05, 0.002])
 @pytest.mark.parametrize("taus", [{}, {"tau_r": 0.5, "tau_c": 0.5}])
-def test_a_token_of_weight_zero_is_as_good_as_absent(epsilon, taus):
+def test_a_token_of_weight_zero_counts_as_absent(epsilon, taus):
     x, y = pair(6, 5)
     r, c = uniform(6).clone(), uniform(5).clone()
     r[2], c[0] = 0, 0
@@ -210,8 +211,8 @@ def test_an_observation_is_nearer_to_itself_with_noise_than_to_another():
     assert sinkhorn_similarity(x, noisy) > sinkhorn_similarity(x, tokens(32, 16, seed=2)) + 0.1
 
 
-def test_half_of_the_scene_in_place_gives_a_score_between():
-    """What (53) is for: the signal is there although only a part of the tokens matches."""
+def test_a_scene_that_matches_by_half_has_a_score_between():
+    """The score (53) responds although only a part of the tokens matches."""
     x, other = tokens(32, 64), tokens(32, 64, seed=1)
     half = torch.cat([x[:16], other[16:]])
     none, some, full = (float(sinkhorn_similarity(x, y, epsilon=0.03)) for y in (other, half, x))
@@ -245,18 +246,18 @@ def test_observations_may_be_exchanged_and_tokens_shuffled_and_scaled(seed, epsi
     torch.testing.assert_close(sinkhorn_similarity(scaled, y, **options), score, atol=1e-5, rtol=0)
 
 
-def test_tokens_of_zeros_are_like_nothing_and_unlike_nothing():
+def test_zero_tokens_have_a_neutral_score():
     zeros = torch.zeros(3, 4)
     assert float(sinkhorn_similarity(zeros, tokens(5, 4, dtype=torch.float32))) == 0.5
     assert float(sinkhorn_similarity(zeros, zeros)) == 0.5
 
 
-# --- batches ---
+# Batches
 
 
 @pytest.mark.parametrize("epsilon", [0.05, 0.005])
 @pytest.mark.parametrize("cache", [1, 3 * 7 * 5 * 4, sinkhorn.CACHE])
-def test_a_batch_is_its_observations_one_by_one(epsilon, cache, monkeypatch):
+def test_a_batch_equals_its_observations_one_by_one(epsilon, cache, monkeypatch):
     monkeypatch.setattr(sinkhorn, "CACHE", cache)
     x, y = tokens(2, 4, 7, 6, dtype=torch.float32), tokens(2, 4, 5, 6, seed=1, dtype=torch.float32)
     r = torch.rand(4, 7, generator=torch.Generator().manual_seed(0)) + 0.1
@@ -276,7 +277,7 @@ def test_one_observation_is_compared_with_many():
     torch.testing.assert_close(sinkhorn_similarity(x[None, None], y[:, None]), expected[:, None])
 
 
-def test_views_are_taken_as_they_are():
+def test_views_give_the_same_as_copies():
     x, y = tokens(6, 7), tokens(6, 5, seed=1)
     torch.testing.assert_close(sinkhorn_similarity(x.mT, y.mT), sinkhorn_similarity(x.mT.clone(), y.mT.clone()))
     affinity = cosine_affinity(x.mT, y.mT)
@@ -286,7 +287,7 @@ def test_views_are_taken_as_they_are():
     )
 
 
-# --- gradients ---
+# Gradients
 
 
 @pytest.mark.parametrize("options", [{}, {"tau_r": 0.5, "tau_c": 0.3}, {"tau_r": 0.5}, {"epsilon": 2e-3}])
@@ -308,15 +309,15 @@ def test_gradients_of_the_plan_and_of_spatial_priors_are_right(epsilon):
 
 @pytest.mark.parametrize("epsilon", [0.05, 2e-3])
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_without_gradients_the_result_is_the_same_and_nothing_given_is_touched(epsilon, mode):
+def test_without_gradients_the_result_is_the_same_and_inputs_are_unchanged(epsilon, mode):
     x, y = tokens(2, 7, 6).requires_grad_(), tokens(2, 5, 6, seed=1)
     with_gradients = sinkhorn_transport(cosine_affinity(x, y), epsilon=epsilon)
     assert with_gradients.score.requires_grad
     with mode():
         affinity = cosine_affinity(x, y)
-        kept = [tensor.clone() for tensor in (x, y, affinity)]
+        before = [tensor.clone() for tensor in (x, y, affinity)]
         transport = sinkhorn_transport(affinity, epsilon=epsilon)
-        assert all(torch.equal(now, then) for now, then in zip((x, y, affinity), kept, strict=True))
+        assert all(torch.equal(now, then) for now, then in zip((x, y, affinity), before, strict=True))
         assert transport.affinity is affinity and transport.plan.data_ptr() != affinity.data_ptr()
     torch.testing.assert_close(transport.plan, with_gradients.plan.detach())
     torch.testing.assert_close(transport.score, with_gradients.score.detach())
@@ -329,10 +330,10 @@ def test_a_step_along_the_gradient_raises_the_score():
     assert sinkhorn_similarity((x + 0.1 * x.grad).detach(), y) > score
 
 
-# --- sketches ---
+# Sketches
 
 
-def test_sketches_are_scored_nearly_as_the_tokens_they_were_made_of():
+def test_sketches_have_nearly_the_score_of_their_tokens():
     x = tokens(20, 64, dtype=torch.float32)
     y = x + 0.5 * tokens(20, 64, seed=1, dtype=torch.float32)
     projection = Projection(64, 256)
@@ -341,7 +342,7 @@ def test_sketches_are_scored_nearly_as_the_tokens_they_were_made_of():
     assert score == pytest.approx(float(sinkhorn_similarity(x, y, iterations=20)), abs=0.05)
 
 
-# --- errors ---
+# What is refused
 
 GOOD = torch.ones(3, 4)
 
