@@ -7,6 +7,7 @@ setup(
     packages=find_packages(include=["efn_ros", "efn_ros.*"]),
     package_data={
         "efn_ros": [
+            "py.typed",
             "ros/*.xml",
             "robots/models/*.urdf",
             "policies/pocket_vla/checkpoints/*/*",

@@ -99,7 +99,7 @@ def measure_bank(bank: Path) -> dict:
     catalogue = sum(path.stat().st_size for path in bank.glob("catalogue.sqlite*"))
     return {
         "rollouts": len(rollouts),
-        "candidates": len(candidates.row),
+        "candidates": len(candidates.rows),
         "open_s": opened,
         "start_cold_s": float(np.median(cold)),
         "start_warm_s": float(np.median(warm)),

@@ -63,3 +63,12 @@ def test_test_files_have_names_of_their_own():
     """The pytest plugin of launch_testing imports test files by name alone."""
     names = [path.name for path in (ROOT / "test").rglob("test_*.py")]
     assert not {name for name in names if names.count(name) > 1}
+
+
+def test_only_the_trainer_needs_torch_before_it_loads_a_network():
+    """Torch takes a second and more to load; a node without a network starts in less than half of one."""
+    names = {path.stem for path in (ROOT / "efn_ros" / "nodes").glob("[a-z]*.py")} - {"efn_trainer"}
+    imports = "\n".join(f"import efn_ros.nodes.{name}" for name in sorted(names))
+    program = f"import sys\n{imports}\nassert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -155,9 +155,9 @@ def _value(value: Any) -> str:
 
 
 def _range(least: float | None, most: float | None) -> str:
-    if least is None and most is None:
-        return ""
-    return f"at least {least:g}" if most is None else f"{least:g} to {most:g}"
+    if least is not None and most is not None:
+        return f"{least:g} to {most:g}"
+    return f"at least {least:g}" if least is not None else f"at most {most:g}" if most is not None else ""
 
 
 # Graphs and launch files.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""List the checkpoints of online learning with their validation, switch between them, or undo a switch."""
+"""List the checkpoints of learning at work with their validation, switch between them, or undo a switch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from efn_ros.commands._output import Output
 
 if TYPE_CHECKING:
-    from efn_ros.correction.registry import Registry
+    from efn_ros.correction.checkpoint_registry import Registry
 
 NEXT = "a running graph with learn: true uses it from its next episode on"
 ACTIONS = {
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from efn_ros.correction.registry import Registry
+    from efn_ros.correction.checkpoint_registry import Registry
 
     try:
         return _output(Registry(args.bank), args).print(args.json)

@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit code.
+        The exit code; as in a shell 130 after an interrupt, and 141 where the reader of the output ended first.
     """
     words = sys.argv[1:] if argv is None else argv
     known = modules(commands)
@@ -50,9 +50,14 @@ def main(argv: list[str] | None = None) -> int:
     if args.rest and not getattr(module, "PASSES_ON", False):
         parser.error(f"unrecognized arguments: {' '.join(args.rest)}")
     try:
-        return module.run(args) or 0
+        code = module.run(args) or 0
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # the reader, such as head, has enough; what is left to print has no reader
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def load(command: str) -> tuple[ModuleType, argparse.ArgumentParser]:

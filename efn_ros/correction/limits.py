@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from efn_ros.robots.motion import HISTORY, MotionLimits, RefusedActionError
+from efn_ros.robots.motion import HISTORY, MotionLimits, accept_chunk
 
 Values = Sequence[float] | np.ndarray
 
@@ -85,19 +85,8 @@ class ActionLimits:
         Raises:
             RefusedActionError: The chunk has another shape, an entry that is not finite, or a jump beyond `reject`.
         """
-        if chunk.ndim != 2 or chunk.shape[1] != len(self.low) or not len(chunk):
-            raise RefusedActionError(f"action chunk has shape {chunk.shape}; (H >= 1, {len(self.low)}) was expected")
-        if not np.isfinite(chunk).all():
-            step, entry = np.argwhere(~np.isfinite(chunk))[0]
-            raise RefusedActionError(f"action[{step}][{entry}] is {chunk[step, entry]}")
-        accepted = np.clip(chunk, self.low, self.high)
-        jumps = np.abs(np.diff(accepted, axis=0, prepend=history[-1:] if len(history) else accepted[:1]))
-        if (jumps > self.reject).any():
-            step, entry = np.argwhere(jumps > self.reject)[0]
-            raise RefusedActionError(
-                f"action[{step}][{entry}] jumps by {jumps[step, entry]:.4f}, beyond {self.reject[entry]:.4f}"
-            )
-        return accepted
+        before = history[-1] if len(history) else None
+        return accept_chunk(chunk, before, self.low, self.high, self.reject, "action")
 
     def add(self, base: np.ndarray, residual: np.ndarray, history: np.ndarray) -> np.ndarray:
         """Return an accepted base chunk plus as much of a residual as the limits allow, float32 (H, A).

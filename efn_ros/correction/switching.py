@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from efn_ros.correction.checkpoint_registry import ORIGIN, Checkpoint, Registry, fingerprint
 from efn_ros.correction.corrector import Corrector, Explore, Residual
-from efn_ros.correction.registry import ORIGIN, Checkpoint, Registry, fingerprint
 from efn_ros.efn.checkpoint import read_config
 from efn_ros.types import PolicyStep
 
@@ -16,11 +16,11 @@ Make = Callable[[Path], tuple[Residual, Explore | None]]  # from the directory o
 
 
 class Switching:
-    """Loads the checkpoint in use in advance, and passes it to the corrector with the next episode.
+    """Loads the chosen checkpoint in advance, and passes it to the corrector at the beginning of the next episode.
 
     Attributes:
-        running: Number and fingerprint of the checkpoint that corrects.
-        refused: Why the checkpoint in use does not correct; empty if it does.
+        running: Number and fingerprint of the checkpoint that the corrector has.
+        refused: Why the checkpoint that the registry names was not loaded; empty if it was.
     """
 
     def __init__(self, corrector: Corrector, registry: Registry, own: str | Path, make: Make) -> None:
@@ -44,7 +44,7 @@ class Switching:
         return {"checkpoint": self.running, "refused": self.refused}
 
     def prefetch(self) -> None:
-        """Load the checkpoint in use, if another one corrects; blocks while it loads."""
+        """Load the checkpoint that the registry names, if the corrector has another one; blocks while it loads."""
         try:
             chosen = self._registry.current()
             self.refused = ""
@@ -64,7 +64,7 @@ class Switching:
             step: The step to correct next.
 
         Returns:
-            Whether a checkpoint was loaded: it was taken, or refused for its policy.
+            Whether `running` or `refused` changed.
         """
         begins, self._episode_id = step.context.episode_id != self._episode_id, step.context.episode_id
         if self._ready is None or not begins:

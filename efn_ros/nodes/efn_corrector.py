@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rclpy.task import Future
 from std_srvs.srv import SetBool, Trigger
 
-from efn_ros.correction.switching import Switching
 from efn_ros.msg import CorrectedAction, EpisodeState, PolicyStepStamped
 from efn_ros.ros import conversions
 from efn_ros.ros.diagnostics import ERROR, OK, WARN
@@ -21,6 +20,9 @@ from efn_ros.runtime.experiments import EXPERIMENT
 from efn_ros.runtime.factory import make_corrector, make_switching
 from efn_ros.srv import RetrieveExperience
 from efn_ros.types import Mode, PolicyStep, Recall
+
+if TYPE_CHECKING:
+    from efn_ros.correction.switching import Switching  # it imports torch, which loads slowly
 
 RETRY_NS = 1_000_000_000  # longest wait for a response of a lost memory before the next request, ns
 
@@ -70,7 +72,7 @@ class EfnCorrector(EfnNode):
             "min_confidence", 0.5, "Least confidence of a followed recall; for method recalled_action.", 0.0, 1.0
         ),
         Parameter("control_steps", 1, "Control steps from one decision to the next.", 1, 1000),
-        Parameter("rate_hz", 20.0, "Control rate, Hz.", 0.1, 1000.0),
+        Parameter("rate_hz", 30.0, "Control rate, Hz.", 0.1, 1000.0),
         Parameter(
             "exploration.mode",
             "off",
@@ -91,7 +93,7 @@ class EfnCorrector(EfnNode):
             [-1],
             "Entry of proprioception that measures each entry of an action; -1: none; [-1]: no entry is a position.",
         ),
-        Parameter("limits.holds_last", [False], "True: holding repeats the last command; false: it commands zero."),
+        Parameter("limits.holds_last", [True], "True: holding repeats the last command; false: it commands zero."),
         Parameter(EXPERIMENT, "", "Experiment whose residual replaces that of method; empty: none."),
     )
 

@@ -13,7 +13,7 @@ from rclpy.parameter import parameter_value_to_python
 from std_srvs.srv import Trigger
 
 from efn_ros.bank import BankError
-from efn_ros.correction.registry import Checkpoint, Registry
+from efn_ros.correction.checkpoint_registry import Checkpoint, Registry
 from efn_ros.msg import EpisodeState
 from efn_ros.nodes import efn_corrector, experience_retrieval
 from efn_ros.online.config import LearnConfig

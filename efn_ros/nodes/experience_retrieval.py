@@ -75,7 +75,7 @@ class ExperienceRetrieval(EfnNode):
         """Build the retriever of this node's parameters.
 
         Raises:
-            ValueError: The experiment has an executable of its own, which gives it more than this one.
+            ValueError: The experiment has an executable of its own, with topics that this one does not subscribe to.
         """
         name = self.parameter(EXPERIMENT)
         if name in experiments() and has_executable(name):

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Online learning: candidates trained on the newest rollouts, and accepted in shadow."""
+"""Learning at work: candidates trained on the newest rollouts, and accepted in shadow."""

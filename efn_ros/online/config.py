@@ -12,7 +12,7 @@ RULES = OPERATOR_SWITCHES, RULE_SWITCHES = "operator", "when accepted"  # who sw
 
 @dataclass(frozen=True)
 class LearnConfig:
-    """Settings of online learning.
+    """Settings of learning at work.
 
     Raises:
         ValueError: A value is out of range; the message names the parameter.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Online learning without a teacher: the EFN imitates, in hindsight, the corrections of rollouts that succeeded.
+"""Learning at work without a teacher: the EFN imitates, in hindsight, the corrections of rollouts that succeeded.
 
 A sample is a decision of a rollout in the bank. Its target is what correction or exploration added to the base action
 in a success, and zero where the base policy alone succeeded. The same code recalls for it as on the robot. A candidate
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from efn_ros.bank import BankReader, Snapshot, StoredRollout
-from efn_ros.correction.registry import RULE, Checkpoint, Registry, now
+from efn_ros.correction.checkpoint_registry import RULE, Checkpoint, Registry, now
 from efn_ros.efn.actor import Efn
 from efn_ros.efn.checkpoint import read_config
 from efn_ros.online.acceptance import CORRECTED_SUCCESSES, validate_candidate

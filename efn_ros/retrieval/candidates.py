@@ -27,9 +27,9 @@ class Candidates:
     Attributes:
         rollouts: The chosen rollouts, oldest first.
         payloads: Their open files, which stay readable if a rollout is removed while the episode runs.
-        rollout: Index into `rollouts` of each row.
+        rollout_of_row: Index into `rollouts` of each row.
         first: First row of each rollout.
-        row: Row of each candidate, int (C,).
+        rows: Row of each candidate, int (C,).
         column: Arrays of all rows, by the names in RETURNED.
         cues: Of the candidates.
         similarity: The fused similarity (38) of every candidate to a query.
@@ -50,23 +50,23 @@ class Candidates:
             for name in (*COMPARED, *RETURNED[:-1], "recallable")
         }
         counts = [len(s.steps) for s in steps]
-        self.rollout, self.first = np.repeat(np.arange(len(loaded)), counts), np.cumsum([0, *counts])[:-1]
-        follows = (np.diff(column["steps"]) == 1) & (np.diff(self.rollout) == 0)
-        row = np.arange(len(self.rollout))
-        self._after, self._before = row + np.append(follows, False), row - np.insert(follows, 0, False)
-        self.row = np.flatnonzero(column["recallable"])
+        self.rollout_of_row, self.first = np.repeat(np.arange(len(loaded)), counts), np.cumsum([0, *counts])[:-1]
+        follows = (np.diff(column["steps"]) == 1) & (np.diff(self.rollout_of_row) == 0)
+        every = np.arange(len(self.rollout_of_row))
+        self._after, self._before = every + np.append(follows, False), every - np.insert(follows, 0, False)
+        self.rows = np.flatnonzero(column["recallable"])
         self.column = {name: column[name] for name in RETURNED}
 
-        everything = len(self.row) == len(row)
-        self.cues = Cues(*(column[name] if everything else column[name][self.row] for name in COMPARED))
+        compared = slice(None) if len(self.rows) == len(every) else self.rows
+        self.cues = Cues(*(column[name][compared] for name in COMPARED))
         self.similarity = FusedSimilarity(self.cues, config.weights, config.proprio_sigma)
         lengths = np.array([record.length for record in self._records], np.float32)
-        self.prior = efficiency_prior(lengths, config.beta)[self.rollout[self.row]]
+        self.prior = efficiency_prior(lengths, config.beta)[self.rollout_of_row[self.rows]]
         self._outcome = np.array([record.outcome for record in self._records], np.uint8)
         self._length = lengths.astype(np.uint32)
 
     def __len__(self) -> int:
-        return len(self.row)
+        return len(self.rows)
 
     def experiences(
         self,
@@ -86,8 +86,8 @@ class Candidates:
             probability: Of the chosen ones, float64 (M,).
             code: Codes of their sketches, float32 (M, codes).
         """
-        row, column = self.row[chosen], self.column
-        before, after, rollout = self._before[row], self._after[row], self.rollout[row]
+        row, column = self.rows[chosen], self.column
+        before, after, rollout = self._before[row], self._after[row], self.rollout_of_row[row]
         records = [self._records[i] for i in rollout.tolist()]
         return Experiences(
             rollout_id=tuple([record.id for record in records]),
@@ -110,31 +110,31 @@ class Candidates:
 
     def successor(self, candidate: int) -> int:
         """Return the candidate of the next decision; -1 if it was not stored or is blank."""
-        row = self.row[candidate]
+        row = self.rows[candidate]
         after = self._after[row]
-        place = int(np.searchsorted(self.row, after))
-        return place if after != row and place < len(self.row) and self.row[place] == after else -1
+        place = int(np.searchsorted(self.rows, after))
+        return place if after != row and place < len(self.rows) and self.rows[place] == after else -1
 
     def locate(self, candidate: int) -> tuple[StoredRollout, int]:
         """Return the rollout of a candidate, and its row in that rollout."""
-        row = self.row[candidate]
-        rollout = self.rollout[row]
+        row = self.rows[candidate]
+        rollout = self.rollout_of_row[row]
         return self.rollouts[rollout], int(row - self.first[rollout])
 
     def find(self, rollout: StoredRollout, row: int) -> int:
         """Return the candidate at a recallable row of a rollout; -1 if the rollout was not chosen."""
         if rollout not in self.rollouts:
             return -1
-        return int(np.searchsorted(self.row, self.first[self.rollouts.index(rollout)] + row))
+        return int(np.searchsorted(self.rows, self.first[self.rollouts.index(rollout)] + row))
 
-    def tokens(self, candidate: int) -> list[Quantised]:
+    def sketch_pair(self, candidate: int) -> list[Quantised]:
         """Return the sketches of a candidate and of the next decision.
 
         Raises:
             BankCorruptionError: They are not what was written.
         """
-        row = self.row[candidate]
-        rollout = int(self.rollout[row])
+        row = self.rows[candidate]
+        rollout = int(self.rollout_of_row[row])
         return self.sketches(rollout, [int(r - self.first[rollout]) for r in (row, self._after[row])])
 
     def sketches(self, rollout: int, rows: Sequence[int]) -> list[Quantised]:

@@ -38,8 +38,8 @@ class CodeCache:
         """
         if not self._encoder:
             return np.zeros((len(chosen), 0), np.float32)
-        rows, codes = candidates.row[chosen], []
-        for row, rollout in zip(rows, candidates.rollout[rows].tolist(), strict=True):
+        rows, codes = candidates.rows[chosen], []
+        for row, rollout in zip(rows, candidates.rollout_of_row[rows].tolist(), strict=True):
             record = candidates.rollouts[rollout].record
             if record.payload not in self._codes:
                 self._codes[record.payload] = self._encoder(candidates.sketches(rollout, range(record.decisions)))

@@ -178,7 +178,7 @@ class Retriever:
         above_floor = np.clip((similarity[top] - config.confidence_floor) / (1 - config.confidence_floor), 0, 1)
         successes = np.count_nonzero(steps.outcome[: len(top)] == Outcome.SUCCESS)
         confidence = float(probability @ above_floor * successes / len(top))
-        sketch, successor = candidates.tokens(top[selected])
+        sketch, successor = candidates.sketch_pair(top[selected])
         episode = FollowedEpisode(context.instruction, [steps.rollout_id[selected]], np.array([confidence]))
         known = query.policy in ("", self.outcomes.policy)
         predicted = self.outcomes.model.predict(episode) if known else None

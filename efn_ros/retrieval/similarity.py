@@ -62,7 +62,7 @@ class FusedSimilarity:
     Attributes:
         visual_weight: Normalised weight of the visual key.
 
-    Source: equation (38).
+    Source: equations (32), (37), (38).
     """
 
     def __init__(self, cues: Cues, weights: CueWeights, proprio_sigma: float | Sequence[float] | None = None) -> None:
@@ -121,24 +121,22 @@ class FusedSimilarity:
 
 
 def cosine_similarity(q: np.ndarray, norm: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """Return (1 + cosine) / 2 of rows and a query, float32 (N,) in [0, 1].
+    """Return (1 + cosine) / 2 of rows and a query, float32 (N,) in [0, 1]: one cue of `FusedSimilarity` by itself.
 
     Args:
         q: Rows, int8 (N, d).
         norm: One over the norm of each row, float32 (N,).
         query: int8 (d,).
-
-    Source: equations (32), (37).
     """
     length = math.sqrt(max(int(np.dot(query.astype(np.int64), query)), 1))
     return ((1 + np.einsum("nd,d->n", q, query, dtype=np.int64) * norm / length) / 2).astype(np.float32)
 
 
 def gaussian_kernel(scaled: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """Return exp(-sum_k (scaled_k - query_k)^2), float32 (C,).
+    """Return exp(-sum_k (x_k - query_k)^2 / (2 sigma_k^2)), float32 (C,).
 
     Args:
-        scaled: Entries divided by sigma * sqrt(2), float32 (K, C), one row an entry.
+        scaled: x divided by sigma * sqrt(2), float32 (K, C), one row an entry.
         query: float32 (K,), scaled in the same way.
 
     Source: equation (35).

@@ -27,6 +27,35 @@ class RefusedActionError(ValueError):
     """An action that must not be executed in any form; the message names the entry, the value and the bound."""
 
 
+def accept_chunk(
+    chunk: np.ndarray, before: np.ndarray | None, low: np.ndarray, high: np.ndarray, reject: np.ndarray, what: str
+) -> np.ndarray:
+    """Return a chunk clipped to its range.
+
+    Args:
+        chunk: (H, A).
+        before: The command before it, (A,); None: the chunk begins anywhere.
+        low: Lower bounds, (A,).
+        high: Upper bounds, (A,).
+        reject: Largest jump from row to row, (A,).
+        what: What a row is called in messages.
+
+    Raises:
+        RefusedActionError: The chunk has another shape, an entry that is not finite, or a jump beyond `reject`.
+    """
+    if chunk.ndim != 2 or chunk.shape[1] != len(low) or not len(chunk):
+        raise RefusedActionError(f"{what} chunk has shape {chunk.shape}; (H >= 1, {len(low)}) was expected")
+    if not np.isfinite(chunk).all():
+        row, entry = np.argwhere(~np.isfinite(chunk))[0]
+        raise RefusedActionError(f"{what}[{row}][{entry}] is {chunk[row, entry]}")
+    accepted = np.clip(chunk, low, high)
+    jumps = np.abs(np.diff(accepted, axis=0, prepend=accepted[:1] if before is None else before[None]))
+    if (jumps > reject).any():
+        row, entry = np.argwhere(jumps > reject)[0]
+        raise RefusedActionError(f"{what}[{row}][{entry}] jumps by {jumps[row, entry]:.4f}, beyond {reject[entry]:.4f}")
+    return accepted
+
+
 class MotionState(NamedTuple):
     """A command and its first and second difference, float64 (..., A) each."""
 

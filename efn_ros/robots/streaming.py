@@ -2,8 +2,8 @@
 """Stream of commands at the robot's rate from action chunks at the policy's rate, limited in jerk.
 
 Each command is one step of a trajectory that Ruckig computes again, from the command before to the present target of
-the chunk. It is sent only if the motion from there to a stop is free too; otherwise the robot continues on the motion
-to a stop that was checked before. So a valid next command always exists, whatever the target.
+the chunk. It is sent only if the motion from there to a stop stays in the workspace too; otherwise the robot continues
+on the motion to a stop that was checked before. So a valid next command always exists, whatever the target.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from ruckig import ControlInterface, InputParameter, OutputParameter, Ruckig, RuckigError, Synchronization, Trajectory
 
-from efn_ros.robots.motion import MotionState, RefusedActionError
+from efn_ros.robots.motion import MotionState, accept_chunk
 
 FOLLOW_SHARE = 0.9  # share of the velocity limit at which a target is followed; the rest is for catching up
 LEAD = 0.75  # largest share of `tracking` by which a command leads the measured posture; the rest is for braking
@@ -42,11 +42,11 @@ class JointLimits:
     reject: np.ndarray  # jump of a target that is refused and not clipped, rad
 
     def __post_init__(self) -> None:
-        joints = np.shape(self.low)
+        joints = np.shape(self.low) or (1,)
         for field in fields(self):
             bound = np.asarray(getattr(self, field.name), np.float64)
             if bound.ndim != 1 or bound.shape != joints or not np.isfinite(bound).all():
-                raise ValueError(f"limit {field.name!r} is {bound.tolist()}; it must be {joints} finite numbers")
+                raise ValueError(f"limit {field.name!r} is {bound.tolist()}; it must be {joints[0]} finite numbers")
             if field.name not in ("low", "high") and (bound <= 0).any():
                 raise ValueError(f"limit {field.name!r} is {bound.tolist()}; every entry must be above 0")
             object.__setattr__(self, field.name, bound)
@@ -126,20 +126,9 @@ class Stream:
             RefusedActionError: The targets are not finite, have another shape, or jump beyond `reject`; the stream is
                 unchanged.
         """
-        chunk = np.asarray(chunk, np.float64)
-        if chunk.ndim != 2 or chunk.shape[1] != len(self.limits.low) or not len(chunk):
-            raise RefusedActionError(f"targets have shape {chunk.shape}; (H >= 1, {len(self.limits.low)}) was expected")
-        if not np.isfinite(chunk).all():
-            row, joint = np.argwhere(~np.isfinite(chunk))[0]
-            raise RefusedActionError(f"target[{row}][{joint}] is {chunk[row, joint]}")
-        clipped = np.clip(chunk, self.limits.low, self.limits.high)
-        jumps = np.abs(np.diff(clipped, axis=0, prepend=self.posture[None]))
-        if (jumps > self.limits.reject).any():
-            row, joint = np.argwhere(jumps > self.limits.reject)[0]
-            raise RefusedActionError(
-                f"target[{row}][{joint}] jumps by {jumps[row, joint]:.4f} rad, beyond {self.limits.reject[joint]:.4f}"
-            )
-        self._chunk, self._rate_hz, self._began_s = clipped, rate_hz, began_s
+        c, chunk = self.limits, np.asarray(chunk, np.float64)
+        self._chunk = accept_chunk(chunk, self.posture, c.low, c.high, c.reject, "target")
+        self._rate_hz, self._began_s = rate_hz, began_s
 
     def hold(self) -> None:
         """Come to rest and stay."""

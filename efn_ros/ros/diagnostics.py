@@ -19,7 +19,7 @@ class Diagnostics:
     """Counts, rate and age of the messages of a node, its state and its last error.
 
     Attributes:
-        counts: Events by name.
+        counts: Numbers by name, most of them of events.
         facts: Texts by name, shown with the state.
     """
 

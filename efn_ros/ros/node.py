@@ -51,12 +51,13 @@ class Parameter:
         descriptor = ParameterDescriptor(description=self.description, read_only=True)
         if self.min is None and self.max is None:
             return descriptor
-        low, high = self.min or 0, self.max
-        if isinstance(self.default, int):
-            descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high or MAX_INT), step=0)]
+        integer = isinstance(self.default, int)
+        least, most = (-MAX_INT, MAX_INT) if integer else (-math.inf, math.inf)
+        low, high = least if self.min is None else self.min, most if self.max is None else self.max
+        if integer:
+            descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high), step=0)]
         else:
-            top = math.inf if high is None else float(high)
-            descriptor.floating_point_range = [FloatingPointRange(from_value=float(low), to_value=top)]
+            descriptor.floating_point_range = [FloatingPointRange(from_value=float(low), to_value=float(high))]
         return descriptor
 
 

@@ -13,9 +13,9 @@ from efn_ros.bank import BankReader, BankWriter
 from efn_ros.bank.store.retention import MEGABYTE, Retention
 from efn_ros.bank.store.snapshot import SnapshotSource
 from efn_ros.correction import ActionLimits, Corrector, RecalledAction
+from efn_ros.correction.checkpoint_registry import Registry
 from efn_ros.correction.corrector import Residual
 from efn_ros.correction.exploration import Exploration, actor_sampler
-from efn_ros.correction.registry import Registry
 from efn_ros.efn.config import PACKAGED, WEIGHTS
 from efn_ros.features.codes import SketchEncoder
 from efn_ros.features.sketches import Projection

@@ -56,7 +56,7 @@ class Inference:
                 raise ValueError(f"image of camera {camera!r} has shape {shape}; the policy takes {expected}")
         if observation.proprio.shape != (spec.proprio_size,):
             raise ValueError(
-                f"proprioception has {observation.proprio.shape} entries; the policy takes {spec.proprio_size}"
+                f"proprioception has shape {observation.proprio.shape}; the policy takes ({spec.proprio_size},)"
             )
         if not np.isfinite(observation.proprio).all():
             raise ValueError(f"proprioception[{np.argmin(np.isfinite(observation.proprio))}] is not finite")

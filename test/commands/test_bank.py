@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -131,7 +134,7 @@ def test_forget_lists_rollouts_and_removes_them_with_yes(bank, capsys):
     assert "1 rollouts are removed" in run(capsys, "forget", bank, "--where", "id=first", "--yes")[1]
     assert [r.id for r in BankReader(bank).rollouts()] == ["second"]
     result = json.loads(run(capsys, "forget", bank, "--where", "id=nobody", "--yes", "--json")[1])
-    assert result == {"forgotten": [], "matching": []}
+    assert result == {"removed": [], "matching": []}
 
 
 def test_no_rollout_is_removed_from_a_bank_with_a_writer(bank, capsys):
@@ -147,12 +150,12 @@ def test_merge_adds_the_missing_rollouts(bank, capsys, tmp_path):
         writer.append(make_rollout("third"))
     assert "3 rollouts are added to" in run(capsys, "merge", target, bank, other)[1]
     result = json.loads(run(capsys, "merge", target, other, "--json")[1])
-    assert result == {"added": [], "already_present": ["third"], "forgotten": [], "different": []}
+    assert result == {"added": [], "already_present": ["third"], "removed": [], "different": []}
     assert [r.id for r in BankReader(target).rollouts()] == ["first", "second", "third"]
     assert run(capsys, "verify", target)[0] == 0
     run(capsys, "forget", target, "--where", "id=third", "--yes")
-    assert "1 were removed from it before; --forgotten adds them" in run(capsys, "merge", target, other)[1]
-    assert json.loads(run(capsys, "merge", target, other, "--forgotten", "--json")[1])["added"] == ["third"]
+    assert "1 were removed from it before; --include-removed adds them" in run(capsys, "merge", target, other)[1]
+    assert json.loads(run(capsys, "merge", target, other, "--include-removed", "--json")[1])["added"] == ["third"]
     with BankWriter(tmp_path / "different", projection=PROJECTION) as writer:
         writer.append(make_rollout("third", seed=9))
         writer.append(make_rollout("fourth"))
@@ -292,3 +295,13 @@ def test_another_file_is_refused_with_the_expected_kinds(capsys, tmp_path):
     (tmp_path / "meta/info.json").write_text("{}")
     code, _, err = run(capsys, "import", tmp_path / "bank", tmp_path, "--state", "/state")
     assert code == 2 and "is a LeRobotDataset; leave out --state" in err
+
+
+@pytest.mark.parametrize("action", ["ls", "stats"])
+def test_output_without_a_reader_ends_quietly(bank, action):
+    read, write = os.pipe()
+    os.close(read)  # as `head` does when it has enough
+    words = [sys.executable, "-m", "efn_ros.commands.main", "bank", action, str(bank)]
+    done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")

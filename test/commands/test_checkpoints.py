@@ -9,7 +9,7 @@ import pytest
 from switcher import fill, report
 
 from efn_ros.commands.main import main
-from efn_ros.correction.registry import Registry
+from efn_ros.correction.checkpoint_registry import Registry
 
 CHANGE = {"decisions": 9, "mean": [0.1, 0.1], "largest": [0.2, 0.1], "bound": [0.4, 0.4]}
 

@@ -13,9 +13,9 @@ from sample_work import BOUND, RECALL, checkpoint, patterned, store
 
 from efn_ros.bank import BankReader
 from efn_ros.correction import Corrector
+from efn_ros.correction.checkpoint_registry import Registry
 from efn_ros.correction.learned import LearnedResidual
 from efn_ros.correction.limits import ActionLimits
-from efn_ros.correction.registry import Registry
 from efn_ros.correction.switching import Switching
 from efn_ros.efn.actor import Efn
 from efn_ros.retrieval import Retriever

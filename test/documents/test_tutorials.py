@@ -13,13 +13,17 @@ import pytest
 from documents import ROOT, TUTORIALS, blocks, name_of
 from harness import own_domain
 
-pytestmark = pytest.mark.integration
 SHELL = "subprocess.run(['bash', '-euo', 'pipefail', '-c', {!r}], check=True)\n"
 CHECKS = "./efn doctor"  # its exit code is that of the machine
 
 
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("page", TUTORIALS, ids=name_of)
+def marked(page: Path):
+    """One test a page; a program in it starts a graph, commands alone do not."""
+    marks = pytest.mark.integration if blocks(page, language="python") else pytest.mark.simulator
+    return pytest.param(page, id=name_of(page), marks=[marks, pytest.mark.timeout(900)])
+
+
+@pytest.mark.parametrize("page", map(marked, TUTORIALS))
 def test_a_tutorial_runs(page: Path, tmp_path: Path):
     program = "import subprocess\n"
     for block in blocks(page):

@@ -17,6 +17,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.simulator]
 
 def test_a_whole_graph_is_well_and_its_cameras_send_during_an_episode(start):
     graph = start()
+    idle = list(check_graph("efn", "metaworld_sim", 3.0))
+    assert {f.status for f in idle} == {Status.OK}, idle
+    assert any("metaworld_bridge sends during an episode, and none runs" in f.text for f in idle)
     graph.start_episode()
     findings = list(check_graph("efn", "metaworld_sim", 3.0))
     assert {f.status for f in findings} == {Status.OK}, findings

@@ -20,7 +20,7 @@ import sample_work
 from sample_work import CONFIG, PATTERN, RECALL, bank_of, checkpoint, patterned, random_efn, rollout, store
 
 from efn_ros.bank import BankReader
-from efn_ros.correction.registry import RULE, Registry, fingerprint
+from efn_ros.correction.checkpoint_registry import RULE, Registry, fingerprint
 from efn_ros.online import learner as learning
 from efn_ros.online.learner import Learner
 from efn_ros.online.throttle import Stopped, Throttle

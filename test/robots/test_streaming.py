@@ -104,8 +104,8 @@ def test_seams_between_chunks_are_as_smooth_as_the_rest():
         ([[0.0] * 3, [0.0, 0.0, np.inf]], r"target\[1\]\[2\] is inf"),
         ([[0.0] * 2], r"shape \(1, 2\); \(H >= 1, 3\) was expected"),
         (np.zeros((0, 3)), "shape"),
-        ([[0.0, 0.6, 0.0]], r"target\[0\]\[1\] jumps by 0.6000 rad, beyond 0.5000"),
-        ([[0.4] * 3, [-0.2, 0.4, 0.4]], r"target\[1\]\[0\] jumps by 0.6000 rad"),
+        ([[0.0, 0.6, 0.0]], r"target\[0\]\[1\] jumps by 0.6000, beyond 0.5000"),
+        ([[0.4] * 3, [-0.2, 0.4, 0.4]], r"target\[1\]\[0\] jumps by 0.6000"),
     ],
 )
 def test_a_refused_chunk_is_named_and_changes_nothing(chunk, message):

@@ -354,3 +354,21 @@ def test_a_node_is_given_its_enclave_only_where_security_is_asked_for(monkeypatc
 def test_a_real_robot_starts_in_shadow_while_no_network_is_named_that_fits_it(robot):
     parameters = Graph.load(robot).parameters("efn_corrector")
     assert parameters["method"] == "recalled_action" and parameters["shadow"]
+
+
+def dotted(values: dict, prefix: str = "") -> list[tuple[str, object]]:
+    """Return parameters by their full names."""
+    pairs = []
+    for name, value in values.items():
+        pairs += dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
+    return pairs
+
+
+def test_defaults_of_the_nodes_are_those_of_the_shared_file():
+    """The reference page lists a node's own defaults; whoever reads it must not be misled about a graph's."""
+    document = yaml.safe_load((config_directory() / "parameters/defaults.yaml").read_text())
+    for node, section in document.items():
+        own = {p.name: p.default for p in node_class(node.rsplit("/", 1)[-1]).PARAMETERS} if node != "/**" else {}
+        for name, value in dotted(section["ros__parameters"]):
+            if name in own and not isinstance(value, str):
+                assert own[name] == value, (node, name)

@@ -7,7 +7,7 @@ import itertools
 import sys
 from pathlib import Path
 
-from efn_ros.correction.registry import FILES, Registry
+from efn_ros.correction.checkpoint_registry import FILES, Registry
 
 
 def fill(content: str):

@@ -10,6 +10,7 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from efn_ros.commands._checks.finding import Finding, fail, ok, warn
 from efn_ros.commands._reference import executables, node_class
+from efn_ros.msg import EpisodeState
 from efn_ros.ros.client import Client
 from efn_ros.ros.qos import SENSOR_DATA
 from efn_ros.runtime.graph import Graph
@@ -94,10 +95,13 @@ def _check_topics(client: Client, prefix: str, watched: dict[str, int], seconds:
     for topic, count in sorted(watched.items()):
         if topic in missing:
             continue
+        publishers = {p.node_name for p in client.node.get_publishers_info_by_topic(topic)}
         if count:
             yield ok("sensors", f"{topic}: {count / seconds:.0f} messages a second")
+        elif client.episode.phase != EpisodeState.RUNNING and publishers <= set(_nodes(client, prefix)):
+            yield ok("sensors", f"{topic}: {', '.join(sorted(publishers))} sends during an episode, and none runs")
         else:
-            remedy = "look at its publisher; a simulated robot publishes only while an episode runs"
+            remedy = f"look at its publisher, {', '.join(sorted(publishers))}"
             yield warn("sensors", f"{topic} is published, but nothing came within {seconds:g} s", remedy)
     if not missing:
         yield ok("topics", f"all {len(subscribed)} that the graph subscribes to have a publisher")

@@ -54,7 +54,7 @@ def check_ros(environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:
         yield ok("ROS 2", f"{distro}, {source}")
     else:
         remedy = f"source one of {', '.join(DISTROS)}"
-        yield warn("ROS 2", f"ROS_DISTRO is {distro!r}, which nobody has tried", remedy)
+        yield warn("ROS 2", f"ROS_DISTRO is {distro!r}, which no test has run on", remedy)
     try:
         importlib.import_module("efn_ros.msg")
         yield ok("interfaces", "efn_ros/msg, srv and action are built")
@@ -78,7 +78,7 @@ def check_discovery(environment: Mapping[str, str] = os.environ) -> Iterator[Fin
         return
     reach = environment.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     beyond = [name for name in ("ROS_STATIC_PEERS", "ROS_DISCOVERY_SERVER") if environment.get(name)]
-    text = f"domain {domain}, range {reach}: heard by {REACH.get(reach, 'nobody knows whom')}"
+    text = f"domain {domain}, range {reach}: heard by {REACH.get(reach, 'an unknown set of machines')}"
     if reach not in REACH:
         yield fail("discovery", text, f"set ROS_AUTOMATIC_DISCOVERY_RANGE to one of {', '.join(REACH)}")
     elif reach == "SUBNET" or beyond:

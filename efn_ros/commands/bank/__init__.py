@@ -38,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
         return 2
     try:
         return args.run(args).print(args.json)
+    except BrokenPipeError:
+        raise
     except (BankError, OSError, ValueError, KeyError) as error:
         print(f"efn bank: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
         return 2

@@ -30,5 +30,5 @@ def run(args: argparse.Namespace) -> Output:
             writer.remove(*ids, reason=args.reason)
     lines = [f"{r.id}  {r.task}  {r.outcome.name.lower()}  {r.decisions} decisions" for r in records]
     done = "are removed" if args.yes else "would be removed; add --yes to remove them"
-    data = {"forgotten": ids if args.yes else [], "matching": ids}
+    data = {"removed": ids if args.yes else [], "matching": ids}
     return Output(data, "\n".join([*lines, f"{len(records)} rollouts {done}"]))

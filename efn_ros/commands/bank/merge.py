@@ -7,13 +7,16 @@ import argparse
 from pathlib import Path
 
 from efn_ros.commands._output import Output
+from efn_ros.commands._renamed import add_renamed
 from efn_ros.commands.bank._common import open_writer, progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the action's arguments."""
     parser.add_argument("sources", type=Path, nargs="+", metavar="SOURCE", help="banks whose rollouts are added")
-    parser.add_argument("--forgotten", action="store_true", help="also add rollouts that were removed from BANK")
+    what = "also add rollouts that were removed from BANK"
+    parser.add_argument("--include-removed", action="store_true", help=what)
+    add_renamed(parser, "--forgotten", "--include-removed", nargs=0)
 
 
 def run(args: argparse.Namespace) -> Output:
@@ -34,7 +37,7 @@ def run(args: argparse.Namespace) -> Output:
             record = rollout.record
             if record.id in checksums:
                 (present if checksums[record.id] == record.payload_checksum else different).append(record.id)
-            elif record.id in excluded and not args.forgotten:
+            elif record.id in excluded and not args.include_removed:
                 removed.append(record.id)
             else:
                 writer.adopt(rollout)
@@ -42,10 +45,10 @@ def run(args: argparse.Namespace) -> Output:
                 added.append(record.id)
     lines = [f"{len(added)} rollouts are added to {args.bank}, {len(present)} were in it already"]
     for names, why in (
-        (removed, "were removed from it before; --forgotten adds them"),
+        (removed, "were removed from it before; --include-removed adds them"),
         (different, "are not added: the bank has others of these names"),
     ):
         if names:
             lines.append(f"{len(names)} {why}: {', '.join(names)}")
-    data = {"added": added, "already_present": present, "forgotten": removed, "different": different}
+    data = {"added": added, "already_present": present, "removed": removed, "different": different}
     return Output(data, "\n".join(lines), 1 if different else 0)

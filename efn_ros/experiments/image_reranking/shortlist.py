@@ -48,8 +48,8 @@ def make_shortlist(
         similarity: Of all candidates, float32 (C,).
         query: The present step.
     """
-    row = candidates.row[chosen]
-    rollout, place = candidates.rollout[row], row - candidates.first[candidates.rollout[row]]
+    row = candidates.rows[chosen]
+    rollout, place = candidates.rollout_of_row[row], row - candidates.first[candidates.rollout_of_row[row]]
     steps = [
         StoredStep(candidates.rollouts[of], candidates.payloads[of], at, proprio)
         for of, at, proprio in zip(rollout.tolist(), place.tolist(), candidates.column["proprio"][row], strict=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Blocks of the frozen policy, of reinforcement learning, and of the success probability."""
+"""Blocks of results that stand beside memory: the frozen policy, reinforcement learning, the success probability."""
 
 from __future__ import annotations
 

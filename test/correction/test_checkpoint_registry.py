@@ -16,8 +16,8 @@ import pytest
 import switcher
 from switcher import fill, report
 
-from efn_ros.correction import registry as registry_module
-from efn_ros.correction.registry import CURRENT, FILES, ORIGIN, SWITCHES, UNDO, Registry, fingerprint
+from efn_ros.correction import checkpoint_registry as registry_module
+from efn_ros.correction.checkpoint_registry import CURRENT, FILES, ORIGIN, SWITCHES, UNDO, Registry, fingerprint
 
 ROOT = Path(registry_module.__file__).parents[2]
 KILLS = 10
@@ -148,7 +148,7 @@ def test_two_processes_that_write_wait_for_each_other(registry, origin):
 import sys
 sys.path.append({str(Path(switcher.__file__).parent)!r})
 from switcher import fill, report
-from efn_ros.correction.registry import Registry
+from efn_ros.correction.checkpoint_registry import Registry
 registry = Registry({str(registry.directory.parent)!r})
 for i in range(15):
     registry.add(fill(str(i)), report(registry), keep=99)
