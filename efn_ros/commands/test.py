@@ -2,7 +2,7 @@
 """Run the tests.
 
 Unknown options and arguments are passed to pytest, which then runs once. Without them, the unit tests run in parallel,
-then the integration tests, whose processes have deadlines, one after the other. Tests that need the official ROS 2
+then the integration tests, two graphs at a time. Tests that need the official ROS 2
 tools or the assets of LIBERO search for them in the directory EFN_TEST_DATA; without them they skip with a reason.
 """
 
@@ -19,6 +19,7 @@ from pathlib import Path
 PASSES_ON = True
 UNIT, FAST, INTEGRATION = "not integration", "not integration and not simulator", "integration"
 MAX_WORKERS = 4  # each loads PyTorch
+MAX_GRAPHS = 2  # at a time; each is several processes with deadlines
 INTERRUPTED = 2  # pytest's exit code
 
 
@@ -36,10 +37,11 @@ def run(args: argparse.Namespace) -> int:
     os.chdir(root)
     if args.rest:
         return pytest(*(["-m", FAST] if args.fast else []), *args.rest)
-    failed = pytest("-n", str(min(os.cpu_count() or 1, MAX_WORKERS)), "-m", FAST if args.fast else UNIT)
+    cores = os.cpu_count() or 1
+    failed = pytest("-n", str(min(cores, MAX_WORKERS)), "-m", FAST if args.fast else UNIT)
     if args.fast or failed == INTERRUPTED:
         return failed
-    code = pytest("-m", INTEGRATION)
+    code = pytest("-n", str(min(cores, MAX_GRAPHS)), "--dist", "loadfile", "-m", INTEGRATION)
     if failed:
         print("efn test: unit tests failed, see above", file=sys.stderr)
     return failed or code
