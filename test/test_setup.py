@@ -90,7 +90,7 @@ def steps(err: str) -> list[str]:
     return re.findall(r"^efn: (\w+) +\.\.\. ", err, re.MULTILINE)
 
 
-def test_first_call_sets_up_and_the_next_says_nothing_and_is_quick(checkout):
+def test_first_call_sets_up_and_the_next_prints_nothing_and_is_quick(checkout):
     code, out, err = checkout.call("--help")
     assert (code, steps(err)) == (0, STEPS), err
     assert "commands:" in out

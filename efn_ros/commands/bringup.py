@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import signal
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +44,11 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     settings = {"autostart": not args.no_autostart, "use_sim_time": args.use_sim_time}
     settings |= {"bank": args.bank} if args.bank else {}
-    graph = Graph.load(graph_name(args), args.params_file, **settings)
+    try:
+        graph = Graph.load(graph_name(args), args.params_file, **settings)
+    except (FileNotFoundError, ValueError) as error:
+        print(f"efn bringup: {error}", file=sys.stderr)
+        return 2
     if args.on_exit:
         graph = replace(graph, on_exit=args.on_exit)
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Check style, spelling, imports, types and generated pages of a checkout, as continuous integration does."""
+"""Check style, spelling, imports, types and generated pages of a checkout, as continuous integration does.
+
+Types are checked against the libraries that are installed; the ratchet is that of Python 3.11 and newer.
+"""
 
 from __future__ import annotations
 

@@ -18,6 +18,8 @@ QUICK: dict[str, Any] = {"deployments": (40, 15), "updates": (1500, 4000)}
 COLLECTION = ("kinds", "other_cameras", "extra_cameras")
 # Options of training in simulated deployments alone, without defaults of their own.
 SIMULATED = (*COLLECTION, "deployments", "tasks", "processes", "quick", "install")
+# Options of version 0.1 that are of an experiment now.
+SAC = ("minutes", "episodes", "reward", "similarity")
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,16 +49,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_training_arguments(parser)
     parser.add_argument("--bank", type=Path, metavar="DIRECTORY", help="train on the successes of this bank alone")
     parser.add_argument("--install", action="store_true", help="copy the checkpoint into the package, with its card")
-    for moved in ("--finetune", "--space"):
-        parser.add_argument(moved, help=argparse.SUPPRESS)
+    for moved in ("finetune", "space", *SAC):
+        parser.add_argument(f"--{moved}", help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run, or continue, a training."""
     if args.finetune:
         raise SystemExit(f"--finetune is an experiment now: ./efn experiment sac {args.finetune} ...")
+    if moved := given(args, *SAC):
+        raise SystemExit(f"--{next(iter(moved))} is of an experiment now: ./efn experiment sac CHECKPOINT ...")
     if args.space == "latent":
         raise SystemExit("--space latent is an experiment now: ./efn experiment latent_residual ...")
+    if args.space not in (None, "action"):
+        raise SystemExit(f"--space {args.space} is unknown: a network trained here corrects actions; leave it out")
     try:
         checkpoint = _from_bank(args) if args.bank else _simulated(args)
     except ValueError as error:

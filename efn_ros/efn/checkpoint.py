@@ -31,6 +31,7 @@ TENSORS_BEFORE = {
     r"trust\.sees\.": "trust.vision_coordinates.",
     r"trust\.verdict\.": "trust.fusion.",
 }
+MEMBER = r"^(members\.\d+\.|)"  # a tensor of one of an ensemble of critics has this prefix
 SPACE, LATENT_BOUND = "space", "latent_bound"  # fields before version 0.2, now of the experiment latent_residual
 
 
@@ -88,7 +89,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
     """
     weights, own = load_file(path), network.state_dict()
     for before, now in TENSORS_BEFORE.items():
-        weights = {re.sub(rf"^{before}", now, name): tensor for name, tensor in weights.items()}
+        weights = {re.sub(MEMBER + before, rf"\g<1>{now}", name): tensor for name, tensor in weights.items()}
     shapes = {name: [tuple(d[name].shape) if name in d else None for d in (weights, own)] for name in weights | own}
     different = sorted(name for name, (found, expected) in shapes.items() if found != expected)
     if different:

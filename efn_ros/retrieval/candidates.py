@@ -60,10 +60,9 @@ class Candidates:
         compared = slice(None) if len(self.rows) == len(every) else self.rows
         self.cues = Cues(*(column[name][compared] for name in COMPARED))
         self.similarity = FusedSimilarity(self.cues, config.weights, config.proprio_sigma)
-        lengths = np.array([record.length for record in self._records], np.float32)
-        self.prior = efficiency_prior(lengths, config.beta)[self.rollout_of_row[self.rows]]
+        self._length = np.array([record.length for record in self._records], np.uint32)
+        self.prior = efficiency_prior(self._length.astype(np.float32), config.beta)[self.rollout_of_row[self.rows]]
         self._outcome = np.array([record.outcome for record in self._records], np.uint8)
-        self._length = lengths.astype(np.uint32)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -241,11 +241,10 @@ class ArmBridge(EfnNode):
         self._last_tick_s = now_s
         try:
             self._update_health()
-            command = self.bridge.tick(now_s)
-        except Exception as error:  # noqa: BLE001 - after any error the robot stops
+            self._execute(self.bridge.tick(now_s))
+        except Exception as error:  # noqa: BLE001 - after any error, of sending too, the robot stops
             self.bridge.stop(f"{type(error).__name__}: {error}")
-            command = self.bridge.tick(now_s)
-        self._execute(command)
+            self._execute(self.bridge.tick(now_s))
         if self._ending and self.bridge.at_rest:
             super().request_shutdown()
 

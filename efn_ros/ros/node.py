@@ -152,7 +152,8 @@ class EfnNode(LifecycleNode):
             else:
                 self.diagnostics.counts["while_inactive"] += 1
 
-        subscription = self.create_subscription(kind, topic, self.guard(received), qos)
+        guarded = self.guard(received, source=topic if inactive else "")
+        subscription = self.create_subscription(kind, topic, guarded, qos)
         self._entities.append((self.destroy_subscription, subscription))
         return subscription
 
@@ -221,27 +222,44 @@ class EfnNode(LifecycleNode):
         self._entities.append((self.destroy_timer, timer))
         return timer
 
-    def guard(self, callback: Callable, on_error: Callable[[Exception], Any] = lambda error: None) -> Callable:
-        """Return a callback that reports the exceptions of `callback` and returns `on_error(error)` after one."""
+    def guard(
+        self, callback: Callable, on_error: Callable[[Exception], Any] = lambda error: None, source: str = ""
+    ) -> Callable:
+        """Return a callback that reports the exceptions of `callback` and returns `on_error(error)` after one.
+
+        Args:
+            callback: To call.
+            on_error: Makes the result after an exception.
+            source: As of `report`.
+        """
 
         @functools.wraps(callback)
         def guarded(*arguments):
             try:
                 return callback(*arguments)
             except Exception as error:  # noqa: BLE001 - no message may end the node
-                self.report(error)
+                self.report(error, source)
                 return on_error(error)
 
         return guarded
 
-    def report(self, error: Exception) -> None:
-        """Count and log an error: a ValueError as refused input, any other one as a fault with its traceback."""
+    def report(self, error: Exception, source: str = "") -> None:
+        """Count and log an error: a ValueError as refused input, any other one as a fault with its traceback.
+
+        One after the end of ROS 2 is no fault: a signal came while the callback ran.
+
+        Args:
+            error: The error.
+            source: Begins its text on the diagnostics, such as a topic; empty: none.
+        """
+        if not self.context.ok():
+            return
         text = describe_error(error)
-        self.diagnostics.error(text)
+        self.diagnostics.error(f"{source}: {text}" if source else text)
         if isinstance(error, ValueError):
             self.get_logger().error(text, throttle_duration_sec=1.0)
         else:
-            self.get_logger().error("".join(traceback.format_exception(error)))
+            self.get_logger().error("".join(traceback.format_exception(error)), throttle_duration_sec=1.0)
 
     # Transitions.
 

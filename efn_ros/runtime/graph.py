@@ -29,6 +29,7 @@ from efn_ros.runtime.renamed import current_parameters
 RESTART, STOP = "restart", "stop"
 ALL_NODES = "**"
 SIMULATION = "sim_bridge"  # the executable of every simulated world
+SIMULATION_BEFORE = "libero_bridge"  # its name before version 0.2
 DOCUMENT = ("extends", "nodes", "without", "parameters", "on_exit")
 NODE = ("executable", "remap", "when")
 HIDDEN = "_"  # prefix of the names of graphs that are only extended
@@ -71,7 +72,7 @@ class Graph:
         for path in (*document["parameters"], *map(Path, overlays)):
             for section, values in _read_sections(path).items():
                 if section == "graph":
-                    document = _merge(document, _document_of_section(values, path))
+                    document = _with_section(document, values, path)
                     continue
                 known = _executable_of(document, section)
                 sections.setdefault(section, {}).update(current_parameters(known, values, f"{path.name}: "))
@@ -196,23 +197,27 @@ def _executable_of(document: dict[str, Any], node: str) -> str:
     return document["nodes"].get(node, {}).get("executable", node)
 
 
-def _document_of_section(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The graph document of a section `graph` in a parameter file of version 0.1."""
+def _with_section(document: dict[str, Any], values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Apply the section `graph` of a parameter file of version 0.1; each entry replaces that of the graph."""
     warnings.warn(
         f"{path} changes the graph in a section 'graph'; write a document that extends it instead (see config/graphs)",
         FutureWarning,
         stacklevel=3,
     )
-    nodes: dict[str, Any] = {name: {} for name in values.get("nodes", [])}
-    for name, value in values.items():
-        if name.startswith("remap."):
-            rules = dict(rule.split(":=", 1) for rule in value)
-            nodes.setdefault(name.removeprefix("remap."), {})["remap"] = rules
-        elif name.startswith("when."):
-            for node in value:
-                nodes.setdefault(node, {})["when"] = name.removeprefix("when.")
-    document = {"nodes": nodes, "without": values.get("without", [])}
-    return document | ({"on_exit": values["on_exit"]} if "on_exit" in values else {})
+    before = document["nodes"]
+    conditions = {name: entry["when"] for name, entry in before.items() if entry.get("when")}
+    always = values.get("nodes", [name for name in before if name not in conditions])
+    for flag in (name.removeprefix("when.") for name in values if name.startswith("when.")):
+        conditions = {name: when for name, when in conditions.items() if when != flag}
+        conditions |= dict.fromkeys(values[f"when.{flag}"], flag)
+    nodes = {}
+    for name in dict.fromkeys([*always, *conditions]):
+        entry = before.get(name, {"executable": SIMULATION} if name == SIMULATION_BEFORE else {})
+        nodes[name] = entry | {"when": None if name in always else conditions[name]}
+        if f"remap.{name}" in values:
+            nodes[name]["remap"] = dict(rule.split(":=", 1) for rule in values[f"remap.{name}"])
+    replaced = {name: values[name] for name in ("without", "on_exit") if name in values}
+    return document | {"nodes": nodes} | replaced
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -65,15 +65,15 @@ class SupervisedTraining:
         """
         config, checkpoint, seed = self.config, "", self.config.first_seed
         for round_, (deployments, updates) in enumerate(zip(config.deployments, config.updates, strict=True)):
-            self.collect(range(seed, seed + deployments), checkpoint)
-            seed += deployments
             target = self._directory / f"round_{round_}"
-            if (target / FACTS).exists():
+            if finished := (target / FACTS).exists():  # refused, if at all, before hours of collection
                 facts = json.loads((target / FACTS).read_text())
                 made = {name: value for name, value in facts["config"].items() if name not in NOT_OF_A_ROUND}
                 asked = settings_of(config, *NOT_OF_A_ROUND) | {"updates": updates}
                 check_settings(target, made | {"updates": facts["updates"]}, asked)
-            else:
+            self.collect(range(seed, seed + deployments), checkpoint)
+            seed += deployments
+            if not finished:
                 self.fit(range(config.first_seed, seed), updates, target)
             checkpoint = str(target)
         return Path(checkpoint)

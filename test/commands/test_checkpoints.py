@@ -66,7 +66,7 @@ def test_what_cannot_be_used_is_named(bank, capsys):
     assert "efn checkpoints: checkpoint 2 was rejected: error 0.2 -> 0.3" in capsys.readouterr().err
 
 
-def test_where_nothing_was_learned_it_says_how_to(tmp_path, capsys):
+def test_without_a_checkpoint_the_message_names_the_remedy(tmp_path, capsys):
     assert main(["checkpoints", "status", str(tmp_path)]) == 2
     assert "set learn: true" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 

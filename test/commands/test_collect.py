@@ -50,6 +50,6 @@ def test_the_base_alone_collects_without_correction(tmp_path):
     assert {r.record.task for r in rollouts} == {"coffee-button"}, "the one that the pattern means"
 
 
-def test_a_task_that_there_is_not_is_named(tmp_path):
+def test_an_unknown_task_is_named(tmp_path):
     with pytest.raises(SystemExit, match="unknown task juggle; there are reach"):
         main(["collect", str(tmp_path), "--tasks", "juggle"])

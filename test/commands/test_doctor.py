@@ -62,7 +62,7 @@ def test_a_domain_without_ports_fails(domain):
         ({"ROS_AUTOMATIC_DISCOVERY_RANGE": "NEAR"}, Status.FAIL, "NEAR"),
     ],
 )
-def test_who_hears_a_graph_is_said(monkeypatch, environment, status, words):
+def test_the_reach_of_a_graph_is_reported(monkeypatch, environment, status, words):
     monkeypatch.setattr(software, "_round_trip", lambda: iter(()))
     finding = named(software.check_discovery(environment), "discovery")
     assert finding.status == status and words in finding.text

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ from efn_ros.commands.main import main
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("check", CHECKS)
+OLD = pytest.mark.skipif(sys.version_info < (3, 11), reason="libraries pinned for Python 3.10 have other types")
+
+
+@pytest.mark.parametrize("check", [pytest.param(c, marks=OLD) if c == "types" else c for c in CHECKS])
 def test_this_checkout_passes(check, monkeypatch, capfd):
     monkeypatch.setenv("EFN_ROOT", str(ROOT))
     assert main(["lint", "--only", check]) == 0, capfd.readouterr()

@@ -81,7 +81,7 @@ def test_an_operator_calls_what_stops_and_starts_and_publishes_nothing_of_the_gr
     assert {"/diagnostics", "/efn/bridge_state"} <= rights("subscribe")[OPERATOR]
 
 
-def test_the_robots_end_says_what_a_robot_measures_and_hears_what_is_commanded():
+def test_the_robots_end_publishes_measurements_and_subscribes_to_commands():
     published = rights("publish")[ROBOT]
     assert {"/hal/arm_joint_state", "/hal/whole_body_status", "/wbc/motion_control_status"} <= published
     assert COMMANDS <= rights("subscribe")[ROBOT]

@@ -63,7 +63,7 @@ def test_learning_begins_with_the_corrector_s_own_checkpoint_as_number_0(registr
         registry.begin(origin)
 
 
-def test_nothing_is_there_before_learning_begins(tmp_path):
+def test_the_registry_is_empty_before_learning_begins(tmp_path):
     registry = Registry(tmp_path / "bank")
     assert (registry.current(), registry.checkpoints(), registry.switches()) == (None, [], [])
     with pytest.raises(FileNotFoundError, match="model.safetensors is missing|config.json is missing"):
@@ -135,7 +135,7 @@ def test_one_in_use_that_is_lost_is_named_and_can_be_switched_away_from(registry
     assert registry.undo().number == 0 == registry.current().number
 
 
-def test_what_was_never_used_is_kept_in_bounded_number_and_no_number_comes_twice(registry):
+def test_unused_checkpoints_are_retained_in_bounded_number_and_no_number_comes_twice(registry):
     add(registry)
     registry.switch(1)
     numbers = [add(registry, accepted=i % 2 == 0, keep=2).number for i in range(8)]

@@ -81,7 +81,7 @@ REFUSED = np.where(BASE == BASE[1, 1], np.nan, BASE)
 # What a method of correction is told
 
 
-def test_a_method_is_told_of_the_decisions_right_before():
+def test_a_method_receives_the_decisions_right_before():
     told = []
 
     def noting(step, recall, past):
@@ -109,7 +109,7 @@ def test_an_experience_corrects_the_base():
     np.testing.assert_allclose(correction.corrected, BASE + 0.125, atol=1e-6)
 
 
-def test_a_recall_without_an_experience_leaves_the_base_bit_for_bit_and_says_why():
+def test_a_recall_without_an_experience_leaves_the_base_bit_for_bit_with_the_reason():
     correction = corrector().correct(step(BASE), Recall(reason="the bank is empty"))
     assert (correction.mode, correction.reason) == (Mode.BASE, "the bank is empty")
     assert (correction.rollout_id, correction.rollout_step, correction.confidence) == ("", -1, 0.0)
@@ -278,7 +278,7 @@ def test_whatever_policy_and_memory_say_the_limits_hold_over_a_whole_episode(epi
 JUMP = np.float32([[0.0, 0.0], [0.6, 0.6], [0.6, 0.6], [0.6, 0.6]])
 
 
-def test_a_base_beyond_a_limit_of_motion_is_limited_and_told_so():
+def test_a_base_beyond_a_limit_of_motion_is_limited_and_reported():
     guard = corrector(always(0.1), velocity=[2.0, np.inf])
     correction = guard.correct(step(JUMP, correct=False), Recall())
     assert (correction.mode, correction.limited) == (Mode.BASE, True)
@@ -317,7 +317,7 @@ def test_a_hold_in_mid_motion_brakes_a_position_to_rest_and_a_velocity_to_zero(w
 
 @settings(max_examples=40, deadline=None)
 @given(hnp.arrays(np.float32, (3, SIZE), elements=st.floats(-1, 1, width=32)))
-def test_a_base_within_its_limits_goes_out_bit_for_bit_where_memory_says_nothing(base):
+def test_a_base_within_its_limits_is_executed_bit_for_bit_without_a_proposal(base):
     correction = corrector().correct(step(base), Recall())
     assert correction.corrected.tobytes() == base.tobytes()
     assert correction.reason == "nothing was recalled"
@@ -383,7 +383,7 @@ def test_what_is_added_is_what_was_proposed():
 
 
 @pytest.mark.parametrize("decision", [step(BASE, correct=False), step(REFUSED)], ids=["off", "refused"])
-def test_where_memory_proposed_nothing_there_is_none(decision):
+def test_without_a_proposal_there_is_none(decision):
     assert corrector().correct(decision, CAMERA_KINDS).proposed is None
     assert corrector().correct(step(BASE), Recall(reason="the bank is empty")).proposed is None
     assert corrector(always(np.nan)).correct(step(BASE), CAMERA_KINDS).proposed is None
@@ -394,7 +394,7 @@ def test_a_proposal_of_zero_is_one():
     assert proposed is not None and not proposed.any()
 
 
-def test_a_proposal_that_the_limits_cut_back_is_told_as_they_leave_it():
+def test_a_proposal_that_the_limits_clip_is_reported_as_clipped():
     correction = corrector(always(9.0)).correct(step(BASE), CAMERA_KINDS)
     assert correction.clipped
     np.testing.assert_allclose(correction.proposed, np.minimum(0.5, 1 - BASE), atol=EPS)
@@ -429,7 +429,7 @@ def test_a_shadow_shows_what_would_have_been_added():
     assert added.residual.any()
 
 
-def test_a_shadow_says_why_nothing_was_proposed():
+def test_shadow_without_a_proposal_has_the_reason():
     in_shadow, _ = both(RecalledAction())
     correction = in_shadow.correct(step(BASE), Recall(reason="the bank is empty"))
     assert (correction.mode, correction.reason, correction.proposed) == (Mode.SHADOW, "the bank is empty", None)
@@ -455,7 +455,7 @@ UNSURE = replace(UNSURE, confidence=0.2)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_probe_is_named_and_told_apart_from_what_was_proposed(mode):
+def test_exploration_is_named_and_distinguished_from_the_proposal(mode):
     correction = exploring(mode).correct(step(BASE), replace(UNSURE, confidence=0.9))
     assert (correction.mode, correction.reason, correction.exploration) == (Mode.CORRECTED, "", mode)
     assert correction.proposed is not None and not np.array_equal(correction.proposed, correction.residual)
@@ -463,7 +463,7 @@ def test_a_probe_is_named_and_told_apart_from_what_was_proposed(mode):
     assert correction.rollout_id == ("r8" if mode == "branch" else "r7")
 
 
-def test_where_memory_proposes_nothing_the_probe_is_around_the_base():
+def test_without_a_proposal_exploration_is_around_the_base():
     correction = exploring().correct(step(BASE), UNSURE)
     assert (correction.mode, correction.exploration, correction.proposed) == (Mode.CORRECTED, "noise", None)
     assert 0 < np.abs(correction.corrected - BASE).max() <= 0.25 + EPS
@@ -472,7 +472,7 @@ def test_where_memory_proposes_nothing_the_probe_is_around_the_base():
 @pytest.mark.parametrize("mode", MODES)
 @settings(max_examples=40, deadline=None)
 @given(episode=decisions())
-def test_probes_stay_within_every_limit_over_a_whole_episode(mode, episode):
+def test_exploration_stays_within_every_limit_over_a_whole_episode(mode, episode):
     wanted = {index: residual for index, (_, residual, _) in enumerate(episode)}
     guard = exploring(mode, lambda step, *_: Proposal(wanted[step.context.step]), **BOUNDS)
     path = np.empty((0, SIZE), np.float32)
@@ -496,7 +496,7 @@ def test_off_is_off(episode):
         assert (left.mode, left.reason, right.exploration) == (right.mode, right.reason, "")
 
 
-def test_a_refused_base_and_a_stop_are_not_probed():
+def test_a_refused_base_and_a_stop_are_not_explored():
     guard = exploring()
     assert guard.correct(step(REFUSED), UNSURE).exploration == ""
     guard.stop("enough")

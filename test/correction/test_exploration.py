@@ -195,7 +195,7 @@ def test_an_episode_that_is_not_corrected_or_not_recorded_is_never_explored(mode
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_where_memory_said_nothing_nothing_is_explored(mode):
+def test_without_a_recall_nothing_is_explored(mode):
     assert exploration(mode)(step(), Recall(reason="the memory did not answer"), NOTHING) is None
 
 

@@ -63,7 +63,7 @@ def test_the_residual_leads_towards_the_action_that_was_executed(base, executed,
             assert residual[h, a] == pytest.approx(literal, rel=1e-6, abs=1e-7)
 
 
-def test_with_full_gain_and_confidence_it_is_the_remembered_action_itself():
+def test_with_full_gain_and_confidence_it_is_the_recalled_action_itself():
     executed = np.array([[1, -1], [0.5, 0]], np.float32)
     residual, *_ = RecalledAction(1.0)(step(), recall(executed, confidence=1.0))
     np.testing.assert_allclose(BASE + residual, executed, atol=1e-7)
@@ -88,7 +88,7 @@ def test_the_experience_that_was_drawn_counts_not_the_best():
         (recall(np.zeros((2, 1), np.float32)), r"the experience holds a chunk of shape (2, 1)"),
     ],
 )
-def test_without_an_experience_worth_following_it_is_zero_and_says_why(given_recall, reason):
+def test_without_an_experience_worth_following_it_is_zero_with_the_reason(given_recall, reason):
     residual, said, _ = RecalledAction(0.5, 0.5)(step(), given_recall)
     assert said == reason
     assert residual.shape == BASE.shape and not residual.any()

@@ -189,7 +189,7 @@ def test_a_request_that_holds_no_decision_is_refused_in_words(start, request_):
     assert graph.bringup.process("experience_retrieval").poll() is None
 
 
-def test_an_error_that_nobody_foresaw_is_reported_and_the_next_decision_is_answered(corrector):
+def test_an_unforeseen_error_is_reported_and_the_next_decision_is_answered(corrector):
     """A chunk of four billion empty rows: to hold for so long takes more memory than there is."""
     graph, steps, actions = corrector(no_steps, {"**": {"diagnostics_period_s": 0.1}})
     message = policy_step_to_msg(make_step("e0", 0, **SIZES).policy_step, 1, 2, to_time(0))

@@ -46,7 +46,7 @@ class Robot:
         return Header(stamp=Time(sec=self.clock_ns // 10**9, nanosec=self.clock_ns % 10**9))
 
     def image(self, header: Header, size: tuple[int, int] = (120, 160)) -> Any:
-        """A picture that says which tick it is of."""
+        """An image whose brightness is its tick."""
         pixels = np.full((*size, 3), (from_time(header.stamp) // 100_000_000) % 200, np.uint8)
         if self.kind is Image:
             return from_rgb(pixels, header)
@@ -56,22 +56,24 @@ class Robot:
         return JointState(header=header, name=list(JOINTS), position=[0.1, 0.2, 0.3, 1.0])
 
     def send(self, *, left: Any = None, right: Any = None, state: JointState | None = None) -> Header:
-        """One look at the world, good but for what is given."""
+        """Send one image of each camera and a state, good ones but for what is given."""
         header = self.tick()
         self.cameras["left"].publish(left or self.image(header))
         self.cameras["right"].publish(right or self.image(header))
         self.joints.publish(state or self.state(header))
         return header
 
-    def seen(self, header: Header) -> ObservationStamped | None:
+    def observation_of(self, header: Header) -> ObservationStamped | None:
         stamps = {from_time(o.context.header.stamp): o for o in self.observations}
         return stamps.get(from_time(header.stamp))
 
-    def look(self) -> ObservationStamped:
-        """Send a good look and wait for its observation."""
+    def observe(self) -> ObservationStamped:
+        """Send good images and a good state, and wait for their observation."""
         header = self.send()
-        self.graph.spin_until(lambda: self.seen(header) is not None, "a good look has not become an observation", 30.0)
-        return self.seen(header)
+        self.graph.spin_until(
+            lambda: self.observation_of(header) is not None, "good input has not become an observation", 30.0
+        )
+        return self.observation_of(header)
 
     def error(self, part: str) -> str:
         """Wait until diagnostics show an error that holds `part`, and return it."""
@@ -80,7 +82,7 @@ class Robot:
             status = self.graph.client.statuses.get(ERRORS)
             return status is not None and status.level == DiagnosticStatus.ERROR and part in status.message
 
-        self.graph.spin_until(shown, f"no error that says {part!r}", 30.0)
+        self.graph.spin_until(shown, f"no error with {part!r}", 30.0)
         return self.graph.client.statuses[ERRORS].message
 
 
@@ -102,7 +104,7 @@ def robot(start) -> Callable[..., Robot]:
         episodes.publish(
             EpisodeState(episode_id="e1", phase=EpisodeState.RUNNING, task="reach", instruction="reach", seed=5)
         )
-        # The episode and the images travel on topics of their own: look until the first is seen.
+        # The episode and the images travel on topics of their own: send until the first is observed.
         graph.spin_until(lambda: bool(robot.send() and robot.observations), "no observation", 60.0)
         graph.spin_for(0.5)
         return robot
@@ -135,12 +137,12 @@ def test_bad_input_is_named_and_good_frames_before_and_after_become_observations
         "joint_states position 1 is nan": {"state": state(name=[], position=[0.1, math.nan, 0.3, 1.0])},
         "joint_states holds no positions": {"state": state(position=[])},
     }
-    number = robot.look().context.step
+    number = robot.observe().context.step
     for words, what in bad.items():
         header = robot.send(**what)
         assert words in robot.error(words)
-        observation = robot.look()
-        assert robot.seen(header) is None, words
+        observation = robot.observe()
+        assert robot.observation_of(header) is None, words
         number += 1
         assert observation.context.step == number, words
         assert (observation.context.episode_id, observation.context.seed) == ("e1", 5)
@@ -150,24 +152,24 @@ def test_bad_input_is_named_and_good_frames_before_and_after_become_observations
 
 def test_a_missing_joint_is_named(robot):
     robot = robot(joints=["gripper", "hand_x"])
-    assert [*robot.look().proprio] == pytest.approx([1.0, 0.1])
+    assert [*robot.observe().proprio] == pytest.approx([1.0, 0.1])
     header = robot.tick()
     robot.send(state=JointState(header=header, name=["hand_x"], position=[0.1]))
     robot.error("joint_states lacks gripper; it has hand_x")
     robot.send(state=JointState(header=header, name=list(JOINTS), position=[0.1]))
     robot.error("joint_states has 4 names and 1 positions")
-    assert [*robot.look().proprio] == pytest.approx([1.0, 0.1])
+    assert [*robot.observe().proprio] == pytest.approx([1.0, 0.1])
 
 
 def test_cameras_whose_stamps_differ_by_more_than_slop_do_not_combine(robot):
     robot = robot(slop_s=0.02)
-    before = robot.look()
+    before = robot.observe()
     early, late = robot.tick(), robot.tick()
     robot.cameras["left"].publish(robot.image(early))
     robot.cameras["right"].publish(robot.image(late))
     robot.joints.publish(robot.state(late))
-    after = robot.look()
-    assert robot.seen(early) is None and robot.seen(late) is None
+    after = robot.observe()
+    assert robot.observation_of(early) is None and robot.observation_of(late) is None
     assert after.context.step == before.context.step + 1
     for observation in (before, after):
         ticks = {int(to_rgb(image)[0, 0, 0]) for image in observation.images}
@@ -176,18 +178,18 @@ def test_cameras_whose_stamps_differ_by_more_than_slop_do_not_combine(robot):
 
 def test_images_are_cropped_to_the_middle_and_scaled_to_what_the_policy_asks_for(robot):
     robot = robot(image_size=64)
-    observation = robot.look()
+    observation = robot.observe()
     assert observation.cameras == ["left", "right"]
     assert [(i.height, i.width, i.encoding, i.step) for i in observation.images] == [(64, 64, "rgb8", 192)] * 2
 
 
 def test_compressed_images_work_and_broken_ones_are_named(robot):
     robot = robot(CompressedImage, compressed=True)
-    observation = robot.look()
+    observation = robot.observe()
     assert {tuple(to_rgb(image)[0, 0]) for image in observation.images} == {
         ((from_time(observation.context.header.stamp) // 100_000_000) % 200,) * 3
     }
     whole = robot.image(robot.tick())
     robot.send(left=broken(whole, data=whole.data[: len(whole.data) // 2]))
     robot.error("is no whole png file")
-    assert robot.look().context.step == observation.context.step + 1
+    assert robot.observe().context.step == observation.context.step + 1

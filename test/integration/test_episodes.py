@@ -26,7 +26,7 @@ def keys(messages) -> list[tuple[str, int, int]]:
     return [(m.context.episode_id, m.context.step, from_time(m.context.header.stamp)) for m in messages]
 
 
-def test_every_image_becomes_exactly_one_corrected_action_and_the_episode_is_remembered(start):
+def test_every_image_becomes_exactly_one_corrected_action_and_the_episode_is_stored(start):
     graph = start({"metaworld_bridge": {"retry_s": 60.0}})
     images = {side: graph.collect(Image, f"camera/{side}/image", LOSSLESS_SENSOR_DATA) for side in ("left", "right")}
     world = graph.collect(WorldState, "world_state", EVENTS)

@@ -81,7 +81,7 @@ def assert_within(commands):
         assert rates.max() <= bound * (1 + 1e-6), f"difference {order}"
 
 
-def test_a_dry_run_moves_the_arms_within_every_limit_and_remembers(robot):
+def test_a_dry_run_moves_the_arms_within_every_limit_and_stores_the_episode(robot):
     assert robot.until("holding") == "no action was received"
     start = robot.positions(robot.measured[-1:])[0]
     first = robot.positions(robot.commands[:1])[0]

@@ -144,7 +144,7 @@ def test_what_the_bank_holds_is_learned_switched_to_with_the_next_episode_and_un
     assert niceness.split()[16] == "19"
 
 
-def test_a_trainer_alone_says_what_it_waits_for_and_goes_through_its_lifecycle_twice(start, tmp_path):
+def test_a_trainer_alone_reports_what_it_waits_for_and_goes_through_its_lifecycle_twice(start, tmp_path):
     graph = start(
         parameters(tmp_path / "origin"),
         only=["efn_trainer"],

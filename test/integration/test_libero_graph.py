@@ -26,7 +26,7 @@ def tasks() -> dict[str, str]:
     return world_tasks("libero")
 
 
-def test_tasks_of_both_suites_run_are_judged_by_the_operator_and_remembered(start, tasks):
+def test_tasks_of_both_suites_run_are_judged_by_the_operator_and_stored(start, tasks):
     graph = start(name="libero_sim", base={})
     actions = graph.collect(CorrectedAction, "corrected_action", STEPS)
     observations = graph.collect(ObservationStamped, "observation", STEPS)

@@ -77,7 +77,7 @@ def test_a_node_that_is_not_active_passes_nothing_on(start):
     assert len(graph.client._record.actions) == passed
 
 
-def test_a_node_that_cannot_be_configured_stays_unconfigured_and_says_why(start):
+def test_a_node_that_cannot_be_configured_stays_unconfigured_with_the_reason(start):
     limits = {"efn_corrector": {"limits.low": [-1.0, -1.0]}}
     graph = start(limits, ready=False, autostart=False, only=["efn_corrector"])
     manager = Lifecycles(graph)

@@ -49,7 +49,7 @@ def generate_test_description() -> LaunchDescription:
 
 
 class TestTheGraph(unittest.TestCase):
-    def test_an_episode_ends_and_is_remembered(self) -> None:
+    def test_an_episode_ends_and_is_stored(self) -> None:
         with Client() as client:
             client.wait_ready(harness.METAWORLD_SIM, harness.READY_S)
             record = client.run_episode("reach", TASKS["reach"], 0, timeout_s=harness.EPISODE_S)

@@ -42,7 +42,7 @@ def payloads(bank):
     return {record.id: (bank / PAYLOADS / record.payload).read_bytes() for record in BankReader(bank).rollouts()}
 
 
-def test_a_recorded_graph_is_imported_byte_for_byte_as_it_was_remembered(start, tmp_path, capsys):
+def test_a_recorded_graph_is_imported_byte_for_byte_as_it_was_stored(start, tmp_path, capsys):
     graph = start()
     said = record(graph.client.node)
     episodes = [graph.run_episode(task, seed).state.episode_id for task, seed in (("reach", 0), ("push", 1))]

@@ -127,7 +127,7 @@ def test_ros2_shows_the_interfaces():
 
 
 @pytest.mark.simulator
-def test_ros2_launch_runs_the_graph_that_the_tools_look_into(launch, run_mark):
+def test_ros2_launch_runs_the_graph_that_the_tools_inspect(launch, run_mark):
     process = launch("metaworld_sim", merged(UNTRAINED, {"efn_corrector": {"gain": 0.25}}))
     with Client() as client:
         client.wait_ready(METAWORLD_SIM, READY_S)
@@ -149,7 +149,7 @@ def test_ros2_launch_runs_the_graph_that_the_tools_look_into(launch, run_mark):
 
 
 @pytest.mark.simulator
-def test_ros2_launch_restarts_or_stops_as_it_is_told(launch, run_mark):
+def test_ros2_launch_restarts_or_stops_by_its_argument(launch, run_mark):
     process = launch("metaworld_sim", UNTRAINED, on_exit="stop", namespace="elsewhere")
     with Client("elsewhere") as client:
         client.wait_ready(METAWORLD_SIM, READY_S)
@@ -183,7 +183,7 @@ def test_a_dry_run_of_an_agibot_g1_is_launched(launch, run_mark):
 RECORDED_AT_NS = 1_000_000_000_000  # when the replayed rollout was recorded, as its stamps say
 
 
-def test_replayed_images_are_corrected_on_their_own_clock_and_nothing_is_remembered(launch, run_mark, tmp_path):
+def test_replayed_images_are_corrected_on_their_own_clock_and_nothing_is_stored(launch, run_mark, tmp_path):
     bank, decisions = tmp_path / "bank", 12
     store_successes(load_graph(tmp_path, TRUSTING), [bank], [("drawer-close", 100)])
     (rollout,), reader = BankReader(bank).snapshot().rollouts, BankReader(bank)

@@ -197,7 +197,7 @@ def test_different_instructions_have_different_embeddings(policy):
 
 @settings(max_examples=50, deadline=None)
 @given(any_text.filter(lambda text: "<pad>" not in text))
-def test_text_that_was_never_seen_falls_back_to_its_bytes(text):
+def test_unknown_text_falls_back_to_its_bytes(text):
     tokenizer = train_tokenizer(["open the drawer"], 300)
     ids = tokenizer(text)["input_ids"]
     assert ids and tokenizer.decode(ids, clean_up_tokenization_spaces=False).lstrip(" ") == text.lstrip(" ")

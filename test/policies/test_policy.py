@@ -29,7 +29,7 @@ def test_the_constant_policy_answers_the_same_whatever_it_sees():
     assert policy.decoder() is None, "there is nothing to learn through"
 
 
-def test_the_constant_policy_is_what_its_spec_says():
+def test_the_constant_policy_fits_its_spec():
     policy = load_policy("constant", cameras=["head"], proprio_size=14, horizon=30, action=[0.0] * 16, tokens=(10, 24))
     spec = policy.spec
     assert (spec.name, spec.cameras, spec.proprio_size) == ("constant", ("head",), 14)

@@ -574,3 +574,9 @@ def test_a_recall_contains_the_success_probability_fitted_to_past_outcomes(tmp_p
     without = Retriever(BankReader(tmp_path), RetrievalConfig(success_model_rollouts=0))
     without.prefetch()
     assert without.recall(query()).success_probability is None
+
+
+def test_a_rollout_may_be_longer_than_float32_counts(tmp_path):
+    length = 2**24 + 1
+    recall = Retriever(fill(tmp_path, [make_rollout("long", 2, length=length)])).recall(query())
+    assert set(recall.steps.rollout_length.tolist()) == {length}

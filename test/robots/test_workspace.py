@@ -150,7 +150,7 @@ def test_wrists_and_tips_stay_in_the_box_each_of_them(link):
         assert not make(box=box).inside([READY])[0]
 
 
-def test_an_elbow_may_leave_the_box_and_may_not_enter_what_is_kept_out():
+def test_an_elbow_may_leave_the_box_and_may_not_enter_a_forbidden_zone():
     elbow = points(READY)["arm_left_link4"]
     around = [*(elbow - 0.02), *(elbow + 0.02)]
     assert make(box=[elbow[0] + 0.01, -1, -1, 1, 1, 1]).inside([READY])[0]

@@ -221,7 +221,7 @@ def test_any_image_becomes_a_square(height, width, size):
     assert (image == 77).all()
 
 
-def test_the_middle_is_kept_and_averaged():
+def test_the_middle_is_cropped_and_averaged():
     wide = np.zeros((4, 10, 3), np.uint8)
     wide[:, 3:7] = 100
     assert (resize_crop(wide, 4) == 100).all()

@@ -105,14 +105,14 @@ def test_an_episode_without_memory_is_the_policy_alone():
         assert (correction.corrected == 0.5).all()
 
 
-def test_an_episode_that_does_not_get_there_ends_at_its_horizon():
+def test_an_episode_without_success_ends_at_its_horizon():
     with agent_at(-0.5) as agent:
         result = run(agent)
     assert (result.success, result.length, len(result.corrections)) == (False, 40, 20)
 
 
 @pytest.mark.parametrize("speed, outcome", [(0.5, Outcome.SUCCESS), (-0.5, Outcome.FAILURE)])
-def test_every_decision_is_remembered_with_its_outcome(tmp_path, speed, outcome):
+def test_every_decision_is_stored_with_its_outcome(tmp_path, speed, outcome):
     with agent_at(speed, tmp_path) as agent:
         result = run(agent, seed=3)
     (rollout,) = rollouts(tmp_path)

@@ -168,6 +168,32 @@ def test_a_graph_section_of_version_0_1_is_read_with_a_warning(overlay):
     assert dict(graph.nodes[2].remappings) == {"observation": "/camera/observation"}
 
 
+def test_each_entry_of_a_graph_section_of_version_0_1_replaces_that_of_the_graph(overlay):
+    """Such as the dry run of version 0.1, which must take every topic of the real robot back."""
+    plain = Graph.load("agibot_g1")
+    nodes = ["episode_manager", "agibot_g1_driver", "agibot_g1_bridge", "camera_ingest", "vla_policy",
+             "experience_retrieval", "efn_corrector", "bank_writer"]  # fmt: skip
+    section = {"nodes": nodes, "remap.camera_ingest": ["joint_states:=proprioception"], "remap.agibot_g1_bridge": []}
+    with pytest.warns(FutureWarning):
+        graph = Graph.load("agibot_g1", [overlay({"/efn/graph": section})])
+    assert list(graph.names) == nodes and graph.optional == plain.optional
+    remapped = {node.name: node.remappings for node in graph.nodes if node.remappings}
+    assert remapped == {"camera_ingest": (("joint_states", "proprioception"),)}
+    others = {"when.learn": ["efn_trainer", "gamepad"], "remap.not_there": ["a:=b"], "without": ["bank_writer"]}
+    with pytest.warns(FutureWarning):
+        graph = Graph.load("replay", [overlay({"/efn/graph": others})], learn=True)
+    expected = [*(name for name in Graph.load("replay").names if name != "bank_writer"), "efn_trainer", "gamepad"]
+    assert list(graph.names) == expected and graph.optional == {"learn": ["efn_trainer", "gamepad"]}
+
+
+def test_a_graph_section_of_version_0_1_may_name_the_bridge_of_the_simulation_as_it_did(overlay):
+    section = {"nodes": [name.replace("metaworld", "libero") for name in Graph.load("metaworld_sim").names]}
+    with pytest.warns(FutureWarning):
+        graph = Graph.load("metaworld_sim", [overlay({"/efn/graph": section, "/efn/libero_bridge": {"retry_s": 1.0}})])
+    assert (graph.names[-1], graph.nodes[-1].executable) == ("libero_bridge", "sim_bridge")
+    assert (graph.world["world"], graph.world["retry_s"]) == ("metaworld", 1.0)
+
+
 @pytest.mark.parametrize("learn", [True, False])
 def test_a_node_behind_a_flag_is_part_of_the_graph_only_where_the_flag_is_set(overlay, learn):
     graph = Graph.load("metaworld_sim", [overlay({"/**": {"learn": learn}, "/efn/efn_trainer": {"epochs": 2}})])
@@ -189,7 +215,7 @@ def test_an_unknown_graph_is_named():
         Graph.load("r2d2")
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"parameter file {tmp_path}/missing.yaml does not exist"):
         Graph.load("metaworld_sim", [tmp_path / "missing.yaml"])
 
@@ -233,6 +259,14 @@ def test_only_the_agibot_has_a_dry_run():
     assert dry_run("agibot_g1") == "agibot_g1_dry_run"
     with pytest.raises(FileNotFoundError, match="arm_7dof has no dry run: graph arm_7dof_dry_run does not exist"):
         dry_run("arm_7dof")
+
+
+@pytest.mark.parametrize("name", ["agibot_g1_dry_run", "agibot_g1_genie_sim"])
+def test_a_simulated_robot_shares_no_topic_with_a_real_one(name):
+    real, simulated = (
+        dict(n.remappings) for g in ("agibot_g1", name) for n in Graph.load(g).nodes if "bridge" in n.name
+    )
+    assert not set(real.values()) & set(simulated.values())
 
 
 def test_every_executable_has_a_node():

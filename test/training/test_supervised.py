@@ -74,6 +74,18 @@ def test_a_round_of_other_settings_is_refused_and_one_of_the_same_settings_is_re
             train(replace(first, **other))
 
 
+def test_a_finished_round_of_other_settings_is_refused_before_anything_is_collected(tmp_path, monkeypatch):
+    jobs = []
+    monkeypatch.setattr(supervised, "collect", collecting(jobs))
+    monkeypatch.setattr(supervised, "ProcessPoolExecutor", lambda count, mp_context: ThreadPoolExecutor(count))
+    (tmp_path / "round_0").mkdir()
+    of_version_0_1 = {"config": {"directory": "run", "batch": 256, "lessons": {}}, "updates": 2}
+    (tmp_path / "round_0" / "facts.json").write_text(json.dumps(of_version_0_1))
+    with pytest.raises(ValueError, match="round_0 was made with .*; use that value, or name another directory"):
+        train(config(tmp_path, deployments=(4,), updates=(2,), first_seed=0))
+    assert not jobs and not (tmp_path / "samples").exists()
+
+
 # Interruption
 
 

@@ -262,7 +262,7 @@ def test_an_emergency_stop_holds_until_the_button_is_released_and_control_is_ask
     assert plant.step().arm_states == IN_CONTROL
 
 
-def test_what_was_commanded_before_a_stop_is_forgotten():
+def test_what_was_commanded_before_a_stop_is_dropped():
     plant = make(delay_s=0.05)
     plant.command_arms(READY + 0.2 * FIRST)
     plant.stop_motion()
@@ -505,7 +505,7 @@ def test_a_hand_s_camera_sees_its_gripper_close(seeing):
 
 
 @pytest.mark.simulator
-def test_the_same_moment_looks_the_same_bit_for_bit(seeing):
+def test_the_same_moment_gives_the_same_images_bit_for_bit(seeing):
     plants = [seeing(), seeing()]
     for plant in plants:
         follow(plant, wave(30))

@@ -102,7 +102,7 @@ def test_a_deployment_may_be_sampled_of_some_kinds_alone():
 
 
 @given(seeds)
-def test_seen_as_trained_the_arm_stays_the_same(seed):
+def test_with_nominal_cameras_the_arm_stays_the_same(seed):
     drawn = Deployment.draw(seed, dict.fromkeys(KINDS, 1.0))
     arm = Deployment.draw(seed, dict.fromkeys(set(KINDS) - set(CAMERA_KINDS), 1.0))
     assert drawn.with_nominal_cameras() == arm != drawn
@@ -123,7 +123,7 @@ def test_the_coordinates_are_shares_of_the_strongest_shift(seed):
 
 
 @given(seeds)
-def test_seen_otherwise_the_arm_stays_the_same(seed):
+def test_with_shifted_cameras_the_arm_stays_the_same(seed):
     drawn = Deployment.draw(seed, dict.fromkeys(KINDS, 1.0))
     other = drawn.with_other_cameras(seed)
     assert other == drawn.with_other_cameras(seed)

@@ -118,7 +118,7 @@ def test_what_lies_on_a_fixture_lies_there_in_every_scene(world):
 
 
 @pytest.mark.simulator
-def test_landmarks_are_where_the_things_are_seen(world):
+def test_landmarks_are_at_the_pixels_of_the_objects(world):
     """Painted with a colour of its own, the bowl is there in both images."""
     world.reset(BOWL, 0)
     before = world.observe()[0]
@@ -138,7 +138,7 @@ def test_landmarks_are_where_the_things_are_seen(world):
 
 
 @pytest.mark.simulator
-def test_other_eyes_see_the_same_scene_and_leave_it_as_it_is(world):
+def test_other_cameras_observe_the_same_scene_and_leave_it_as_it_is(world):
     world.reset(BOWL, 0)
     own, proprio = world.observe()
     shift = Deployment(zoom=1.1, light=0.6, offset=(0.3, 0.0, 0.0))
@@ -263,7 +263,7 @@ def make_files(directory, suites=SUITES):
     return directory
 
 
-def test_without_a_directory_the_error_says_how_to_name_one(monkeypatch):
+def test_without_a_directory_the_error_names_the_remedy(monkeypatch):
     monkeypatch.delenv("EFN_LIBERO_DIR", raising=False)
     monkeypatch.delenv("EFN_TEST_DATA", raising=False)
     with pytest.raises(FileNotFoundError, match="set `assets` of the world, or EFN_LIBERO_DIR"):
@@ -293,7 +293,7 @@ def test_an_unknown_suite_is_named(tmp_path):
         LiberoWorld(assets=tmp_path, suites=["libero_11"])
 
 
-def test_a_task_is_told_in_the_words_of_its_file_name():
+def test_the_instruction_of_a_task_is_the_words_of_its_file_name():
     assert instruction_of(Path("libero_goal/put_the_bowl_on_the_stove.bddl")) == "put the bowl on the stove"
     long = Path("libero_10/KITCHEN_SCENE3_turn_on_the_stove_and_put_the_moka_pot_on_it.bddl")
     assert instruction_of(long) == "turn on the stove and put the moka pot on it"

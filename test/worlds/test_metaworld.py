@@ -67,7 +67,7 @@ def test_the_expert_succeeds(world, task):
         assert any(world.step(world.expert()) for _ in range(HORIZON)), f"seed {seed}"
 
 
-def test_what_is_observed_is_what_the_spec_says(world):
+def test_observations_fit_the_spec(world):
     world.reset("push", 0)
     images, proprio = world.observe()
     assert tuple(images) == world.spec.cameras
@@ -160,7 +160,7 @@ def test_strength_zero_is_nominal_bit_for_bit(world):
     assert_same(runs[0][2], runs[1][2])
 
 
-def test_an_offset_moves_a_hand_that_was_told_to_stay(world, deployed):
+def test_an_offset_moves_a_hand_that_was_commanded_to_stay(world, deployed):
     ways = []
     for each in (world, deployed(offset=(0.3, -0.2, 0.1))):
         each.reset("reach", 0)
@@ -171,7 +171,7 @@ def test_an_offset_moves_a_hand_that_was_told_to_stay(world, deployed):
     assert pushed[0] > 0.01 and pushed[1] < -0.005 and pushed[2] > 0.002
 
 
-def test_yaw_turns_and_gain_stretches_the_way_of_the_hand(world, deployed):
+def test_yaw_turns_and_gain_stretches_the_motion_of_the_hand(world, deployed):
     forward = np.array([0.0, 0.5, 0.0, 0.0], np.float32)
     ways = []
     for each in (world, deployed(yaw_rad=np.pi / 2), deployed(gain=1.7)):
@@ -218,7 +218,7 @@ def test_cameras_and_light_change_the_image_and_nothing_else(world, deployed, sh
     np.testing.assert_array_equal(roll(shifted_world, [STILL] * 5), state)
 
 
-def test_a_teacher_sees_the_scene_as_trained_and_leaves_no_trace(world, deployed):
+def test_a_teacher_observes_the_nominal_scene_and_leaves_no_trace(world, deployed):
     shifted = deployed(camera_shift_m=(0.05, 0.0, 0.0), zoom=1.1, light=0.6, tint=(1.2, 1.0, 0.8))
     seen = first_images(shifted, "reach", 0)
     nominal, proprio = shifted.observe_as(Deployment())

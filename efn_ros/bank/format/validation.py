@@ -102,7 +102,7 @@ def _check_step(
         "latent": policy_step.latent,
         "proprio": policy_step.proprio,
         "instruction_embedding": policy_step.instruction_embedding,
-        "correction.confidence": np.asarray(correction.confidence),
+        "correction.confidence": correction.confidence,
     }
     for name, size in SIZES.items():
         if list(np.shape(arrays[name])) != sizes[size]:
@@ -112,7 +112,8 @@ def _check_step(
             refuse(f"the dtype of {where}{name}.q", quantised.q.dtype, "it must be int8")
         if np.shape(quantised.scale) != quantised.q.shape[:-1]:
             refuse(f"the shape of {where}{name}.scale", np.shape(quantised.scale), "it must be one for each row")
-    for name, array in arrays.items():
+    for name, values in arrays.items():
+        array = np.asarray(values)
         finite = np.isfinite(array)
         if not finite.all():
             at = tuple(int(i) for i in np.argwhere(~finite)[0])

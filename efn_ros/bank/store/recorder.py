@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import fields
 
 from efn_ros.types import Correction, Observation, Outcome, PolicyStep, Rollout, RolloutStep
 
@@ -57,8 +58,14 @@ class RolloutRecorder:
         return min((step for step, _ in self._parts), default=None)
 
     def add(self, item: Part) -> None:
-        """Add one part of one decision; parts and decisions may arrive in any order."""
+        """Add one part of one decision; parts and decisions may arrive in any order.
+
+        What a subclass adds, such as visual tokens, is large and no part of a rollout: it is dropped.
+        """
         context = item.context
+        kind = next(kind for kind in PARTS if isinstance(item, kind))
+        if type(item) is not kind:
+            item = kind(**{field.name: getattr(item, field.name) for field in fields(kind)})
         if self._episode is None:
             self._early.append(item)
         elif context.episode_id != self._episode["episode_id"]:
@@ -67,10 +74,10 @@ class RolloutRecorder:
             self.unrecorded += 1
         else:
             parts = self._parts.setdefault((context.step, context.stamp_ns), {})
-            if type(item) in parts:
+            if kind in parts:
                 self.duplicates += 1
             else:
-                parts[type(item)] = item
+                parts[kind] = item
 
     def finish(self, outcome: Outcome, length: int) -> Rollout | None:
         """End the episode and return its complete decisions in temporal order; None without any.

@@ -10,7 +10,7 @@ from sample_rollouts import make_step
 
 from efn_ros.bank import RolloutRecorder
 from efn_ros.bank.store.recorder import MAX_EARLY
-from efn_ros.types import Outcome
+from efn_ros.types import Outcome, PolicyStep
 
 STEPS = [make_step("e0", step) for step in range(4)]
 
@@ -34,6 +34,21 @@ def record(items):
     for item in items:
         recorder.add(item)
     return recorder, recorder.finish(Outcome.SUCCESS, length=16)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepWithTokens(PolicyStep):
+    """A policy step of an experiment, with more than a bank stores."""
+
+    tokens: str = "large"
+
+
+def test_a_part_of_a_subclass_is_recorded_without_what_the_subclass_adds():
+    observation, step, correction = parts(STEPS[0])
+    recorder, rollout = record([observation, StepWithTokens(**vars(step)), correction])
+    assert recorder.incomplete == 0
+    assert type(rollout.steps[0].policy_step) is PolicyStep
+    assert vars(rollout.steps[0].policy_step) == vars(step)
 
 
 @given(st.randoms(use_true_random=False))

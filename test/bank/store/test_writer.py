@@ -306,6 +306,9 @@ BAD = {
         r, 2, "policy_step", proprio=_with(r.steps[2].policy_step.proprio, 3, np.inf)
     ),
     "steps[0].correction.confidence is nan": lambda r: edited(r, 0, "correction", confidence=np.nan),
+    "steps[0].key.scale is nan": lambda r: edited(
+        r, 0, "policy_step", key=dataclasses.replace(r.steps[0].policy_step.key, scale=float("nan"))
+    ),
     "the shape of steps[1].latent is (2, 10)": lambda r: edited(r, 1, "policy_step", latent=np.zeros((2, 10))),
     "the shape of steps[1].base is (4,)": lambda r: edited(r, 1, "policy_step", base=np.zeros(4)),
     "steps[1].observation.images is ['left']": lambda r: edited(

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: MIT
 """Critics of a residual: they read all inputs and share no weights."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sample_networks import CONFIG, A, H, each, present, random_efn, recalled
 
 from efn_ros.efn.actor import Efn
-from efn_ros.experiments.sac.critics import EfnCritics
+from efn_ros.efn.checkpoint import FIELDS_BEFORE
+from efn_ros.experiments.sac.critics import CRITICS, EfnCritics
 
 
 @pytest.fixture
@@ -65,3 +68,18 @@ def test_critics_are_stored_beside_the_actor(efn, critics, tmp_path):
     Efn(replace(CONFIG, width=16)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="critics.safetensors does not fit its configuration: members.0"):
         EfnCritics.from_pretrained(tmp_path)
+
+
+def test_critics_of_version_0_1_are_the_same_critics(efn, critics, tmp_path):
+    """A field of their configuration and a tensor of each had other names."""
+    efn.save_pretrained(tmp_path)
+    critics.save_pretrained(tmp_path)
+    before = {now: name for name, now in FIELDS_BEFORE.items()}
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({before.get(name, name): value for name, value in config.items()}))
+    weights = load_file(tmp_path / CRITICS)
+    weights = {name.replace(".null_token", ".nothing"): tensor for name, tensor in weights.items()}
+    save_file(weights, tmp_path / CRITICS)
+    assert "members.2.nothing" in weights
+    back, present_, memory, action = EfnCritics.from_pretrained(tmp_path), present(), recalled(), torch.randn(5, H, A)
+    assert torch.equal(back(present_, memory, action), critics(present_, memory, action))

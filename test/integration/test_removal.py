@@ -10,7 +10,7 @@ from efn_ros.ros.qos import STEPS
 pytestmark = [pytest.mark.integration, pytest.mark.simulator]
 
 
-def test_what_is_forgotten_is_gone_at_the_next_episode_and_a_budget_is_kept(start):
+def test_what_is_removed_is_not_recalled_in_the_next_episode_and_a_budget_holds(start):
     graph = start({"bank_writer": {"retention": {"strategy": "recency", "rollouts": 3}}})
     forget = graph.client.node.create_client(ForgetRollouts, "bank_writer/forget")
 
