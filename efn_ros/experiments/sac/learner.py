@@ -43,6 +43,8 @@ from efn_ros.experiments.sac.replay import Replay, SymmetricReplay, Transition, 
 from efn_ros.experiments.sac.robot import EpisodeBatch, EpisodeJob, base_rollouts_file, fill_bank, run_job
 from efn_ros.experiments.sac.sac import Sac
 from efn_ros.experiments.sac.transitions import network_input, read_transition
+from efn_ros.runtime.factory import make_policy
+from efn_ros.runtime.graph import Graph
 from efn_ros.training.state import check_settings, read_state, write_state
 
 # First seeds of deployments; neither evaluation nor supervised training uses those from here on.
@@ -65,7 +67,7 @@ def finetune(config: FinetuneConfig, executor: Executor | None = None) -> Path:
         ValueError: The directory holds a run with other settings, or the checkpoint does not fit.
     """
     began = time.monotonic()
-    read_config(config.checkpoint)
+    _check_graph(config)
     directory = Path(config.directory)
     for name in ("banks", "base"):
         (directory / name).mkdir(parents=True, exist_ok=True)
@@ -85,6 +87,18 @@ def finetune(config: FinetuneConfig, executor: Executor | None = None) -> Path:
     finally:
         if executor is None:
             workers.shutdown(cancel_futures=True)
+
+
+def _check_graph(config: FinetuneConfig) -> None:
+    """Refuse a network whose chunks are not those of the graph's policy, before hours of episodes."""
+    network = read_config(config.checkpoint)
+    spec = make_policy(Graph.load(config.graph, config.overlays).parameters("vla_policy")).spec
+    own, given = (network.horizon, network.action_size), (spec.horizon, spec.action_size)
+    if own != given:
+        raise ValueError(
+            f"the network of {config.checkpoint} corrects chunks (H, A) = {own}, the policy of graph {config.graph} "
+            f"gives {given}; name the graph of the network with --graph"
+        )
 
 
 @dataclass

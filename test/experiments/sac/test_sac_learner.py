@@ -212,3 +212,10 @@ def test_a_checkpoint_that_changes_latent_tokens_is_refused(tmp_path):
     with pytest.raises(ValueError, match="changes latent tokens, which only the experiment latent_residual does"):
         finetune(FinetuneConfig(str(tmp_path / "run"), name), InProcess())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_network_of_another_world_is_refused_before_any_episode(tmp_path):
+    libero = Path(learning.__file__).parents[2] / "efn" / "checkpoints" / "libero"
+    with pytest.raises(ValueError, match=r"= \(4, 7\), the policy of graph metaworld_sim gives \(4, 4\).*--graph"):
+        finetune(FinetuneConfig(str(tmp_path / "run"), str(libero)))
+    assert not (tmp_path / "run").exists()
