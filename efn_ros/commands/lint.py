@@ -65,7 +65,7 @@ def run_tool(words: tuple[str, ...], root: Path) -> int:
 
 def check_types(root: Path) -> int:
     """Run pyright and compare the errors of each room with the ratchet; return 1 where they differ."""
-    words = [Path(sys.executable).with_name("pyright"), "--outputjson"]
+    words = [Path(sys.executable).with_name("pyright"), "--pythonpath", sys.executable, "--outputjson"]
     done = subprocess.run(words, cwd=root, capture_output=True, text=True)
     try:
         found = json.loads(done.stdout)["generalDiagnostics"]

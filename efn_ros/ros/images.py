@@ -145,8 +145,10 @@ def _depth_to_grey(depth_mm: np.ndarray) -> np.ndarray:
 def _bridge():
     """Return a CvBridge, or None if it is not installed."""
     try:
-        from cv_bridge import CvBridge
-        from cv_bridge.boost import cv_bridge_boost  # noqa: F401  converts colours; otherwise imported late
+        from cv_bridge import CvBridge  # pyright: ignore[reportMissingImports]
+
+        # It converts colours, and would otherwise be imported with the first image.
+        from cv_bridge.boost import cv_bridge_boost  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
     return CvBridge()

@@ -3,12 +3,12 @@
 
 import contextlib
 
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
-from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import Node
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown  # pyright: ignore[reportMissingImports]
+from launch.substitutions import LaunchConfiguration  # pyright: ignore[reportMissingImports]
+from launch_ros.actions import Node  # pyright: ignore[reportMissingImports]
 
 from efn_ros.runtime.graph import RESTART, Graph, dry_run, enclave_arguments
-from launch import LaunchDescription
+from launch import LaunchDescription  # pyright: ignore[reportAttributeAccessIssue]
 
 RESPAWN_DELAY_S = 1.0
 FLAGS = {"true": True, "false": False}
