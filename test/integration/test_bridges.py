@@ -18,7 +18,7 @@ from efn_ros.ros.fields import from_field
 from efn_ros.ros.qos import LATCHED, SENSOR_DATA, STEPS
 from efn_ros.types import Correction, Mode, StepContext
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.alone]
 
 READY = {"activate": "when ready", "timeouts.state_s": 2.0, "timeouts.late_s": 3.0, "timeouts.stop_s": 5.0}
 UNCHECKED = {"workspace.model": "", "workspace.wrists_apart_m": 0.0}

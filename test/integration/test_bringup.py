@@ -16,7 +16,7 @@ from harness import END_S, METAWORLD_SIM, READY_S, UNTRAINED, merged, processes_
 
 from efn_ros.ros.client import Client
 
-pytestmark = [pytest.mark.integration, pytest.mark.simulator]
+pytestmark = [pytest.mark.integration, pytest.mark.simulator, pytest.mark.alone]
 
 
 @pytest.fixture

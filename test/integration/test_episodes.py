@@ -16,7 +16,7 @@ from efn_ros.ros.conversions import chunk_from_msg
 from efn_ros.ros.fields import from_time
 from efn_ros.ros.qos import EVENTS, LOSSLESS_SENSOR_DATA, STEPS
 
-pytestmark = [pytest.mark.integration, pytest.mark.simulator]
+pytestmark = [pytest.mark.integration, pytest.mark.simulator, pytest.mark.alone]
 
 DECISIONS, HORIZON = 50, 200  # of an episode that does not succeed: 200 control steps, four at a time
 

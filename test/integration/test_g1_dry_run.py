@@ -19,7 +19,7 @@ from wire import Wire
 from efn_ros.ros.fields import from_field
 from efn_ros.ros.qos import LATCHED, SENSOR_DATA, STEPS
 
-pytestmark = [pytest.mark.integration, pytest.mark.simulator]
+pytestmark = [pytest.mark.integration, pytest.mark.simulator, pytest.mark.alone]
 
 RATE_HZ, VELOCITY, ACCELERATION, JERK, TRACKING = 100.0, 1.0, 3.0, 10.0, 0.2
 QUIET = {"**": {"diagnostics_period_s": 0.2}}

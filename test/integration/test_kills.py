@@ -18,7 +18,7 @@ from efn_ros.ros.bringup import EARLY_S
 from efn_ros.ros.qos import STEPS
 from efn_ros.types import Outcome
 
-pytestmark = [pytest.mark.integration, pytest.mark.simulator]
+pytestmark = [pytest.mark.integration, pytest.mark.simulator, pytest.mark.alone]
 
 DECISIONS = 50  # of an episode that does not succeed
 LOST_MEMORY = {"experience_retrieval is not running", "memory did not answer within its deadline"}

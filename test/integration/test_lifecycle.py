@@ -8,7 +8,7 @@ from harness import METAWORLD_SIM, READY_S, RunningGraph
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.alone]
 
 
 class Lifecycles:
