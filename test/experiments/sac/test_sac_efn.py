@@ -52,7 +52,7 @@ def with_efn(config=CONFIG) -> Sac:
 
 
 def test_the_efn_learns_the_rewarded_residual():
-    """Paid is nearness to a residual that differs by dimension; every episode is one decision."""
+    """Reward a residual close to a target that differs by dimension; every episode is one decision."""
     config = replace(CONFIG, learning_rate=1e-2, temperature=0.01, target_entropy=None)
     sac, observation, wanted = with_efn(config), seen(64), torch.tensor([0.3, -0.15])
     replay = None
